@@ -1,0 +1,147 @@
+"""A tokenizer: images to indices and back, with any quantizer between encoder and decoder."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import NamedTuple
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lgqlib.assignment import mean_over_ranks
+from lgqlib.backbone import build_backbone
+from lgqlib.config import Config
+from lgqlib.peers import PEERS
+from lgqlib.quantizer import LGQ, Quantized, Quantizer
+from lgqlib.scalar import ScalarLGQ
+from lgqlib.theory import critical_moments, tau_c_from_moments
+
+MOMENTUM = 0.98
+"""Of the running moments behind tau_c: about fifty steps of memory."""
+
+
+def _lgq(config: Config) -> Quantizer:
+    options = asdict(config.quantizer.lgq)
+    if options.pop("per_channel"):
+        return ScalarLGQ(config.quantizer.levels, initialization=options["initialization"])
+    return LGQ(config.quantizer.num_codes, config.backbone.dim, **options)
+
+
+def _peer(name: str) -> Callable[[Config], Quantizer]:
+    def build(config: Config) -> Quantizer:
+        q = config.quantizer
+        return PEERS[name](q.num_codes, config.backbone.dim, levels=q.levels)
+
+    return build
+
+
+QUANTIZERS: dict[str, Callable[[Config], Quantizer]] = {
+    "lgq": _lgq,
+    **{name: _peer(name) for name in PEERS},
+}
+"""The single registry of quantizers: name to builder."""
+
+
+class Reconstruction(NamedTuple):
+    """What a forward pass of the tokenizer gives."""
+
+    images: Float[Tensor, "b 3 S S"]
+    """In [-1, 1], up to what the decoder overshoots."""
+    quantized: Quantized
+    latents: Float[Tensor, "b c h w"]
+
+
+class Tokenizer(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="lgqlib",
+    coders={Config: (lambda config: config.to_dict(), Config.from_dict)},
+):
+    """Encode images into a map of indices, decode indices into images.
+
+    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read config and safetensors.
+
+    Args:
+        config: the run; `backbone` and `quantizer` decide what is built.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        shape = asdict(config.backbone)
+        self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)
+        self.quantizer = QUANTIZERS[config.quantizer.method](config)
+        dim = config.backbone.dim
+        # Running E[grad grad'] and E[Hessian] of the energy at the mean code: tau_c follows from both.
+        self.register_buffer("moments", torch.zeros(2, dim, dim))
+        self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("trained_tau", torch.full((), math.nan))
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        """What the decoder receives for each index."""
+        return self.quantizer.codebook
+
+    @property
+    def tau_c(self) -> float:
+        """First critical temperature of the latents seen in training; NaN before the first, or where none exists."""
+        if self.observed == 0 or self._energy not in ("squared", "norm"):
+            return math.nan
+        weight = 1 - MOMENTUM ** int(self.observed)
+        return tau_c_from_moments(*(self.moments / weight))
+
+    @property
+    def _energy(self) -> str:
+        return getattr(self.quantizer, "energy", "squared")
+
+    @torch.no_grad()
+    def observe(self, latents: Float[Tensor, "b c h w"]) -> None:
+        """Add a training batch to the running moments of the latents, over all ranks."""
+        if self._energy in ("squared", "norm"):
+            flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
+            now = mean_over_ranks(torch.stack(critical_moments(flat, self._energy)))
+            self.moments.lerp_(now, 1 - MOMENTUM)
+            self.observed += 1
+
+    def latents(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
+        """Encode images in [-1, 1] into normalized latents, float32."""
+        return self.encoder(images).float()
+
+    def encode(self, images: Float[Tensor, "b 3 S S"]) -> Int[Tensor, "b h w"]:
+        """Encode images in [-1, 1] into indices."""
+        return self.quantizer.encode(self.latents(images))
+
+    def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 S S"]:
+        """Decode indices into images in [-1, 1].
+
+        Raises ValueError for an index outside [0, K).
+        """
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_codes:
+            raise ValueError(
+                f"indices from {int(indices.min())} to {int(indices.max())}: "
+                f"they must be in [0, {self.num_codes})."
+            )
+        return self.decode_latents(self.quantizer.lookup(indices))
+
+    def decode_latents(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S"]:
+        """Decode vectors, codes or any others (a soft average, say), into images in [-1, 1]."""
+        return self.decoder(z_q)
+
+    @property
+    def num_codes(self) -> int:
+        """K."""
+        return self.quantizer.num_codes
+
+    def forward(
+        self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
+    ) -> Reconstruction:
+        """Reconstruct images; in training at temperature tau, in evaluation by decode(encode(x)), bit for bit."""
+        latents = self.latents(images)  # (B, C, h, w)
+        if self.training:
+            quantized = self.quantizer(latents, tau)
+        else:
+            indices = self.quantizer.encode(latents)
+            quantized = Quantized(self.quantizer.lookup(indices), indices, {})
+        return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)

@@ -1,0 +1,413 @@
+"""The training loop: all that happens to a run between its config and its last checkpoint."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from tqdm.auto import tqdm
+
+from lgqlib.config import Config
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model
+from lgqlib.evaluate import evaluate
+from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
+from lgqlib.run import Checkpoint, Run, Snapshot
+from lgqlib.tokenizer import Tokenizer
+
+LIGHT_EVALUATION = 128
+"""Held-out images that an evaluation during training looks at."""
+TAU_C_EVERY = 8
+"""Steps between refreshments of tau_c, whose eigenvalues would otherwise hold a GPU up."""
+
+
+class NonFiniteLoss(RuntimeError):
+    """A loss that is no longer a number: the run stops, its checkpoints stay."""
+
+
+def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True) -> None:
+    """Train `config` into `run`, from where it was left; return when all steps are done.
+
+    `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with KeyboardInterrupt or SystemExit.
+    Raises NonFiniteLoss with the step, the terms and the last good checkpoint; RuntimeError when another process
+    holds the run; ValueError when a checkpoint is damaged or does not fit.
+    """
+    if run.is_complete:
+        return
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    main = accelerator.is_main_process
+    with run.locked() if main else nullcontext(), stop_signals() as received:
+        job = Job(config, run, accelerator, cache=Path(cache))
+        if main:
+            run.rewind_metrics(job.step)
+        bar = tqdm(
+            total=config.train.num_steps,
+            initial=job.step,
+            desc=run.name,
+            unit="step",
+            disable=not (progress and main),
+        )
+        with bar:
+            while job.step < config.train.num_steps and not received:
+                job.advance(bar)
+        if job.step > job.saved:
+            job.save()
+    if received:
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once."""
+    received: list[int] = []
+    previous = {}
+
+    def note(number: int, _frame) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread, where signals are somebody else's
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Job:
+    """What training changes: weights, optimizers, averages, counts; `advance` is one step of it."""
+
+    def __init__(self, config: Config, run: Run, accelerator: Accelerator, *, cache: Path):
+        self.config, self.run, self.accelerator = config, run, accelerator
+        self.device = accelerator.device
+        self._load_data(cache)
+        torch.manual_seed(config.seed)
+        tokenizer = Tokenizer(config).to(self.device)
+        self.loss = TokenizerLoss(config.loss).to(self.device)
+        judge = PatchDiscriminator().to(self.device) if config.loss.adversarial else None
+        checkpoint = run.load_checkpoint(str(self.device))
+        if checkpoint is None:
+            self._initialize(tokenizer)
+        else:
+            tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
+        self.tokenizer, self.judge = tokenizer, judge
+        self._prepare()
+
+        self.step = self.saved = 0
+        self.tau, self.tau_c = math.nan, tokenizer.tau_c
+        # Uses of each code since the last log line, and since the last snapshot.
+        codes = config.quantizer.num_codes
+        self.counts = torch.zeros(2, codes, dtype=torch.int64, device=self.device)
+        self.last_used = torch.full((codes,), -1, dtype=torch.int64, device=self.device)
+        self.snapshot_steps = snapshot_steps(config.train.num_steps, config.train.num_snapshots)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        elif 0 in self.snapshot_steps:
+            self._snapshot()
+        self.clock, self.clock_step = time.perf_counter(), self.step
+
+    def _load_data(self, cache: Path) -> None:
+        config, data = self.config, self.config.data
+        shared = dict(size=data.size, batch_size=config.train.batch_size, seed=config.seed)
+        self.images = load(data, "train", cache=cache)
+        self.batches = TrainingBatches(
+            self.images,
+            **shared,
+            flip=data.flip,
+            device=self.device,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+        )
+        held_out = load(data, "val", cache=cache)
+        self.held_out, _, _ = evaluation_images(held_out, size=data.size, limit=data.eval_crops)
+
+    @torch.no_grad()
+    def _initialize(self, tokenizer: Tokenizer) -> None:
+        """Start the codebook from latents of real batches, four a code; the same on every rank."""
+        config = self.config
+        whole = TrainingBatches(
+            self.images,
+            size=config.data.size,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            flip=config.data.flip,
+            device=self.device,
+        )
+        tokens = config.train.batch_size * config.latent_side**2
+        steps = range(math.ceil(4 * config.quantizer.num_codes / tokens))
+        latents = [tokenizer.latents(to_model(whole.batch(step)[0])) for step in steps]
+        flat = torch.cat([z.movedim(1, -1).flatten(0, -2) for z in latents])
+        tokenizer.quantizer.initialize(flat)
+        tokenizer.observe(latents[0])
+
+    def _prepare(self) -> None:
+        train, cuda = self.config.train, self.device.type == "cuda"
+        if cuda:
+            self.tokenizer.to(memory_format=torch.channels_last)
+        if train.compile:
+            self.tokenizer.encoder.compile()
+            self.tokenizer.decoder.compile()
+        groups = parameter_groups(self.tokenizer, weight_decay=train.weight_decay)
+        optimizer = AdamW(groups, lr=train.lr, betas=(0.9, 0.99), fused=cuda)
+        self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
+        self.ema = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
+        if self.judge is not None:
+            lr = self.config.loss.discriminator_lr
+            optimizer = AdamW(self.judge.parameters(), lr=lr, betas=(0.5, 0.9), fused=cuda)
+            self.judge_model, self.judge_optimizer = self.accelerator.prepare(self.judge, optimizer)
+
+    # One step ------------------------------------------------------------------------------------
+
+    def advance(self, bar: tqdm) -> None:
+        """Take one step; log, snapshot, evaluate and save where it is due."""
+        config, step = self.config, self.step
+        # Each step has its own random stream: to resume needs no stored generator.
+        torch.manual_seed((config.seed * 1_000_003 + step) * 64 + self.accelerator.process_index)
+        images = to_model(self.batches.batch(step)[0])  # (B, 3, S, S)
+        scale = self.tau_c if config.temperature.reduced else 1.0
+        self.tau = config.temperature.at(step, config.train.num_steps) * scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.train.lr_at(step)
+
+        with self.accelerator.autocast():
+            output = self.model(images, self.tau)
+        total, terms = self.loss(images, output.images, output.quantized.terms)
+        if self._judging:
+            with frozen(self.judge), self.accelerator.autocast():
+                logits = self.judge(output.images)
+            last = self.tokenizer.decoder.last.weight
+            total, more = self.loss.adversarial(total, logits.float(), last)
+            terms |= more
+        self._require_finite(total, terms)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(total)
+        clip = config.train.clip or math.inf
+        terms["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
+        self.optimizer.step()
+        if self._judging:
+            terms["discriminator"] = self._step_judge(images, output.images.detach())
+
+        self.step += 1
+        self._observe(output)
+        due = self.step == config.train.num_steps
+        if due or self.step % config.train.log_every == 0:
+            self._log(bar, images, output.images, {"loss": total, **terms})
+        if self.step in self.snapshot_steps:
+            self._snapshot()
+        every = config.train.eval_every
+        if due or (every and self.step % every == 0):
+            self._evaluate()
+        if due or self.step % config.train.checkpoint_every == 0:
+            self.save()
+
+    @property
+    def _judging(self) -> bool:
+        start = self.config.loss.adversarial_start * self.config.train.num_steps
+        return self.judge is not None and self.step >= start
+
+    def _step_judge(self, images: Tensor, fakes: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            real, fake = self.judge_model(torch.cat([images, fakes])).chunk(2)
+        loss = discriminator_loss(real.float(), fake.float())
+        self.judge_optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        self.judge_optimizer.step()
+        return loss
+
+    @torch.no_grad()
+    def _observe(self, output) -> None:
+        """Keep the statistics that a step leaves: moments, averages of weights, uses of codes."""
+        self.tokenizer.observe(output.latents)
+        self.tokenizer.trained_tau.fill_(self.tau)
+        if self.step % TAU_C_EVERY == 0:
+            self.tau_c = self.tokenizer.tau_c
+        if self.config.train.ema:
+            pairs = [(self.ema[k], v) for k, v in self.tokenizer.named_parameters()]
+            averages, values = map(list, zip(*pairs, strict=True))
+            torch._foreach_lerp_(averages, values, 1 - self.config.train.ema)
+        indices = output.quantized.indices.flatten()
+        self.counts += torch.bincount(indices, minlength=self.counts.shape[1])
+        self.last_used[indices] = self.step
+
+    def _require_finite(self, total: Tensor, terms: dict[str, Tensor]) -> None:
+        """Look at every step on a CPU; on a GPU, where looking waits, only before something is written."""
+        train, step = self.config.train, self.step + 1
+        writes = step % train.log_every == 0 or step % train.checkpoint_every == 0
+        if self.device.type == "cuda" and not writes:
+            return
+        if not torch.isfinite(total):
+            values = ", ".join(f"{k} = {float(v):.4g}" for k, v in terms.items())
+            raise NonFiniteLoss(
+                f"{self.run.name}: the loss is {float(total)} at step {step} (tau = {self.tau:.4g}; {values}). "
+                f"The last good checkpoint is of step {self.saved}, in {self.run.path / 'checkpoints'}; "
+                f"a smaller train.lr or a higher temperature.end may help."
+            )
+
+    # What is written -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _log(self, bar: tqdm, images: Tensor, outputs: Tensor, terms: dict[str, Tensor]) -> None:
+        error = (outputs.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
+        terms["psnr"] = (10 * torch.log10(4 / error.clamp(min=1e-10))).mean()
+        names = list(terms)
+        values = torch.stack([terms[name].float().detach() for name in names])
+        numbers = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        counts = self.accelerator.reduce(self.counts[0].clone(), "sum").double()
+        self.counts[0].zero_()
+        u = counts / counts.sum()
+        numbers |= {
+            "active": int((counts > 0).sum()),
+            "perplexity": math.exp(float(-torch.xlogy(u, u).sum())),
+            "tau": self.tau,
+            "tau_c": self.tau_c,
+            "lr": self.config.train.lr_at(self.step - 1),
+        }
+        now = time.perf_counter()
+        speed = (self.step - self.clock_step) * self.config.train.batch_size / (now - self.clock)
+        bar.update(self.step - bar.n)
+        bar.set_postfix_str(
+            f"loss {numbers['loss']:.3f}, {numbers['psnr']:.1f} dB, {numbers['active']} codes, "
+            f"tau {self.tau:.2g}, {speed:.0f} images/s"
+        )
+        if self.accelerator.is_main_process:
+            self.run.log(self.step, "train", **numbers)
+            self.run.log(self.step, "timing", images_per_second=speed)
+        self.clock, self.clock_step = time.perf_counter(), self.step
+
+    @contextmanager
+    def _as_evaluated(self) -> Iterator[Tokenizer]:
+        """Give the tokenizer in evaluation mode, with averaged weights where they are kept."""
+        averaged = self.config.train.ema > 0
+        kept = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
+        if averaged:
+            self.tokenizer.load_state_dict(self.ema, strict=False)
+        self.tokenizer.eval()
+        try:
+            yield self.tokenizer
+        finally:
+            self.tokenizer.train()
+            if averaged:
+                self.tokenizer.load_state_dict(kept, strict=False)
+
+    def _evaluate(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        started = time.perf_counter()
+        with self._as_evaluated() as tokenizer:
+            numbers = evaluate(
+                tokenizer,
+                self.held_out[:LIGHT_EVALUATION],
+                extractor=None,
+                batch_size=self.config.evaluation.batch_size,
+                device=self.device,
+                progress=False,
+            ).numbers
+        names = ("psnr", "ssim", "l1", "active", "perplexity")
+        self.run.log(self.step, "val", **{name: numbers[name] for name in names})
+        self.clock += time.perf_counter() - started  # not part of the training's speed
+
+    @torch.no_grad()
+    def _snapshot(self) -> None:
+        counts = self.accelerator.reduce(self.counts[1].clone(), "sum")
+        last_used = self.accelerator.gather(self.last_used[None]).amax(0)
+        self.counts[1].zero_()
+        if not self.accelerator.is_main_process:
+            return
+        tokens = self.config.latent_side**2
+        probe = self.held_out[: math.ceil(self.config.train.probe / tokens)]
+        with self._as_evaluated() as tokenizer:
+            latents = tokenizer.latents(to_model(torch.as_tensor(probe).to(self.device)))
+            quantizer = tokenizer.quantizer
+            arrays = dict(
+                codebook=quantizer.sites.float(),
+                latents=quantizer.points(latents).flatten(0, -2)[: self.config.train.probe],
+                indices=quantizer.encode(latents).flatten()[: self.config.train.probe],
+                counts=counts,
+                last_used=last_used,
+            )
+        arrays = {name: np.asarray(value.cpu()) for name, value in arrays.items()}
+        self.run.save_snapshot(Snapshot(self.step, self.tau, self.tau_c, **arrays))
+
+    def save(self) -> None:
+        """Write a checkpoint of everything from which training goes on."""
+        self.saved = self.step
+        training = {"counts": self.counts, "last_used": self.last_used}
+        training |= _flatten("optimizer", self.optimizer)
+        tensors = {"tokenizer": self.tokenizer.state_dict(), "training": training}
+        if self.config.train.ema:
+            tensors["ema"] = self.tokenizer.state_dict() | self.ema
+        if self.judge is not None:
+            training |= _flatten("judge_optimizer", self.judge_optimizer)
+            tensors["judge"] = self.judge.state_dict()
+        scaler = self.accelerator.scaler
+        state = {"scaler": scaler.state_dict()} if scaler is not None else {}
+        if self.accelerator.is_main_process:
+            self.run.save_checkpoint(self.step, tensors, tau=self.tau, tau_c=self.tau_c, **state)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        training, state = checkpoint.tensors["training"], checkpoint.state
+        self.step = self.saved = checkpoint.step
+        self.tau = math.nan if state["tau"] is None else state["tau"]
+        self.tau_c = math.nan if state["tau_c"] is None else state["tau_c"]
+        self.counts.copy_(training["counts"])
+        self.last_used.copy_(training["last_used"])
+        _unflatten("optimizer", self.optimizer, training)
+        if self.config.train.ema:
+            self.ema = {k: checkpoint.tensors["ema"][k] for k in self.ema}
+        if self.judge is not None:
+            _unflatten("judge_optimizer", self.judge_optimizer, training)
+            self.judge.load_state_dict(checkpoint.tensors["judge"])
+        if "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+
+def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
+    """Give log-spaced steps from 0 to the last; fewer than asked for where they coincide."""
+    if num_snapshots == 0:
+        return set()
+    spaced = np.geomspace(1, num_steps, max(1, num_snapshots - 1))
+    return {0, num_steps, *(round(step) for step in spaced)} if num_snapshots > 1 else {num_steps}
+
+
+def parameter_groups(tokenizer: Tokenizer, *, weight_decay: float) -> list[dict]:
+    """Decay matrices and kernels of the backbone; never norms, biases or codes, which decay would pull to zero."""
+    named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
+    decayed = [v for k, v in named if v.ndim > 1 and not k.startswith("quantizer.")]
+    rest = [v for k, v in named if v.ndim <= 1 or k.startswith("quantizer.")]
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+
+
+def _flatten(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{name}.{i}.{key}": torch.as_tensor(v)
+        for i, own in state.items()
+        for key, v in own.items()
+    }
+
+
+def _unflatten(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(f"{name}."):
+            _, index, kind = key.split(".")
+            state.setdefault(int(index), {})[kind] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
