@@ -19,6 +19,8 @@ def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Fl
     if how == "random":
         return _draw(latents, num_codes)
     if how == "kmeans":
+        if len(latents) <= num_codes:  # nothing to move: each latent has a code of its own
+            return _draw(latents, num_codes)
         return _lloyd(latents, _draw(latents, num_codes))
     shape = (num_codes, latents.shape[1])
     if how == "gaussian":

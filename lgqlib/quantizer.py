@@ -23,6 +23,10 @@ from lgqlib.assignment import hard_assign, mean_over_ranks, soft_assign
 from lgqlib.initialization import initial_codes
 
 
+TINY = 1e-10
+"""Added to a probability inside a logarithm: a code without any use has a finite gradient."""
+
+
 class Quantized(NamedTuple):
     """What every quantizer gives back."""
 
@@ -147,8 +151,11 @@ class LGQ(Quantizer):
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents at temperature tau > 0 and give the terms of the loss, unweighted."""
         b, _, h, w = latents.shape
-        z = rearrange(latents, "b c h w -> (b h w) c").float()  # (N, C)
-        e = self.codes.float()  # (K, C)
+        precision = torch.promote_types(
+            latents.dtype, torch.float32
+        )  # never less, not under autocast
+        z = rearrange(latents, "b c h w -> (b h w) c").to(precision)  # (N, C)
+        e = self.codes.to(precision)  # (K, C)
         a = soft_assign(z, e, tau, energy=self.energy, widths=self.widths, engine=self.engine)
 
         q_hard = F.embedding(a.indices, e)  # (N, C)
@@ -161,7 +168,7 @@ class LGQ(Quantizer):
         u = mean_over_ranks(
             a.usage
         )  # u_k = mean_n p_nk over the whole batch, on all ranks, then squared
-        perplexity = torch.exp(-torch.xlogy(u, u).sum())  # exp H(u)
+        perplexity = torch.exp(-(u * torch.log(u + TINY)).sum())  # exp H(u)
         if self.usage == "square":
             terms["usage"] = (
                 self.num_codes * u.square().sum()

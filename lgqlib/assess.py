@@ -1,0 +1,100 @@
+"""Assess a run: its trained tokenizer on the held-out images of its data, written into its folder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
+from lgqlib.evaluate import Evaluation, evaluate, reference_features
+from lgqlib.features import LiteFeatures
+from lgqlib.run import Run
+from lgqlib.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A run's evaluation, with the tokenizer and the images that it is of."""
+
+    tokenizer: Tokenizer
+    held_out: UInt8[Tensor, "N 3 S S"]
+    labels: Int[Tensor, " N"]
+    evaluation: Evaluation
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Every number, by the name it has in `evaluation.json`."""
+        return self.evaluation.numbers
+
+    def at_percentiles(self, metric: str, percentiles: Sequence[float]) -> list[int]:
+        """Give the images that stand at percentiles of a per-image metric, lowest first."""
+        order = np.argsort(self.evaluation.per_image[metric], kind="stable")
+        places = np.round(np.asarray(percentiles) / 100 * (len(order) - 1)).astype(int)
+        return order[places].tolist()
+
+    def decoded(self, which: Sequence[int]) -> Float[Tensor, "n 3 S S"]:
+        """Give reconstructions of held-out images in [0, 1], clamped as a saved file would be."""
+        images = to_model(self.held_out[list(which)]).to(next(self.tokenizer.parameters()).device)
+        with torch.no_grad():
+            return to_unit(self.tokenizer.decode(self.tokenizer.encode(images))).clamp(0, 1).cpu()
+
+
+@torch.no_grad()
+def training_counts(
+    tokenizer: Tokenizer, batches: TrainingBatches, num_batches: int
+) -> Int[Tensor, " K"]:
+    """Count the codes of training crops, by the tokenizer as it is now."""
+    counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
+    for step in range(num_batches):
+        indices = tokenizer.encode(to_model(batches.batch(step)[0]))
+        counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
+    return counts
+
+
+def assess(
+    run: Run, *, cache: Path | str, train_batches: int = 32, device: str = "", progress: bool = True
+) -> Assessment:
+    """Evaluate a run's newest checkpoint and write `evaluation.json` and its arrays.
+
+    `cache`: folder of data stores and of the originals' features. `train_batches`: batches of training crops
+    from which the range coder learns how often each code occurs. `device`: a GPU when there is one, by default.
+    Raises ValueError when the run has no checkpoint.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config, cache = run.config, Path(cache)
+    tokenizer = run.tokenizer(device)
+    batches = TrainingBatches(
+        load(config.data, "train", cache=cache),
+        size=config.data.size,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        device=device,
+    )
+    images, labels, image_ids = evaluation_images(
+        load(config.data, "val", cache=cache), size=config.data.size, limit=config.data.eval_crops
+    )
+    extractor = LiteFeatures(config.evaluation.extractor) if config.evaluation.extractor else None
+    shared = dict(batch_size=config.evaluation.batch_size, device=device, progress=progress)
+    reference = None
+    if extractor is not None:
+        reference = reference_features(images, extractor, cache=cache, **shared)
+    evaluation = evaluate(
+        tokenizer,
+        images,
+        extractor=extractor,
+        reference=reference,
+        train_counts=training_counts(tokenizer, batches, train_batches),
+        image_ids=image_ids,
+        seed=config.seed,
+        **shared,
+    )
+    arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}
+    arrays |= {"counts": evaluation.counts, "indices": evaluation.indices, "labels": labels.numpy()}
+    run.save_evaluation(evaluation.numbers, arrays)
+    return Assessment(tokenizer, images, labels, evaluation)
