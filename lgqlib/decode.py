@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """What is opened, whatever the name says. Never the formats that Pillow hands to another program,
@@ -33,7 +33,11 @@ def decode(
     if isinstance(content, np.ndarray):
         return np.asarray(_scaled(Image.fromarray(content), resize=resize, at_least=at_least))
     source = BytesIO(content) if isinstance(content, bytes) else content
-    with Image.open(source, formats=FORMATS) as image:
+    try:
+        opened = Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("not an image of a known format") from None
+    with opened as image:
         _check_size(*image.size)
         if resize:
             # A JPEG decodes at a half, a quarter or an eighth for less; twice the target leaves

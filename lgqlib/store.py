@@ -164,7 +164,7 @@ def _open(path: Path) -> ImageSet | None:
         return None
     try:
         meta = read_json(path / "meta.json")
-        with np.load(path / "index.npz", allow_pickle=False) as index:
+        with open(path / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as index:
             columns = {
                 name: torch.from_numpy(index[name]) for name in ("heights", "widths", "labels")
             }
