@@ -1,4 +1,4 @@
-"""Quantizers without a table to learn: levels of each channel (FSQ, iFSQ), signs of each (LFQ, BSQ).
+"""Quantizers with an implicit codebook: levels (FSQ, iFSQ) or signs (LFQ, BSQ) of channels.
 
 Each maps latents into a small space of D channels (linearly, unless a latent has D channels
 already), rounds there, and maps back. The results agree with `vector-quantize-pytorch` where it has
@@ -248,7 +248,7 @@ def _corner_probabilities(logits: Float[Tensor, "n d"]) -> Float[Tensor, "n corn
 
 
 class BSQ(LFQ):
-    """LFQ on the unit sphere, with codes +-1 / sqrt(log2 K) (Zhao et al. 2024, arXiv 2406.07548)."""
+    """LFQ on the unit sphere, with codes +-1 / sqrt(log2 K) (arXiv 2406.07548)."""
 
     beta = 1.0
     """Inverse temperature of the entropies, as in the authors' code."""

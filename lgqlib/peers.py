@@ -1,7 +1,7 @@
 """The quantizers that LGQ is held against, behind the same contract.
 
-Those with a table of codes are here, those with an implicit one in `implicit`. Terms are unweighted;
-`RECOMMENDED_WEIGHTS` has each method's own weights as overrides of the config.
+Those with a table of codes are here, those with an implicit one in `implicit`. Terms are
+unweighted; `RECOMMENDED_WEIGHTS` has each method's own weights as overrides of the config.
 """
 
 from collections.abc import Callable, Mapping
@@ -105,9 +105,9 @@ class SimVQ(Quantizer):
 class EMAVQ(Quantizer):
     """VQ whose codes are moving averages of their latents (arXiv 1711.00937, appendix A.1).
 
-    A call in training quantizes with the codes as they are and moves them afterwards, by the batch of
-    all ranks. A dead code takes a random latent of the batch. What is dead scales with tokens / K: a
-    fixed count would kill every code of a large table at every step.
+    A call in training quantizes with the codes as they are and moves them afterwards, by the batch
+    of all ranks. A dead code takes a random latent of the batch. What is dead scales with tokens/K:
+    a fixed count would kill every code of a large table at every step.
 
     Args:
         rotate: carry the encoder's gradient by the rotation trick (arXiv 2410.06424).
@@ -178,13 +178,13 @@ def _num_ranks() -> int:
 
 
 class IBQ(Quantizer):
-    """Choose a code by the largest dot product; all codes learn through the index (arXiv 2412.02692).
+    """Choose codes by the largest dot product; all learn through the index (arXiv 2412.02692).
 
         p = softmax_k(z . e_k),  z_q = sum_k (onehot + p - sg p)_k e_k
 
-    Terms: `commit` = mean (z_q - z)^2 + mean (sg e - z)^2 and `codebook` = mean (e - sg z)^2, with e
-    the chosen code (the double quantization loss); `entropy` = mean_n H(p_n) - H(mean_n p_n) in nats
-    at temperature 0.01.
+    Terms: `commit` = mean (z_q - z)^2 + mean (sg e - z)^2 and `codebook` = mean (e - sg z)^2, with
+    e the chosen code (the double quantization loss); `entropy` = mean_n H(p_n) - H(mean_n p_n) in
+    nats at temperature 0.01.
     """
 
     energy = "dot"

@@ -229,7 +229,7 @@ def test_levels_given_take_the_place_of_those_searched():
 
 @pytest.mark.parametrize("cls", [LFQ, BSQ])
 def test_signs_need_a_power_of_two(cls):
-    with pytest.raises(ValueError, match="num_codes = 1000.*512 or 1024 would do"):
+    with pytest.raises(ValueError, match=r"num_codes = 1000.*512 or 1024 would do"):
         cls(1000, 10)
 
 
