@@ -1,0 +1,1 @@
+"""Plotly figures: data in, `go.Figure` out; one template, one color per method (`style`)."""

@@ -1,0 +1,1 @@
+"""Explorers for JupyterLab around the figures: plain state, small overlays, a static twin of every view."""
