@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,7 @@ class Comparison(NamedTuple):
     reconstruction: Float[Tensor, "B D"]
 
 
+@runtime_checkable
 class Extractor(Protocol):
     """What evaluation asks of a feature extractor; images are [B, 3, H, W] in [0, 1]."""
 
@@ -250,4 +251,4 @@ def _load_script(path: str | Path) -> tuple[nn.Module, str]:
         except RuntimeError as error:
             raise ValueError(f"{path} is not a TorchScript file that torch can load") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    return module.eval().requires_grad_(False), f"{path.stem}-{digest}"
+    return module.eval(), f"{path.stem}-{digest}"
