@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from lgqlib import sources
@@ -86,10 +86,9 @@ class TrainingBatches:
     ) -> tuple[UInt8[Tensor, "batch 3 size size"], Int64[Tensor, " batch"]]:
         """Give this rank's crops at `step`, with their labels."""
         image, top, left, flipped = (torch.from_numpy(x[self.share]) for x in self._draw(step))
-        crops = _crops(self.images, image, top, left, size=self.size)
-        if self.flip:
-            chosen = flipped.nonzero()[:, 0].to(crops.device)
-            crops[chosen] = crops[chosen].flip(-1)
+        if not self.flip:
+            flipped = torch.zeros_like(flipped)
+        crops = _crops(self.images, image, top, left, size=self.size, flipped=flipped)
         return crops.to(self.device), self.images.labels[image].to(self.device)
 
     def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -182,11 +181,22 @@ def _crops(
     left: Int64[Tensor, " crops"],
     *,
     size: int,
+    flipped: Bool[Tensor, " crops"] | None = None,
 ) -> UInt8[Tensor, "crops 3 size size"]:
     """Cut squares out of images in one gather: each line of a crop is a run of 3 * size bytes."""
     pixels, run = image_set.pixels, 3 * size
     start = image_set.offsets[image] + (top * image_set.widths[image] + left) * 3
     line = torch.arange(size) * image_set.widths[image][:, None] * 3
     runs = pixels.as_strided((len(pixels) - run + 1, run), (1, 1))
-    crops = runs[(start[:, None] + line).to(pixels.device)]
-    return rearrange(crops, "b h (w c) -> b c h w", c=3).contiguous()
+    rows = start[:, None] + line
+    mirror = torch.empty(0, dtype=torch.int64) if flipped is None else flipped.nonzero()[:, 0]
+    if pixels.device.type == "cpu":
+        # NumPy stays on this thread; to wake others for a millisecond of copying costs more, and
+        # fifty times more when the cores are busy.
+        crops = rearrange(runs.numpy()[rows.numpy()], "b h (w c) -> b h w c", c=3)
+        crops[mirror.numpy()] = crops[mirror.numpy(), :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(rearrange(crops, "b h w c -> b c h w")))
+    crops = rearrange(runs[rows.to(pixels.device)], "b h (w c) -> b c h w", c=3).contiguous()
+    mirror = mirror.to(pixels.device)
+    crops[mirror] = crops[mirror].flip(-1)
+    return crops
