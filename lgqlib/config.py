@@ -306,6 +306,8 @@ class EvaluationConfig:
 class Config:
     """Hold one run. Two equal configs are the same run; `run_name` carries the hash."""
 
+    version: int = VERSION
+    """Of this format; a run of another version is refused."""
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -316,6 +318,10 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self):
+        if self.version != VERSION:
+            raise ValueError(
+                f"version = {self.version!r}: this lgqlib reads configs of version {VERSION}; train the run again."
+            )
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2**32 - 1")
         _require(
             self.data.size % self.backbone.downsample == 0,
@@ -352,17 +358,11 @@ class Config:
 
     def to_dict(self) -> dict:
         """Give the config as nested dicts that JSON can hold."""
-        return {"version": VERSION, **dataclasses.asdict(self)}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, value: Mapping) -> "Config":
         """Read what `to_dict` wrote; every field must be there, and none besides."""
-        value = dict(value)
-        version = value.pop("version", None)
-        if version != VERSION:
-            raise ValueError(
-                f"config version {version!r}: this lgqlib reads version {VERSION}; train again."
-            )
         missing = _missing(cls(), value, "")
         if missing:
             raise ValueError(f"the config lacks {', '.join(missing)}.")

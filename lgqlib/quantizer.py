@@ -11,6 +11,7 @@ and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`).
 """
 
 import copy
+import math
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.assignment import hard_assign, mean_over_ranks, soft_assign
+from lgqlib.assignment import Assignment, hard_assign, mean_over_ranks, soft_assign
 from lgqlib.initialization import initial_codes
 
 
@@ -156,46 +157,45 @@ class LGQ(Quantizer):
         )  # never less, not under autocast
         z = rearrange(latents, "b c h w -> (b h w) c").to(precision)  # (N, C)
         e = self.codes.to(precision)  # (K, C)
-        a = soft_assign(z, e, tau, energy=self.energy, widths=self.widths, engine=self.engine)
+        free = self.codebook_loss == "free_energy"
+        # The free energy is the codes' to lower: they see the latents as they are. The paper's terms move both.
+        a = self._assign(z.detach() if free else z, e, tau)
 
         q_hard = F.embedding(a.indices, e)  # (N, C)
-        q_soft = a.average  # (N, C)
-        path = torch.lerp(q_soft, z, self.identity) if self.identity else q_soft
-        z_q = straight_through(path, q_hard)  # equation (3): hard forward, soft backward
+        q_soft = z  # (N, C), and the identity path where its share is all
+        if self.identity < 1:
+            soft = self._assign(z, e, tau) if free else a
+            q_soft = torch.lerp(soft.average, z, self.identity)
+        z_q = straight_through(q_soft, q_hard)  # equation (3): hard forward, soft backward
 
-        terms = self._codebook_terms(z, e, z_q, q_hard, tau)
+        if free:
+            terms = {
+                "free_energy": a.free_energy.mean() / self.dim,  # gradient sum_n p_nk 2 (e_k - z_n)
+                "commit": (z - q_hard.detach()).square().mean(),
+            }
+        else:
+            terms = {"commit": (z_q - z).square().mean()}  # nothing detached, as published
         terms["peak"] = (1 - a.collision).mean()  # mean_n (1 - sum_k p_nk^2)
-        u = mean_over_ranks(
-            a.usage
-        )  # u_k = mean_n p_nk over the whole batch, on all ranks, then squared
+        u = mean_over_ranks(a.usage)  # u_k = mean_n p_nk over the whole batch, on all ranks
         perplexity = torch.exp(-(u * torch.log(u + TINY)).sum())  # exp H(u)
         if self.usage == "square":
             terms["usage"] = (
                 self.num_codes * u.square().sum()
             )  # 1 when even, K when one code has all
         else:
-            terms["usage"] = 1 - perplexity.log() / torch.log(u.new_tensor(max(self.num_codes, 2)))
+            terms["usage"] = 1 - perplexity.log() / math.log(max(self.num_codes, 2))
         terms["floor"] = F.relu(self.active_floor - perplexity).square()
         if self.width_logits is not None:
             terms["widths"] = (self.widths - 1).abs().mean()
-
         return Quantized(
             rearrange(z_q, "(b h w) c -> b c h w", b=b, h=h, w=w),
             rearrange(a.indices, "(b h w) -> b h w", b=b, h=h, w=w),
             terms,
         )
 
-    def _codebook_terms(self, z, e, z_q, q_hard, tau) -> dict[str, Tensor]:
-        if self.codebook_loss == "commit":
-            return {"commit": (z_q - z).square().mean()}  # nothing detached, as published
-        # sum_n p_nk 2 (e_k - z_n): the codes descend the mean free energy at the latents as they are.
-        frozen = soft_assign(
-            z.detach(), e, tau, energy=self.energy, widths=self.widths, engine=self.engine
-        )
-        return {
-            "free_energy": frozen.free_energy.mean() / self.dim,
-            "commit": (z - q_hard.detach()).square().mean(),
-        }
+    def _assign(self, z: Tensor, e: Tensor, tau: float | Tensor) -> Assignment:
+        """Equations (1) and (2), without a [tokens, K] tensor."""
+        return soft_assign(z, e, tau, energy=self.energy, widths=self.widths, engine=self.engine)
 
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:

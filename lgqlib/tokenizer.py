@@ -53,22 +53,18 @@ class Reconstruction(NamedTuple):
     latents: Float[Tensor, "b c h w"]
 
 
-class Tokenizer(
-    nn.Module,
-    PyTorchModelHubMixin,
-    library_name="lgqlib",
-    coders={Config: (lambda config: config.to_dict(), Config.from_dict)},
-):
+class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     """Encode images into a map of indices, decode indices into images.
 
     `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read config and safetensors.
 
     Args:
-        config: the run; `backbone` and `quantizer` decide what is built.
+        config: the run, or the dict that `Config.to_dict` gives; `backbone` and `quantizer` decide what is built.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config | dict):
         super().__init__()
+        config = Config.from_dict(config) if isinstance(config, dict) else config
         self.config = config
         shape = asdict(config.backbone)
         self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)

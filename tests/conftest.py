@@ -1,5 +1,54 @@
-"""What every test shares: the shape checker, few threads, and small runs."""
+"""What tests share: few threads, and small trained runs."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+
+from lgqlib.assess import assess
+from lgqlib.presets import preset
+from lgqlib.run import Run
+from lgqlib.train import train
+
+TINY = (
+    "data.eval_crops=32 backbone.width=16 backbone.depth=1 quantizer.num_codes=64 train.num_steps=8 "
+    "train.batch_size=8 train.log_every=2 train.eval_every=4 train.checkpoint_every=4 "
+    "train.num_snapshots=4 train.probe=128"
+)
+"""Overrides under which a run takes seconds and still does all that a run does."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Folder of decoded images, one for all tests of a process."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Give a tiny run's config for a method, with further overrides."""
+
+    def config(method: str = "lgq", more: str = ""):
+        return preset("laptop", method=method).override(TINY).override(more)
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, cache, tiny_config):
+    """Give a trained and evaluated tiny run of a method, trained once a process; tests only read it."""
+    root, runs = tmp_path_factory.mktemp("runs"), {}
+
+    def give(method: str = "lgq") -> Run:
+        if method not in runs:
+            # Features cost seconds: one method is enough to see that they reach the evaluation.
+            config = tiny_config(method, "" if method == "lgq" else "evaluation.extractor=")
+            runs[method] = Run.create(root, config)
+            train(config, runs[method], cache=cache, progress=False)
+            assess(runs[method], cache=cache, train_batches=2, progress=False)
+        return runs[method]
+
+    return give

@@ -56,7 +56,7 @@ def test_from_dict_misses_nothing_and_ignores_nothing():
     del whole["train"]["lr"]
     with pytest.raises(ValueError, match=r"lacks train\.lr"):
         Config.from_dict(whole)
-    with pytest.raises(ValueError, match="version 0"):
+    with pytest.raises(ValueError, match="version = 0: this lgqlib reads configs of version 1"):
         Config.from_dict(Config().to_dict() | {"version": 0})
     with pytest.raises(ValueError, match="unknown field 'extra'"):
         Config.from_dict(Config().to_dict() | {"extra": 1})

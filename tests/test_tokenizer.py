@@ -1,0 +1,107 @@
+"""A tokenizer's three calls agree, for every method; it saves, loads and refuses."""
+
+import math
+
+import pytest
+import torch
+
+from lgqlib.backbone import build_backbone
+from lgqlib.config import METHODS
+from lgqlib.tokenizer import QUANTIZERS, Tokenizer
+
+
+def images(n=2, size=32, seed=0):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+@pytest.fixture(params=METHODS)
+def tokenizer(request, tiny_config):
+    torch.manual_seed(0)
+    return Tokenizer(tiny_config(request.param)).eval()
+
+
+def test_the_registry_has_every_method():
+    assert set(QUANTIZERS) == set(METHODS)
+
+
+def test_forward_equals_decode_of_encode_bit_for_bit(tokenizer):
+    x = images()
+    with torch.no_grad():
+        indices = tokenizer.encode(x)
+        assert indices.shape == (2, 8, 8)
+        assert torch.equal(tokenizer(x).images, tokenizer.decode(indices))
+
+
+def test_the_codebook_is_what_the_decoder_receives(tokenizer):
+    indices = torch.arange(64).reshape(1, 8, 8) % tokenizer.num_codes
+    rows = tokenizer.codebook[indices.flatten()]
+    received = tokenizer.quantizer.lookup(indices).movedim(1, -1).flatten(0, -2)
+    torch.testing.assert_close(rows, received)
+
+
+def test_an_index_outside_the_codebook_is_refused(tokenizer):
+    with pytest.raises(ValueError, match=r"they must be in \[0, 64\)"):
+        tokenizer.decode(torch.full((1, 8, 8), 64))
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = Tokenizer.from_pretrained(tmp_path).eval()
+    assert again.config == tokenizer.config
+    assert torch.equal(again.encode(images()), tokenizer.encode(images()))
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
+
+
+@pytest.mark.parametrize("family", ["patch", "vqgan"])
+@pytest.mark.parametrize("norm", ["layer", "group", "group+layer", "none"])
+def test_backbones_fold_by_their_factor_and_back(family, norm):
+    encoder, decoder = build_backbone(family, downsample=8, width=8, depth=1, dim=6, norm=norm)
+    z = encoder(images())
+    assert z.shape == (2, 6, 4, 4)
+    assert decoder(z).shape == (2, 3, 32, 32)
+    if norm.endswith("layer"):
+        torch.testing.assert_close(z.mean(1), torch.zeros(2, 4, 4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(z.var(1, correction=0), torch.ones(2, 4, 4), atol=1e-2, rtol=0)
+    if norm == "group":
+        assert abs(z.mean()) < 1e-5
+
+
+def test_unknown_backbone_is_refused():
+    with pytest.raises(ValueError, match="family = 'vit': it must be one of patch, vqgan"):
+        build_backbone("vit", downsample=4, width=8, depth=1, dim=4, norm="none")
+
+
+@pytest.mark.parametrize("energy", ["squared", "norm"])
+def test_tau_c_follows_the_latents_that_were_observed(energy, tiny_config):
+    config = tiny_config("lgq", f"quantizer.lgq.energy={energy}")
+    tokenizer = Tokenizer(config)
+    assert math.isnan(tokenizer.tau_c)
+    z = torch.randn(4, 5, 50, 50) * torch.tensor([3.0, 1, 1, 1, 1]).reshape(5, 1, 1)
+    tokenizer.observe(z)
+    first = tokenizer.tau_c
+    if energy == "squared":
+        assert first == pytest.approx(2 * 9, rel=0.05)
+    for _ in range(20):
+        tokenizer.observe(z)
+    assert tokenizer.tau_c == pytest.approx(first, rel=1e-4)
+    tokenizer.observe(3 * z)
+    assert first < tokenizer.tau_c < 9.1 * first
+
+
+def test_training_forward_needs_its_mode_and_gives_terms(tiny_config):
+    tokenizer = Tokenizer(tiny_config("lgq")).train()
+    output = tokenizer(images(), 0.5)
+    assert output.images.shape == (2, 3, 32, 32)
+    assert {"commit", "usage", "peak", "free_energy"} <= set(output.quantized.terms)
+    assert tokenizer.eval()(images()).quantized.terms == {}
+
+
+def test_per_channel_bins_are_a_quantizer_like_any_other(tiny_config):
+    config = tiny_config(
+        "lgq",
+        "quantizer.lgq.per_channel=true quantizer.levels=4,4,4 backbone.dim=3 "
+        "backbone.norm=group temperature.reduced=false",
+    )
+    tokenizer = Tokenizer(config).eval()
+    with torch.no_grad():
+        assert torch.equal(tokenizer(images()).images, tokenizer.decode(tokenizer.encode(images())))
