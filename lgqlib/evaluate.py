@@ -56,8 +56,8 @@ def evaluate(
     train_counts: Int[Tensor, " K"] | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
-    reference: Float[np.ndarray, "N D"] | None = None,
-    image_ids: Int[Tensor, " N"] | None = None,
+    reference: Float[np.ndarray, "_N D"] | None = None,
+    image_ids: Int[Tensor, " _N"] | None = None,
     seed: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
@@ -180,7 +180,7 @@ def _distances(original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
 
 def _rates(
     indices: np.ndarray, usage: dict, train_counts: Tensor | None, *, pixels: int
-) -> dict[str, float]:
+) -> dict[str, float | int]:
     """Return what a token and a pixel cost: log2 K, the entropy, and really coded."""
     bits = {"nominal": math.log2(usage["num_codes"]), "entropy": usage["entropy"]}
     if train_counts is not None:

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +32,7 @@ class Interval:
 def mean_interval(
     values: Float[np.ndarray, " S"] | Float[np.ndarray, "S N"],
     *,
-    method: Literal["bootstrap", "t"] = "bootstrap",
+    method: str = "bootstrap",
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -77,10 +76,10 @@ def mean_interval(
 
 
 def paired_difference(
-    a: Float[np.ndarray, " S"] | Float[np.ndarray, "S N"],
-    b: Float[np.ndarray, " S"] | Float[np.ndarray, "S N"],
+    a: Float[np.ndarray, " _S"] | Float[np.ndarray, "_S _N"],
+    b: Float[np.ndarray, " _S"] | Float[np.ndarray, "_S _N"],
     *,
-    method: Literal["bootstrap", "t"] = "bootstrap",
+    method: str = "bootstrap",
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -98,8 +97,8 @@ def paired_difference(
 
 
 def interpolate_at_rate(
-    rates: Float[np.ndarray, " P"],
-    values: Float[np.ndarray, " P"],
+    rates: Float[np.ndarray, " _P"],
+    values: Float[np.ndarray, " _P"],
     rate: float,
     *,
     log: bool = False,

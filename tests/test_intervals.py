@@ -114,8 +114,8 @@ def test_what_was_given_wrong_is_named():
         paired_difference(np.zeros(3), np.zeros(2))
     with pytest.raises(ValueError, match="finite: False"):
         mean_interval(np.array([1.0, math.nan]))
-    with pytest.raises(ValueError, match="level is 95"):
-        mean_interval(np.ones(3), level=95)
+    with pytest.raises(ValueError, match=r"level is 95\.0"):
+        mean_interval(np.ones(3), level=95.0)
     with pytest.raises(ValueError, match="'jackknife'"):
         mean_interval(np.ones(3), method="jackknife")
 
