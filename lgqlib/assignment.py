@@ -14,9 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from lgqlib.nearest import Scores, nearest, two_best
+from lgqlib.streaming import PAIR_SHARE, StreamingAssign
+
 ENERGIES = ("squared", "norm", "cosine", "dot")
-ENGINES = ("auto", "dense")
-TILE_BYTES = 32 * 2**20
+ENGINES = ("auto", "dense", "streaming")
+TILE_BYTES = 64 * 2**20
 
 
 class Assignment(NamedTuple):
@@ -58,7 +61,9 @@ def soft_assign(
     _check_tau(tau)
     with torch.autocast(latents.device.type, enabled=False):
         latents, codebook, widths = _as_float(latents, codebook, widths)
-        return _dense(latents, codebook, tau, energy, widths)
+        if engine == "dense" or len(latents) == 0:
+            return _dense(latents, codebook, tau, energy, widths)
+        return _streaming(latents, codebook, tau, energy, widths, tile_bytes)
 
 
 def _dense(
@@ -82,6 +87,26 @@ def _dense(
     )
 
 
+def _streaming(
+    latents: Tensor,
+    codebook: Tensor,
+    tau: float | Tensor,
+    energy: str,
+    widths: Tensor | None,
+    tile_bytes: int,
+) -> Assignment:
+    """Go through strips of tokens that are computed again in the backward."""
+    tau = torch.as_tensor(tau, dtype=latents.dtype, device=latents.device)
+    values = None
+    if energy == "cosine":
+        values = codebook
+        latents, codebook = F.normalize(latents, dim=1), F.normalize(codebook, dim=1)
+    average, free_energy, collision, entropy, usage, indices = StreamingAssign.apply(
+        latents, codebook, values, tau, widths, energy, tile_bytes, PAIR_SHARE
+    )
+    return Assignment(average, indices, collision, entropy, free_energy, usage / len(latents))
+
+
 def energies(
     latents: Float[Tensor, "tokens dim"],
     codebook: Float[Tensor, "codes dim"],
@@ -102,9 +127,7 @@ def energies(
         squared = torch.addmm(norms, z, e.T, alpha=-2).clamp_min(0)
         if energy == "squared":
             return squared
-        apart = (
-            squared > 0
-        )  # the root has no slope at zero: two wheres keep the gradient finite
+        apart = squared > 0  # the root has no slope at zero: two wheres keep the gradient finite
         return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
 
 
@@ -145,7 +168,8 @@ def hard_assign(
 ) -> Int[Tensor, " tokens"]:
     """Return the index of the lowest `d_nk / s_k` for every latent, the first of tied codes."""
     _check(latents, codebook, energy=energy, widths=widths, engine=engine)
-    return _smallest(latents, codebook, energy, widths, count=1)[1][:, 0]
+    with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        return nearest(_scores(latents, codebook, energy, widths))
 
 
 def nearest_two(
@@ -158,47 +182,26 @@ def nearest_two(
     exponent in `1 - max_k p_nk <= (K - 1) exp(-gap / tau)`. Needs two codes or more."""
     _check(latents, codebook, energy=energy)
     if len(codebook) < 2:
-        raise ValueError(
-            f"codebook has {len(codebook)} code; nearest_two needs at least 2"
-        )
-    values = _smallest(latents, codebook, energy, None, count=2)[0]
-    return values[:, 0], values[:, 1]
+        raise ValueError(f"codebook has {len(codebook)} code; nearest_two needs at least 2")
+    with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
+        scores = _scores(latents, codebook, energy, None)
+        first, second = two_best(scores)
+        return -first.to(scores.x.dtype), -second.to(scores.x.dtype)
 
 
-@torch.no_grad()
-def _smallest(
-    latents: Tensor, codebook: Tensor, energy: str, widths: Tensor | None, *, count: int
-) -> tuple[Tensor, Tensor]:
-    """Scan tiles of tokens and codes for the `count` smallest energies and their indices."""
-    z, e, s = _as_float(latents, codebook, widths)
-    rows, cols = 512, 4096
-    center = e.mean(0) if energy in ("squared", "norm") else 0
-    best = [(z.new_empty(0, count), z.new_empty(0, count, dtype=torch.int64))]
-    for block in z.split(rows):
-        values = block.new_full((len(block), count), torch.inf)
-        indices = torch.zeros_like(values, dtype=torch.int64)
-        for start in range(0, len(e), cols):
-            part = e[start : start + cols]
-            d = energies(block - center, part - center, energy=energy)
-            if s is not None:
-                d = d / s[start : start + cols]
-            new_values, new_indices = d.sort(dim=1, stable=True)
-            values = torch.cat([values, new_values[:, :count]], 1)
-            indices = torch.cat([indices, new_indices[:, :count] + start], 1)
-            values, order = values.sort(dim=1, stable=True)
-            values, indices = values[:, :count], indices.gather(1, order[:, :count])
-        best.append((values, indices))
-    values, indices = zip(*best, strict=True)
-    return torch.cat(values), torch.cat(indices)
+def _scores(latents: Tensor, codebook: Tensor, energy: str, widths: Tensor | None) -> Scores:
+    latents, codebook, widths = _as_float(latents, codebook, widths)
+    if energy == "cosine":
+        latents, codebook = F.normalize(latents, dim=1), F.normalize(codebook, dim=1)
+    weights = latents.new_ones(()) if widths is None else 1 / widths
+    return Scores(latents, codebook, weights, energy=energy)
 
 
 class _MeanOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: float | None) -> Tensor:
         ranks = torch.distributed.get_world_size()
-        share = torch.tensor(
-            1.0 if weight is None else weight, dtype=x.dtype, device=x.device
-        )
+        share = torch.tensor(1.0 if weight is None else weight, dtype=x.dtype, device=x.device)
         packed = torch.cat([x.reshape(-1) * share, share.reshape(1)])
         torch.distributed.all_reduce(packed)
         total = packed[-1]
@@ -258,13 +261,9 @@ def _check(
     if len(codebook) == 0:
         raise ValueError("codebook has no codes; it needs at least 1")
     if energy not in ENERGIES:
-        raise ValueError(
-            f"unknown energy {energy!r}; choose one of {', '.join(ENERGIES)}"
-        )
+        raise ValueError(f"unknown energy {energy!r}; choose one of {', '.join(ENERGIES)}")
     if engine not in ENGINES:
-        raise ValueError(
-            f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}"
-        )
+        raise ValueError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
     if widths is not None:
         if widths.shape != (len(codebook),):
             raise ValueError(
@@ -278,9 +277,7 @@ def _check(
 
 def _check_tau(tau: float | Tensor) -> None:
     if isinstance(tau, Tensor) and tau.ndim != 0:
-        raise ValueError(
-            f"tau has shape {tuple(tau.shape)}; use a number or a 0-d tensor"
-        )
+        raise ValueError(f"tau has shape {tuple(tau.shape)}; use a number or a 0-d tensor")
     value = tau.item() if isinstance(tau, Tensor) else tau
     if not 0 < value < float("inf"):
         raise ValueError(f"tau is {value}; it must be positive and finite")

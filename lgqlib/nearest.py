@@ -1,0 +1,248 @@
+"""Scan the scores of latents and codes in tiles, and find the codes that matter to each latent.
+
+A score is `l_nk = -w_k d_nk`, for an energy `d` and a weight `w` (one, or one a code), up to a
+constant of each latent. A matrix product gives it with a rounding error that `slack` bounds; codes
+closer to the best than that bound are compared again in float64 from the coordinates themselves.
+The answer therefore does not depend on the order of the sums, the tile or the device.
+"""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+TILE_TOKENS = 512
+TILE_CODES = 1024
+GROUP = 16  # codes whose largest score is looked at before their own
+
+
+class Scores:
+    """The scores of every latent and code as a product of two thin factors, tile by tile."""
+
+    def __init__(
+        self,
+        latents: Float[Tensor, "tokens dim"],
+        codebook: Float[Tensor, "codes dim"],
+        weights: Float[Tensor, ""] | Float[Tensor, " codes"],
+        *,
+        energy: str,
+    ):
+        self.latents, self.codebook = latents, codebook
+        self.weights, self.energy = weights, energy
+        self.x, self.y = latents, codebook
+        w = rearrange(weights, "k -> k 1") if weights.ndim else weights
+        if energy in ("squared", "norm"):
+            # Distances ignore a common shift; the rounding of products grows with it.
+            self.center = codebook.mean(0)
+            self.x, self.y = latents - self.center, codebook - self.center
+        x, y = self.x, self.y
+        one_x, one_y = torch.ones_like(x[:, :1]), torch.ones_like(y[:, :1])
+        if energy in ("squared", "norm"):
+            xx, yy = x.square().sum(1, keepdim=True), y.square().sum(1, keepdim=True)
+        if energy == "norm":  # the product is d^2
+            left, right = [y, yy, one_y], [-2 * x, one_x, xx]
+        elif energy == "squared" and weights.ndim:
+            left, right = [y * w, yy * w, one_y * w], [2 * x, -one_x, -xx]
+        elif energy == "squared":
+            left, right = [y, yy], [2 * w * x, -w * one_x]
+        elif weights.ndim:
+            left, right = [y * w, one_y * w], [x, -one_x * (energy == "cosine")]
+        else:
+            left, right = [y], [x * w]
+        self.left, self.right = torch.cat(left, 1), torch.cat(right, 1)
+        rounding = torch.finfo(x.dtype).eps * self.left.shape[1]
+        self.error = rounding * sum(
+            b.norm(dim=1) * a.norm(dim=1).max() for a, b in zip(left, right, strict=True)
+        )
+
+    def tile(self, codes: slice, tokens: slice, out: Tensor) -> Tensor:
+        """Write the scores of some codes and tokens to `out` `[codes, tokens]`."""
+        torch.mm(self.left[codes], self.right[tokens].T, out=out)
+        if self.energy == "norm":
+            w = self.weights[codes, None] if self.weights.ndim else self.weights
+            out.clamp_(min=0).sqrt_().mul_(-w)
+        return out
+
+    def slack(self, tokens: slice, best: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        """Bound twice the error of a token's scores, given the best of them."""
+        error = self.error[tokens]
+        if self.energy == "norm":  # |sqrt(a + r) - sqrt(a)| <= r / max(sqrt(a), sqrt(r))
+            heaviest = self.weights.max()
+            error = (
+                heaviest
+                * error
+                / torch.maximum(-best / heaviest, error.sqrt()).clamp_min(
+                    torch.finfo(error.dtype).tiny
+                )
+            )
+        return 2 * error
+
+    def restrict(self, tokens: slice | Tensor) -> "Scores":
+        """Look at some of the latents only."""
+        part = copy.copy(self)
+        for name in ("latents", "x", "right", "error"):
+            setattr(part, name, getattr(self, name)[tokens])
+        return part
+
+    def exact(self, n: Int[Tensor, " pairs"], k: Int[Tensor, " pairs"]) -> Float[Tensor, " pairs"]:
+        """Compute the whole score of pairs of a latent and a code in float64."""
+        chunks = []
+        for i, j in zip(n.split(8192), k.split(8192), strict=True):
+            z, e = self.latents[i].double(), self.codebook[j].double()
+            if self.energy in ("squared", "norm"):
+                d = z.sub_(e).square_().sum(1)
+                d = d.sqrt_() if self.energy == "norm" else d
+            else:
+                d = float(self.energy == "cosine") - z.mul_(e).sum(1)
+            w = self.weights[j] if self.weights.ndim else self.weights
+            chunks.append(-w.double() * d)
+        return torch.cat(chunks) if chunks else n.new_empty(0, dtype=torch.float64)
+
+
+class Crowded(Exception):
+    """Too many codes compete for the tokens of a block."""
+
+
+class Pairs(NamedTuple):
+    """Some latents (counted within their block), codes and scores, ordered by tile of codes."""
+
+    n: Int[Tensor, " pairs"]
+    k: Int[Tensor, " pairs"]
+    score: Float[Tensor, " pairs"]
+
+    def where(self, keep: Tensor) -> "Pairs":
+        return Pairs(*(x[keep] for x in self))
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """Cut `range(count)` into slices of `size`."""
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+
+
+def padded(count: int) -> int:
+    """Round up to whole groups of codes."""
+    return -(-count // GROUP) * GROUP
+
+
+def grouped(tile: Float[Tensor, "codes tokens"]) -> Float[Tensor, "groups group tokens"]:
+    return rearrange(tile, "(g j) n -> g j n", j=GROUP)
+
+
+def above(
+    tile: Float[Tensor, "codes tokens"],
+    tops: Float[Tensor, "groups tokens"],
+    floor: Float[Tensor, " tokens"],
+    limit: float = math.inf,
+) -> Pairs:
+    """Collect the entries of a tile that reach each token's floor, by way of their groups.
+
+    Raises `Crowded` when more than `limit` groups have one."""
+    g, n = (tops >= floor).nonzero(as_tuple=True)
+    if len(g) > limit:
+        raise Crowded
+    scores = grouped(tile)[g, :, n]
+    row, j = (scores >= floor[n, None]).nonzero(as_tuple=True)
+    return Pairs(n[row], g[row] * GROUP + j, scores[row, j])
+
+
+def candidates(
+    scores: Scores,
+    tokens: slice,
+    *,
+    reach: float = 0.0,
+    rank: int = 1,
+    limit: float = math.inf,
+    space: Float[Tensor, " entries"] | None = None,
+) -> tuple[Float[Tensor, " tokens"], Pairs]:
+    """Return each token's best score, and all pairs that may come within `reach` of its
+    `rank`-th best. `space` is where a tile goes. Raises `Crowded` beyond `limit` pairs a token."""
+    num_codes, num = len(scores.codebook), len(scores.right[tokens])
+    rows = min(TILE_CODES, padded(num_codes))
+    buffer = scores.right.new_empty(rows * num) if space is None else space[: rows * num]
+    buffer = buffer.view(rows, num)
+    best = scores.right.new_full((rank, num), -torch.inf)
+    found = [Pairs(*(buffer.new_empty(0, dtype=t) for t in (torch.long, torch.long, None)))]
+    total = 0
+    for codes in blocks(num_codes, TILE_CODES):
+        count = codes.stop - codes.start
+        tile = buffer[: padded(count)]
+        tile[count:] = -torch.inf
+        scores.tile(codes, tokens, out=tile[:count])
+        tops = grouped(tile).amax(1)
+        if rank == 1:
+            best = torch.maximum(best, tops.amax(0, keepdim=True))
+        else:
+            best = torch.cat([best, tops]).topk(rank, dim=0).values
+        floor = best[-1] - reach - scores.slack(tokens, best[0])
+        pairs = above(tile, tops, floor, limit=limit * num - total)
+        total += len(pairs.n)
+        found.append(pairs._replace(k=pairs.k + codes.start))
+    pairs = Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    floor = best[-1] - reach - scores.slack(tokens, best[0])
+    return best[0], pairs.where(pairs.score >= floor[pairs.n])
+
+
+def first_best(
+    n: Int[Tensor, " pairs"], k: Int[Tensor, " pairs"], score: Float[Tensor, " pairs"], num: int
+) -> tuple[Float[Tensor, " tokens"], Int[Tensor, " tokens"]]:
+    """Return the best score of each token and the first code that has it."""
+    best = score.new_full((num,), -torch.inf).scatter_reduce_(0, n, score, "amax")
+    tied = score == best[n]
+    last = torch.iinfo(k.dtype).max
+    index = k.new_full((num,), last).scatter_reduce_(0, n[tied], k[tied], "amin")
+    return best, index.masked_fill_(index == last, 0)  # a latent that is not a number has none
+
+
+def pick(scores: Scores, tokens: slice, pairs: Pairs) -> Int[Tensor, " tokens"]:
+    """Decide each token's best code among near-ties in float64."""
+    num = len(scores.right[tokens])
+    n, k = pairs.n.long(), pairs.k.long()
+    value = torch.zeros(len(n), dtype=torch.float64, device=n.device)
+    close = (torch.bincount(n, minlength=num)[n] > 1).nonzero()[:, 0]
+    value[close] = scores.exact(n[close] + tokens.start, k[close])
+    return first_best(n, k, value, num)[1]
+
+
+@torch.no_grad()
+def nearest(scores: Scores) -> Int[Tensor, " tokens"]:
+    """Return the code with the highest score of every latent, the lowest index on ties."""
+    try:
+        return _nearest(scores, limit=64)
+    except Crowded:  # almost always copies of one code: compare the distinct ones
+        keys = scores.codebook
+        if scores.weights.ndim:
+            keys = torch.cat([keys, scores.weights[:, None]], 1)
+        copy = torch.unique(keys, dim=0, return_inverse=True)[1]
+        order = torch.arange(len(copy), device=copy.device)
+        first = order.new_full((int(copy.max()) + 1,), len(copy))
+        first = first.scatter_reduce_(0, copy, order, "amin").sort().values
+        weights = scores.weights[first] if scores.weights.ndim else scores.weights
+        distinct = Scores(scores.latents, scores.codebook[first], weights, energy=scores.energy)
+        return first[_nearest(distinct, limit=math.inf)]
+
+
+def _nearest(scores: Scores, *, limit: float) -> Int[Tensor, " tokens"]:
+    indices = [torch.empty(0, dtype=torch.long, device=scores.right.device)]
+    for tokens in blocks(len(scores.right), TILE_TOKENS):
+        pairs = candidates(scores, tokens, limit=limit)[1]
+        indices.append(pick(scores, tokens, pairs))
+    return torch.cat(indices)
+
+
+@torch.no_grad()
+def two_best(scores: Scores) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
+    """Return the best and second-best score of every latent, in float64."""
+    values = [(scores.right.new_empty(0).double(),) * 2]
+    for tokens in blocks(len(scores.right), TILE_TOKENS):
+        pairs = candidates(scores, tokens, rank=2)[1]
+        num = len(scores.right[tokens])
+        score = scores.exact(pairs.n + tokens.start, pairs.k)
+        best, index = first_best(pairs.n, pairs.k, score, num)
+        rest = pairs.k != index[pairs.n]
+        values.append((best, first_best(pairs.n[rest], pairs.k[rest], score[rest], num)[0]))
+    first, second = zip(*values, strict=True)
+    return torch.cat(first), torch.cat(second)

@@ -1,0 +1,183 @@
+"""Reduce one strip of a soft assignment from the few pairs of a token and a code that matter.
+
+One matrix product finds the pairs whose weight is visible beside a token's largest one; all else,
+the backward included, touches those pairs only.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lgqlib.blocks import Call, Slopes, Upstream, chain
+from lgqlib.nearest import TILE_CODES, Pairs, blocks, candidates, first_best, pick
+
+FILL_SHARE = 0.007  # of all pairs: below it rows are gathered, above it tiles are filled
+EXACT_SHARE = 0.001  # of all pairs: below it every score is refined in float64
+ROUGH = 0.01  # a bound on the error of scores above which they are refined in any case
+ROWS = 4096  # gathered at once
+
+
+class PairBlock:
+    """The pairs that matter in a strip, found again in the backward unless they were kept."""
+
+    def __init__(self, call: Call, tokens: slice, *, limit: float):
+        self.call, self.tokens, self.limit = call, tokens, limit
+        self.num = tokens.stop - tokens.start
+        self.kept: Pairs | None = None
+
+    def forward(self) -> None:
+        """Fill in the totals. Raises `Crowded` beyond `limit` pairs a token."""
+        call, tokens, totals = self.call, self.tokens, self.call.totals
+        pairs, totals.indices[tokens] = self._find()
+        n, k, score = pairs
+        short = Pairs(n.int(), k.int(), score)
+        if call.keep(*short):
+            self.kept = short
+        p = score.exp()
+        mass = self._per_token(n, p)
+        totals.log_mass[tokens] = mass.log()
+        totals.entropy[tokens] = mass.log() - self._per_token(n, p * score) / mass
+        p /= mass[n]
+        totals.collision[tokens] = self._per_token(n, p.square())
+        totals.usage.index_add_(0, k, p)
+        average = totals.average[tokens]
+        if self._filled(pairs):
+            for codes, part, flat in self._tiles(pairs):
+                average.addmm_(self._fill("tile", codes, flat, p[part]).T, call.values[codes])
+        else:
+            for part in blocks(len(p), ROWS):
+                rows = call.values[k[part]].mul_(rearrange(p[part], "j -> j 1"))
+                average.index_add_(0, n[part], rows)
+
+    def backward(self, upstream: Upstream, out: Slopes) -> None:
+        call, tokens, grad = self.call, self.tokens, upstream.of(self.tokens)
+        if self.kept is None:
+            pairs = self._find()[0]
+        else:
+            pairs = Pairs(self.kept.n.long(), self.kept.k.long(), self.kept.score)
+        n, k, score = pairs
+        log_p = score - call.totals.log_mass[tokens][n]
+        full = log_p + call.log_sum[tokens][n]
+        p = log_p.exp()
+        q = self._arriving(pairs, p, log_p, grad)
+        slope = p * (q - self._per_token(n, p * q)[n])
+        if grad.free_energy is not None:
+            slope -= p * (call.tau * grad.free_energy)[n]
+        if out.tau is not None:
+            out.tau.sub_((slope * log_p).sum() / call.tau)
+        if out.widths is not None:
+            out.widths.index_add_(0, k, slope * full / call.widths[k], alpha=-1)
+        spread = self._spread_tiles if self._filled(pairs) else self._spread_rows
+        spread(pairs, p, slope, full, grad, out)
+
+    def _find(self) -> tuple[Pairs, Int[Tensor, " tokens"]]:
+        """Return the pairs, with scores below the best of each token, and the best codes."""
+        call, scores, tokens = self.call, self.call.scores, self.tokens
+        space = call.space("tile", TILE_CODES * self.num)
+        best, (n, k, score) = candidates(
+            scores, tokens, reach=call.reach, limit=self.limit, space=space
+        )
+        slack = scores.slack(tokens, best)
+        near = score >= (best - slack)[n]
+        index = pick(scores, tokens, Pairs(n[near], k[near], score[near]))
+        few = len(n) <= EXACT_SHARE * self.num * len(scores.y)
+        if few or float(slack.max()) > ROUGH:
+            whole = scores.exact(n + tokens.start, k)
+            best = first_best(n, k, whole, self.num)[0]
+            score = (whole - best[n]).to(score.dtype)
+        else:
+            score = score - best[n]
+        keep = score >= -call.reach
+        return Pairs(n[keep], k[keep], score[keep]), index
+
+    def _arriving(self, pairs: Pairs, p: Tensor, log_p: Tensor, grad: Upstream) -> Tensor:
+        """Return the gradient at each weight, up to a constant of each token."""
+        call, (n, k, _) = self.call, pairs
+        q = torch.zeros_like(p)
+        if grad.average is not None and self._filled(pairs):
+            for codes, part, flat in self._tiles(pairs):
+                tile = call.matrix("tile", codes.stop - codes.start, self.num)
+                torch.mm(call.values[codes], grad.average.T, out=tile)
+                q[part] = tile.view(-1)[flat]
+        elif grad.average is not None:
+            for part in blocks(len(p), ROWS):
+                q[part] = call.values[k[part]].mul_(grad.average[n[part]]).sum(1)
+        if grad.usage is not None:
+            q += grad.usage[k]
+        if grad.collision is not None:
+            q += 2 * grad.collision[n] * p
+        if grad.entropy is not None:
+            q -= grad.entropy[n] * log_p
+        # Relative to the best code: a token that has one code only gets exactly no gradient.
+        rank = torch.arange(len(n), device=n.device)
+        hit = (k == call.totals.indices[self.tokens][n]).nonzero()[:, 0]
+        first = n.new_zeros(self.num).index_put_((n[hit],), rank[hit])
+        return q - q[first[n]] if len(q) else q
+
+    def _spread_rows(
+        self, pairs: Pairs, p: Tensor, slope: Tensor, full: Tensor, grad: Upstream, out: Slopes
+    ) -> None:
+        """Gather the coordinates of pairs and add what they contribute to the gradients."""
+        scores, x, (n, k, _) = self.call.scores, self.call.scores.x[self.tokens], pairs
+        dx = out.latents[self.tokens]
+        for part in blocks(len(p), ROWS):
+            i, j, m = n[part], k[part], rearrange(slope[part], "j -> j 1")
+            w = rearrange(scores.weights[j], "j -> j 1") if scores.weights.ndim else scores.weights
+            if grad.average is not None:
+                rows = grad.average[i].mul_(rearrange(p[part], "j -> j 1"))
+                out.values.index_add_(0, j, rows)
+            if scores.energy in ("squared", "norm"):
+                rows = scores.y[j].sub_(x[i])
+                if scores.energy == "norm":  # the direction, none where they meet
+                    size = rows.norm(dim=1, keepdim=True)
+                    rows = torch.where(size > 0, rows / torch.where(size > 0, size, 1), 0) / 2
+                rows.mul_(2 * w * m)
+                dx.index_add_(0, i, rows)
+                out.codebook.index_add_(0, j, rows, alpha=-1)
+            else:
+                dx.index_add_(0, i, scores.y[j].mul_(w * m))
+                out.codebook.index_add_(0, j, x[i].mul_(w * m))
+
+    def _spread_tiles(
+        self, pairs: Pairs, p: Tensor, slope: Tensor, full: Tensor, grad: Upstream, out: Slopes
+    ) -> None:
+        """Fill tiles that are zero elsewhere, and multiply."""
+        scores, x, (n, k, _) = self.call.scores, self.call.scores.x[self.tokens], pairs
+        dx = out.latents[self.tokens]
+        slope = chain(scores, k, slope, full)
+        for codes, part, flat in self._tiles(pairs):
+            if grad.average is not None:
+                tile = self._fill("tile", codes, flat, p[part])
+                out.values[codes].addmm_(tile, grad.average)
+            tile = self._fill("tile", codes, flat, slope[part])
+            dx.addmm_(tile.T, scores.y[codes])
+            out.codebook[codes].addmm_(tile, x)
+        if scores.energy in ("squared", "norm"):
+            dx -= x * rearrange(self._per_token(n, slope), "n -> n 1")
+            across = torch.zeros_like(scores.y[:, 0]).index_add_(0, k, slope)
+            out.codebook.addcmul_(scores.y, rearrange(across, "k -> k 1"), value=-1)
+
+    def _per_token(self, n: Int[Tensor, " pairs"], x: Float[Tensor, " pairs"]) -> Tensor:
+        return x.new_zeros(self.num).index_add_(0, n, x)
+
+    def _filled(self, pairs: Pairs) -> bool:
+        return len(pairs.n) > FILL_SHARE * self.num * len(self.call.scores.y)
+
+    def _tiles(self, pairs: Pairs) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Go through tiles of codes: their codes, their pairs, and where those lie in the tile."""
+        codes = blocks(len(self.call.scores.y), TILE_CODES)
+        counts = torch.bincount(pairs.k // TILE_CODES, minlength=len(codes)).tolist()
+        start = 0
+        for part, count in zip(codes, counts, strict=True):
+            pair = slice(start, start + count)
+            start += count
+            if count:
+                yield part, pair, (pairs.k[pair] - part.start) * self.num + pairs.n[pair]
+
+    def _fill(self, name: str, codes: slice, flat: Tensor, values: Tensor) -> Tensor:
+        tile = self.call.matrix(name, codes.stop - codes.start, self.num).zero_()
+        tile.view(-1)[flat] = values
+        return tile

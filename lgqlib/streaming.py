@@ -1,0 +1,123 @@
+"""Assign softly without a `[tokens, codes]` tensor: strips of tokens, recomputed in the backward.
+
+A probe of the batch decides how. Where few codes matter to a token, `PairBlock` keeps one matrix
+product and leaves out pairs that the precision cannot see: a token drops at most
+`K exp(-reach)` of its mass, the rounding error of 1. Otherwise `DenseBlock` goes through all tiles.
+"""
+
+import math
+
+import torch
+
+from lgqlib.blocks import Call, DenseBlock, Slopes, Totals, Upstream
+from lgqlib.nearest import TILE_CODES, TILE_TOKENS, Crowded, Scores, blocks
+from lgqlib.pairs import PairBlock
+
+PAIR_SHARE = 0.05  # of all pairs: above it whole tiles are faster
+
+
+class StreamingAssign(torch.autograd.Function):
+    """Return average, free energy, collision, entropy, usage and indices of soft assignments.
+
+    Arguments: latents, codebook, the values to average (`None`: the codebook), tau, widths, energy,
+    the bytes of working memory, and the share of pairs that matter up to which the rest is skipped.
+    Usage is summed over tokens.
+    """
+
+    @staticmethod
+    def forward(ctx, latents, codebook, values, tau, widths, energy, tile_bytes, pair_share):
+        weights = 1 / tau if widths is None else 1 / (tau * widths)
+        scores = Scores(latents, codebook, weights, energy=energy)
+        zeros = latents.new_zeros(5, len(latents))
+        indices = torch.zeros(len(latents), dtype=torch.long, device=latents.device)
+        average, usage = torch.zeros_like(latents), latents.new_zeros(len(codebook))
+        call = Call(
+            scores=scores,
+            values=scores.y if values is None else values,
+            totals=Totals(average, *zeros[1:], indices, usage),
+            reach=math.log(len(codebook)) - math.log(torch.finfo(latents.dtype).eps),
+            tau=tau,
+            widths=widths,
+            log_sum=zeros[0],
+            budget=tile_bytes // 2,
+        )
+        ctx.blocks = _run(call, tile_bytes, pair_share)
+        call.spaces.clear()
+        tokens = torch.arange(len(latents), device=latents.device)
+        best = scores.exact(tokens, indices).to(latents.dtype)
+        call.log_sum = best + call.totals.log_mass
+        ctx.call = call
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(indices)
+        if values is None and energy in ("squared", "norm"):
+            average = average + scores.center
+        totals = call.totals
+        return average, -tau * call.log_sum, totals.collision, totals.entropy, usage, indices
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):
+        call, upstream = ctx.call, Upstream(*grads[:-1])
+        scores = call.scores
+        out = Slopes(
+            latents=torch.zeros_like(scores.x),
+            codebook=torch.zeros_like(scores.y),
+            values=torch.zeros_like(call.values),
+            tau=torch.zeros_like(call.tau) if ctx.needs_input_grad[3] else None,
+            widths=torch.zeros_like(call.widths) if ctx.needs_input_grad[4] else None,
+        )
+        for block in ctx.blocks:
+            block.backward(upstream, out)
+        call.spaces.clear()
+        if call.values is scores.y:
+            out = out._replace(codebook=out.codebook + out.values, values=None)
+        return *out, None, None, None
+
+
+def _run(call: Call, tile_bytes: int, pair_share: float) -> list[PairBlock | DenseBlock]:
+    """Fill in the totals block by block, and return the blocks for the backward."""
+    num_tokens, num_codes = call.scores.x.shape[0], call.scores.y.shape[0]
+    item = call.scores.x.element_size()
+    # Half of the memory is to work in: two strips, or two tiles and the pairs of a block.
+    strip = _clamp(tile_bytes // (4 * item * num_codes))
+    share = _share(call)
+    if share > pair_share:
+        return [_done(DenseBlock(call, tokens)) for tokens in blocks(num_tokens, strip)]
+    limit = 64 + 4 * share * num_codes
+    wide = _clamp(tile_bytes // (4 * item * min(num_codes, TILE_CODES) + 48 * int(limit)))
+    done = []
+    for tokens in blocks(num_tokens, wide):
+        try:
+            done.append(_done(PairBlock(call, tokens, limit=limit)))
+        except Crowded:  # these tokens are not like those of the probe
+            rest = blocks(tokens.stop - tokens.start, strip)
+            shifted = (slice(tokens.start + r.start, tokens.start + r.stop) for r in rest)
+            done += [_done(DenseBlock(call, part)) for part in shifted]
+    return done
+
+
+def _clamp(tokens: int) -> int:
+    return min(TILE_TOKENS, max(1, tokens))
+
+
+def _done(block: PairBlock | DenseBlock) -> PairBlock | DenseBlock:
+    block.forward()
+    return block
+
+
+def _share(call: Call) -> float:
+    """Estimate the share of pairs that matter from some tokens of the batch."""
+    step = max(1, len(call.scores.x) // 64)
+    probe = call.scores.restrict(slice(None, 64 * step, step))
+    every, num_codes = slice(0, len(probe.x)), len(probe.y)
+    rows = call.matrix("tile", TILE_CODES, every.stop)
+    best = rows.new_full((every.stop,), -torch.inf)
+    for codes in blocks(num_codes, TILE_CODES):
+        tile = probe.tile(codes, every, out=rows[: codes.stop - codes.start])
+        best = torch.maximum(best, tile.amax(0))
+    floor = best - call.reach - probe.slack(every, best)
+    count = 0
+    for codes in blocks(num_codes, TILE_CODES):
+        tile = probe.tile(codes, every, out=rows[: codes.stop - codes.start])
+        count += int((tile >= floor).sum())
+    return count / max(1, every.stop * num_codes)
