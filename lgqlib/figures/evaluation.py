@@ -1,4 +1,6 @@
-"""How good a tokenizer is: its images beside the originals, its codes in an image, how evenly they work."""
+"""How good a tokenizer is: its images beside the originals, its codes in an image, how evenly they
+work.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -61,16 +63,20 @@ def reconstructions(
     psnr = -10 * np.log10(np.maximum(mse, 1e-10))
     return titled(
         fig,
-        f"Mean error {error.mean():.3f} of the full range; PSNR {psnr.min():.1f} to {psnr.max():.1f} dB "
+        f"Mean error {error.mean():.3f} of the full range; PSNR {psnr.min():.1f} to "
+        f"{psnr.max():.1f} dB "
         f"in these {count} images",
-        "Error gathers at edges and fine texture; an even glow over a whole image is a missed color.",
+        "Error gathers at edges and fine texture; an even glow over a whole image is a missed "
+        "color.",
     )
 
 
 def code_map(
     image: Float[Array, "3 S S"], indices: Int[Array, "h w"], sites: Float[Array, "K D"]
 ) -> go.Figure:
-    """Show an image beside its tokens, each in the color of its code: like colors are like codes."""
+    """Show an image beside its tokens, each in the color of its code: like colors are like
+    codes.
+    """
     picture, tokens = _images(np.asarray(image)[None])[0], np.asarray(indices)
     colors = code_colors(sites)
     fig = figure(cols=2, titles=("image", "code of each token"), height=480)
@@ -89,13 +95,16 @@ def code_map(
     return titled(
         fig,
         f"{distinct} distinct codes in the {tokens.size} tokens of this image",
-        "A color is the place of a code in the codebook (its first three principal components, by rank): flat regions "
+        "A color is the place of a code in the codebook (its first three principal components, by "
+        "rank): flat regions "
         "repeat a code, edges change it.",
     )
 
 
 def code_colors(sites: Float[Array, "K D"]) -> np.ndarray:
-    """Give each code a color, uint8 [K, 3]: the ranks of its first three principal components as red, green, blue."""
+    """Give each code a color, uint8 [K, 3]: the ranks of its first three principal components as
+    red, green, blue.
+    """
     e = np.asarray(sites, dtype=np.float64)
     e = e - e.mean(0)
     _, _, axes = np.linalg.svd(e, full_matrices=False)
@@ -152,7 +161,8 @@ def usage_histogram(counts: Int[Array, " K"], *, method: str = "") -> go.Figure:
         fig,
         f"{active} of {len(n)} codes used by {total} tokens; perplexity {perplexity:.0f}, "
         f"{100 * perplexity / len(n):.0f} % of K",
-        "The lower and the flatter the curve, the more even the use; a bar at 0 on the right is dead codes.",
+        "The lower and the flatter the curve, the more even the use; a bar at 0 on the right is "
+        "dead codes.",
     )
 
 
@@ -175,11 +185,15 @@ METRICS = {
     "num_images": ("images", "", "d", ""),
     "num_tokens": ("tokens", "", "d", ""),
 }
-"""By name in `evaluation.json`: what it is called, its unit, its format, and which way is better."""
+"""By name in `evaluation.json`: what it is called, its unit, its format, and which way is
+better.
+"""
 
 
 def metric_table(numbers: Mapping[str, object]) -> pandas.DataFrame:
-    """Lay out an evaluation's numbers as a table: value, unit, which way is better; names it lacks are left out."""
+    """Lay out an evaluation's numbers as a table: value, unit, which way is better; names it lacks
+    are left out.
+    """
     rows = {}
     for name, (label, unit, form, better) in METRICS.items():
         if numbers.get(name) is not None:

@@ -17,7 +17,9 @@ DRAWING_LIMIT = 60
 """Seconds to wait for the browser that draws a picture."""
 
 WIDTH = 960
-"""Width of a figure in pixels; fixed, so that the picture in a report is the figure that was seen."""
+"""Width of a figure in pixels; fixed, so that the picture in a report is the figure that was
+seen.
+"""
 
 INK = "#7a7a7a"
 """Text and axes: readable on white and on JupyterLab's dark background."""
@@ -25,8 +27,8 @@ GRID = "rgba(128, 128, 128, 0.22)"
 HAZE = "rgba(128, 128, 128, 0.12)"
 FAINT = "rgba(128, 128, 128, 0.35)"
 
-# Okabe and Ito's colors, told apart by color-blind eyes; black and yellow are left out, for one is lost on a dark
-# page and the other on a white one.
+# Okabe and Ito's colors, told apart by color-blind eyes; black and yellow are left out, for one is
+# lost on a dark page and the other on a white one.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 RED, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
@@ -111,7 +113,9 @@ def figure(
     width: int = WIDTH,
     **grid,
 ) -> go.Figure:
-    """Return an empty figure in the template, with a grid of subplots; `grid` goes to `make_subplots`."""
+    """Return an empty figure in the template, with a grid of subplots; `grid` goes to
+    `make_subplots`.
+    """
     fig = make_subplots(rows=rows, cols=cols, subplot_titles=titles, **grid)
     fig.update_layout(template=TEMPLATE, height=height, width=width)
     fig.update_annotations(font_size=12)
@@ -119,7 +123,9 @@ def figure(
 
 
 def legend_in(fig: go.Figure, row: int, col: int, *, x: float = 0.99, y: float = 0.98) -> str:
-    """Place a legend of its own inside a subplot, at a share of its width and height; return the legend's name."""
+    """Place a legend of its own inside a subplot, at a share of its width and height; return the
+    legend's name.
+    """
     subplot = fig.get_subplot(row, col)
     (x0, x1), (y0, y1) = subplot.xaxis.domain, subplot.yaxis.domain
     name = f"legend{(row - 1) * 8 + col + 1}"
@@ -149,10 +155,12 @@ def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
 
 
 def show(fig: go.Figure) -> None:
-    """Display a figure so that it answers in JupyterLab and is still there without a kernel or a network.
+    """Display a figure so that it answers in JupyterLab and is still there without a kernel or a
+    network.
 
-    The output holds the figure itself, which JupyterLab draws interactively, and a PNG of it, which an HTML export and
-    any other reader shows. The PNG needs Chromium; without one there is a warning, and the figure alone.
+    The output holds the figure itself, which JupyterLab draws interactively, and a PNG of it,
+    which an HTML export and any other reader shows. The PNG needs Chromium; without one there is a
+    warning, and the figure alone.
     """
     bundle = pio.renderers["plotly_mimetype"].to_mimebundle(fig.to_dict())
     bundle["text/plain"] = (fig.layout.title.text or "figure").replace("<br>", " ")
@@ -179,8 +187,8 @@ def png(fig: go.Figure) -> bytes | None:
 def _draw(fig: go.Figure) -> bytes:
     if Chromium.find_browser(skip_local=False) is None:
         raise RuntimeError("there is no Chromium or Chrome.")
-    # One browser for all figures of a process: 5 s for the first, 1 s for each after it. MathJax would be fetched from
-    # a network; our texts have none.
+    # One browser for all figures of a process: 5 s for the first, 1 s for each after it. MathJax
+    # would be fetched from a network; our texts have none.
     kaleido.start_sync_server(silence_warnings=True, mathjax=False)
     answers: queue.Queue = queue.Queue()
 
@@ -194,7 +202,8 @@ def _draw(fig: go.Figure) -> bytes:
         except Exception as error:
             answers.put(error)
 
-    # A browser that dies while it starts leaves kaleido waiting forever: wait for it elsewhere, and not so long.
+    # A browser that dies while it starts leaves kaleido waiting forever: wait for it elsewhere,
+    # and not so long.
     threading.Thread(target=draw, daemon=True).start()
     try:
         answer = answers.get(timeout=DRAWING_LIMIT)

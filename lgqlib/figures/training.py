@@ -26,8 +26,8 @@ def training_curves(
 ) -> go.Figure:
     """Draw the terms of the loss, PSNR, codes in use and temperature over the steps.
 
-    `metrics`: a run's table, a row a line of its log, with `step`, `split` (`train`, `val`) and a column a name; it may be
-    empty. `num_codes` marks K.
+    `metrics`: a run's table, a row a line of its log, with `step`, `split` (`train`, `val`) and a
+    column a name; it may be empty. `num_codes` marks K.
     """
     train = _split(metrics, "train")
     val = _split(metrics, "val")
@@ -61,7 +61,8 @@ def training_curves(
 
 
 LOOK_FOR = (
-    "Terms that fall together train together; a perplexity far below the active codes is uneven use; "
+    "Terms that fall together train together; a perplexity far below the active codes is uneven "
+    "use; "
     "codes come to life when τ passes below the first critical temperature."
 )
 

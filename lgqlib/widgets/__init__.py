@@ -1,1 +1,3 @@
-"""Explorers for JupyterLab around the figures: plain state, small overlays, a static twin of every view."""
+"""Explorers for JupyterLab around the figures: plain state, small overlays, a static twin of every
+view.
+"""

@@ -24,8 +24,9 @@ class Logged(Protocol):
 class LiveCurves:
     """Show a run's curves and keep them up to date for as long as the `with` block lasts.
 
-    The block trains in the main thread; another thread reads the run's log every `interval` seconds and sends what is new.
-    Without a live front end the messages go nowhere, and nothing else changes.
+    The block trains in the main thread; another thread reads the run's log every `interval`
+    seconds and sends what is new. Without a live front end the messages go nowhere, and nothing
+    else changes.
 
     Args:
         run: the run that is being trained.

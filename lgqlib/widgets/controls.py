@@ -1,0 +1,122 @@
+"""What all explorers are made of: a box of controls around one figure, and events in measure."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ipywidgets
+import plotly.graph_objects as go
+
+from lgqlib.figures.pixels import enlarge, png_bytes
+
+
+class Throttled:
+    """Call an action with the newest arguments only, at most once in `seconds`.
+
+    Inside a kernel the action runs a moment after the first event of a burst; without an event
+    loop it runs at once.
+    """
+
+    def __init__(self, action: Callable[..., None], *, seconds: float = 0.03):
+        self.action, self.seconds = action, seconds
+        self._arguments: tuple[Any, ...] = ()
+        self._pending = False
+
+    def __call__(self, *arguments: Any) -> None:
+        self._arguments = arguments
+        if self._pending:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.action(*arguments)
+            return
+        self._pending = True
+        loop.call_later(self.seconds, self._run)
+
+    def _run(self) -> None:
+        self._pending = False
+        self.action(*self._arguments)
+
+
+class Explorer:
+    """Show one FigureWidget between its controls; every control can be reached with the Tab key."""
+
+    name = "explorer"
+
+    def __init__(self, figure: go.Figure):
+        self.figure = go.FigureWidget(figure)
+        self.traces = {trace.name: trace for trace in self.figure.data if trace.name}
+        self.box = ipywidgets.VBox()
+
+    def lay_out(self, *rows: Sequence[ipywidgets.Widget] | ipywidgets.Widget) -> None:
+        """Stack rows of controls and the figure."""
+        self.box.children = [
+            row if isinstance(row, ipywidgets.Widget) else wrapped(*row) for row in rows
+        ]
+
+    def show(self, finding: str, **traces: dict[str, Any]) -> None:
+        """Change overlay traces by name and the title, in one message."""
+        with self.figure.batch_update():
+            for name, changes in traces.items():
+                self.traces[name].update(changes)
+            self.figure.layout.title.text = finding
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        bundle = self.box._repr_mimebundle_(**options)
+        note = f"{self.name}: interactive where a kernel runs; its static twin is below."
+        return {**bundle, "text/plain": note}
+
+
+def wrapped(*widgets: ipywidgets.Widget) -> ipywidgets.Widget:
+    """Put widgets in a row that breaks where the window ends."""
+    return ipywidgets.HBox(widgets, layout={"flex_flow": "row wrap", "align_items": "center"})
+
+
+def slider(label: str, options: Sequence[Any], *, index: int = 0, width: int = 420) -> Any:
+    """Make a slider over given values, (label, value) pairs or plain ones, moved by arrow keys."""
+    return ipywidgets.SelectionSlider(
+        options=options,
+        index=index,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": f"{width}px"},
+    )
+
+
+def play(target: ipywidgets.SelectionSlider, *, milliseconds: int = 300) -> ipywidgets.Play:
+    """Make a play button that runs a slider from start to end."""
+    button = ipywidgets.Play(max=len(target.options) - 1, interval=milliseconds, show_repeat=False)
+    ipywidgets.link((button, "value"), (target, "index"))
+    return button
+
+
+def dropdown(label: str, options: Sequence[Any], value: Any = None) -> ipywidgets.Dropdown:
+    """Make a drop-down list."""
+    return ipywidgets.Dropdown(
+        options=options,
+        value=options[0] if value is None else value,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": "auto"},
+    )
+
+
+def whole(label: str, top: int, *, value: int = 0) -> ipywidgets.BoundedIntText:
+    """Make a field for a whole number from 0 to `top`."""
+    return ipywidgets.BoundedIntText(
+        value=value,
+        min=0,
+        max=top,
+        description=label,
+        style={"description_width": "initial"},
+        layout={"width": "150px"},
+    )
+
+
+def picture(pixels: Any = None, *, side: int = 192) -> ipywidgets.Image:
+    """Make a place for a picture."""
+    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    if pixels is not None:
+        image.value = png_bytes(enlarge(pixels, side))
+    return image
