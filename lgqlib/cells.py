@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from lgqlib.bounds import gersho_constant
 from lgqlib.geometry import Spectrum, count_codes
-from lgqlib.neighbors import Array, as_tensor, nearest
+from lgqlib.neighbors import Array, as_tensor
 
 
 def log_volumes(mse: Float[np.ndarray, " K"], dim: float) -> Float[np.ndarray, " K"]:
@@ -25,8 +25,9 @@ def log_volumes(mse: Float[np.ndarray, " K"], dim: float) -> Float[np.ndarray, "
 
 @dataclass(frozen=True)
 class CellShape:
-    """How far from round the cells are, against what sampling alone would show; nan for small
-    cells.
+    """How far from round the cells are, against what sampling alone would show.
+
+    nan for cells of too few tokens, and in one dimension.
     """
 
     anisotropy: Float[np.ndarray, " K"]
@@ -62,24 +63,23 @@ def cell_shape(
     basis: Spectrum,
     dim: int,
 ) -> CellShape:
-    """Test each cell with at least 10 tokens a dimension for roundness, in the leading `dim`
-    directions.
+    """Test cells with at least 10 tokens a dimension for roundness, in the leading directions.
 
-    `basis` is the spectrum of the latents. The statistic is Mauchly's, log(det) against the trace
-    of the covariance around the cell's own mean; its null mean and variance are exact for Gaussian
-    cells, and its tail is a gamma law of those moments. Cells of an optimal quantizer are flatter
-    than Gaussian, which makes the test conservative.
+    Latents are projected to the first `dim` axes of `basis`, their spectrum. The statistic is
+    Mauchly's, log det against the trace of the covariance around the cell's own mean; its null mean
+    and variance are exact for Gaussian cells, and its tail is a gamma law of those moments. Cells
+    of an optimal quantizer are flatter than Gaussian, which makes the test conservative.
     """
     from scipy.special import polygamma, psi
     from scipy.stats import gamma
 
-    if not 2 <= dim <= len(basis.eigenvalues):
-        raise ValueError(f"dim must be between 2 and {len(basis.eigenvalues)}, got {dim}")
+    if not 1 <= dim <= len(basis.eigenvalues):
+        raise ValueError(f"dim must be between 1 and {len(basis.eigenvalues)}, got {dim}")
     counts = count_codes(indices, num_codes)
     min_count = 10 * dim
     cells = np.flatnonzero(counts >= min_count)
     anisotropy, expected, p_value = np.full((3, num_codes), np.nan)
-    if len(cells):
+    if len(cells) and dim > 1:  # in one direction every cell is round
         number = np.full(num_codes, -1)
         number[cells] = np.arange(len(cells))
         keep = number[indices] >= 0
@@ -111,41 +111,33 @@ def _scatter(x: np.ndarray, cells: np.ndarray, counts: np.ndarray) -> np.ndarray
 
 @dataclass(frozen=True)
 class DensityLaw:
-    """Code density against latent density at the codes: log slope d / (d + 2) when optimal."""
+    """Code density against latent density over cells: log slope d / (d + 2) when optimal."""
 
     log_data: Float[np.ndarray, " K"]
-    """Log density of latents at each code."""
+    """Log density of latents in each cell; nan for small cells."""
     log_codes: Float[np.ndarray, " K"]
-    """Log density of codes there."""
+    """Log density of codes there: one over the cell's volume and the number of codes."""
     slope: float
     """Slope of the second on the first."""
 
 
 def density_law(
-    latents: Float[Array, "N D"], codebook: Float[Array, "K D"], *, num_neighbors: int = 8
+    counts: Int[np.ndarray, " K"], mse: Float[np.ndarray, " K"], *, dim: int, min_count: int = 8
 ) -> DensityLaw:
-    """Estimate both densities at every code from nearest neighbors; only for up to 3 channels.
+    """Estimate both densities in every cell from its volume; only for up to 4 dimensions.
 
-    The latent density uses as many neighbors as keep the two at one scale. Raises ValueError in
-    more channels, where a k-nearest-neighbor density is the distance to a high power and means
-    nothing.
+    Volumes come from the mean squared error (`log_volumes`), so no density is estimated from
+    distances. Raises ValueError in more dimensions, where an error to the power d / 2 is mostly
+    noise and `partial_distortion` is the test.
     """
-    num_codes, dim = codebook.shape
-    if dim > 3:
-        raise ValueError(
-            f"density_law is for at most 3 channels, got {dim}; use partial_distortion"
-        )
-    if not 1 <= num_neighbors < num_codes <= len(latents):
-        raise ValueError(
-            f"need num_neighbors < codes <= latents, got {num_neighbors}, {num_codes}"
-            f" and {len(latents)}"
-        )
-    wanted = num_neighbors * len(latents) // num_codes
-    near_codes, _ = nearest(codebook, codebook, num_neighbors, exclude=np.arange(num_codes))
-    near_data, _ = nearest(codebook, latents, wanted)
-    log_codes = np.log(num_neighbors / num_codes) - dim * np.log(near_codes[:, -1])
-    log_data = np.log(wanted / len(latents)) - dim * np.log(near_data[:, -1])
-    return DensityLaw(log_data, log_codes, float(np.polyfit(log_data, log_codes, 1)[0]))
+    if dim > 4:
+        raise ValueError(f"density_law is for at most 4 dimensions, got {dim}")
+    volumes = np.where(counts >= min_count, log_volumes(mse, dim), np.nan)
+    log_data = np.log(np.maximum(counts, 1) / counts.sum()) - volumes
+    log_codes = -np.log(len(counts)) - volumes
+    ok = ~np.isnan(volumes)
+    slope = float(np.polyfit(log_data[ok], log_codes[ok], 1)[0]) if ok.sum() > 2 else np.nan
+    return DensityLaw(log_data, log_codes, slope)
 
 
 def dominant_class(

@@ -1,0 +1,206 @@
+"""Projections, their alignment over checkpoints, their faithfulness; annealing."""
+
+import numpy as np
+import pytest
+from sklearn.manifold import trustworthiness
+
+import lgqlib.projection as projection
+from lgqlib.annealing import anneal, first_split
+from lgqlib.faithfulness import faithfulness
+from lgqlib.projection import pca_basis, project, project_snapshots, register, stratified_sample
+from lgqlib.theory import critical_temperature, free_energy
+
+
+@pytest.fixture
+def cloud():
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((300, 5)).astype(np.float32) * [3, 2, 1, 1, 1]
+    return latents[:40].copy(), latents
+
+
+@pytest.fixture
+def fake_umap(monkeypatch):
+    """Replace the fit by PCA, turned and scaled by what no seed fixes; count the calls."""
+    calls = []
+
+    def fit(points, previous, seed):
+        calls.append(previous)
+        turn = np.linalg.qr(np.random.default_rng(len(calls)).standard_normal((2, 2)))[0]
+        return (pca_basis(points).project(points) @ turn * len(calls) + 7).astype(np.float32)
+
+    monkeypatch.setattr(projection, "_fit_umap", fit)
+    return calls
+
+
+def test_pca_is_the_leading_plane_with_a_fixed_sign(cloud):
+    codes, latents = cloud
+    result = project(codes, latents)
+    assert result.latents.var(0) == pytest.approx(
+        np.linalg.eigvalsh(np.cov(latents.T))[:2:-1], 0.01
+    )
+    assert result.basis.explained.sum() == pytest.approx(13 / 16, abs=0.03)
+    assert np.abs(result.basis.axes).max(0) == pytest.approx(result.basis.axes.max(0))
+    again = pca_basis(latents[::-1])  # the same cloud in another order
+    assert again.axes == pytest.approx(result.basis.axes, abs=1e-5)
+    assert again.project(codes) == pytest.approx(result.codes, abs=1e-4)
+
+
+def test_two_channels_are_shown_as_they_are_and_one_lies_on_a_line(cloud):
+    codes, latents = cloud
+    plane = project(codes[:, :2], latents[:, :2], method="plane")
+    assert np.array_equal(plane.codes, codes[:, :2].astype(np.float32))
+    line = project(codes[:, :1], latents[:, :1])
+    assert (line.latents[:, 1] == 0).all() and line.latents[:, 0].std() > 1
+    with pytest.raises(ValueError, match="2 channels"):
+        project(codes, latents, method="plane")
+    with pytest.raises(ValueError, match="unknown method"):
+        project(codes, latents, method="tsne")
+
+
+def test_checkpoints_share_one_pca_frame(cloud):
+    codes, latents = cloud
+    first, last = project_snapshots([codes, codes + 1], [latents, latents + 1])
+    assert first.basis is last.basis
+    shift = last.codes - first.codes
+    assert shift == pytest.approx(np.broadcast_to(last.basis.axes.sum(0), shift.shape), abs=1e-4)
+
+
+def test_registration_removes_turn_mirror_scale_and_shift():
+    rng = np.random.default_rng(1)
+    fixed = rng.standard_normal((50, 2))
+    for mirror in (1, -1):
+        turn = np.linalg.qr(rng.standard_normal((2, 2)))[0] @ np.diag([1, mirror])
+        assert register(3 * fixed @ turn + 5, fixed) == pytest.approx(fixed, abs=1e-9)
+    assert register(np.ones((50, 2)), fixed) == pytest.approx(np.tile(fixed.mean(0), (50, 1)))
+
+
+def test_the_umap_chain_starts_from_the_checkpoint_before_and_stays_in_its_frame(cloud, fake_umap):
+    codes, latents = cloud
+    chain = project_snapshots([codes] * 3, [latents] * 3, method="umap")
+    assert fake_umap[0] is None
+    assert np.array_equal(fake_umap[2][:40], chain[1].codes)
+    for step in chain[1:]:
+        assert step.latents == pytest.approx(chain[0].latents, abs=1e-3)
+
+
+def test_the_cache_answers_instead_of_a_fit_until_something_differs(cloud, fake_umap, tmp_path):
+    codes, latents = cloud
+
+    def run(shift=0.0, **options):
+        return project(codes + shift, latents, method="umap", cache=tmp_path / "c", **options)
+
+    first = run()
+    assert np.array_equal(run().codes, first.codes) and len(fake_umap) == 1
+    run(seed=1)
+    run(shift=1e-3)
+    assert len(fake_umap) == 3
+    names = [path.suffix for path in (tmp_path / "c").iterdir()]
+    assert names == [".npz"] * 3  # nothing half-written is left
+
+
+def test_umap_keeps_clusters_apart_and_is_repeatable():
+    rng = np.random.default_rng(2)
+    label = np.arange(90) % 2
+    latents = (rng.standard_normal((90, 6)) + 20 * label[:, None]).astype(np.float32)
+    codes = latents[:8]
+    result = project(codes, latents, method="umap")
+    centers = np.stack([result.latents[label == k].mean(0) for k in (0, 1)])
+    nearest = np.linalg.norm(result.latents[:, None] - centers, axis=2).argmin(1)
+    assert (nearest == label).all()
+    assert result.codes.shape == (8, 2)
+    assert np.array_equal(project(codes, latents, method="umap").latents, result.latents)
+
+
+def test_too_many_latents_for_umap_are_refused_with_the_way_out(cloud):
+    with pytest.raises(ValueError, match="stratified_sample"):
+        project(cloud[0], np.zeros((20001, 5), np.float32), method="umap")
+
+
+def test_the_sample_keeps_every_code_and_the_density_of_the_rest():
+    indices = np.concatenate([np.zeros(9000, int), np.ones(1000, int), np.arange(2, 52)])
+    chosen = stratified_sample(indices, 1000)
+    assert len(chosen) == 1000 and (np.diff(chosen) > 0).all()
+    kept = indices[chosen]
+    assert set(kept) == set(range(52))
+    assert (kept == 0).sum() / (kept == 1).sum() == pytest.approx(9, rel=0.3)
+    assert np.array_equal(chosen, stratified_sample(indices, 1000))
+    assert len(set(indices[stratified_sample(indices, 20)])) == 20
+    assert np.array_equal(stratified_sample(indices, 20000), np.arange(len(indices)))
+
+
+def test_faithfulness_equals_scikit_learn_and_sampling_comes_close():
+    rng = np.random.default_rng(3)
+    points = rng.standard_normal((600, 5))
+    plane = points[:, :2] + 0.1 * rng.standard_normal((600, 2))
+    exact = faithfulness(points, plane, num_neighbors=10, num_queries=600)
+    assert exact.trustworthiness == pytest.approx(trustworthiness(points, plane, n_neighbors=10))
+    assert exact.continuity == pytest.approx(trustworthiness(plane, points, n_neighbors=10))
+    sampled = faithfulness(points, plane, num_neighbors=10, num_queries=200)
+    assert sampled.num_queries == 200
+    assert sampled.trustworthiness == pytest.approx(exact.trustworthiness, abs=0.02)
+    assert sampled.recall == pytest.approx(exact.recall, abs=0.03)
+
+
+def test_a_perfect_picture_has_full_marks():
+    plane = np.random.default_rng(4).standard_normal((200, 2))
+    marks = faithfulness(3 * plane @ np.array([[0, 1], [-1, 0]]), plane)
+    assert (marks.trustworthiness, marks.continuity, marks.recall) == (1, 1, 1)
+    with pytest.raises(ValueError, match="below half"):
+        faithfulness(plane, plane, num_neighbors=100)
+
+
+@pytest.mark.parametrize("scales", [(1, 1), (2, 1, 1, 0.5)])
+def test_codes_at_the_mean_of_a_gaussian_part_at_tau_c(scales):
+    latents = np.random.default_rng(5).standard_normal((2048, len(scales))) * scales
+    assert first_split(latents) == pytest.approx(critical_temperature(latents), rel=0.02)
+
+
+def test_two_clusters_make_two_places_at_the_predicted_temperature():
+    rng = np.random.default_rng(6)
+    axis = np.array([0.6, 0.8])
+    side = np.where(np.arange(1000) % 2, 1.0, -1.0)
+    latents = 0.05 * rng.standard_normal((1000, 2)) + side[:, None] * axis
+    predicted = 2 * (1 + 0.05**2)
+    taus = predicted * np.geomspace(1.3, 0.02, 30)
+    result = anneal(latents, 16, taus)
+    assert result.predicted == pytest.approx(predicted, rel=0.01)
+    assert result.observed == pytest.approx(predicted, rel=0.02)
+    assert set(result.num_distinct) == {1, 2}
+    (split,) = result.splits
+    assert split.low < predicted < 1.1 * split.high and split.parts == 2
+    places = np.unique(result.codebooks[-1].round(2), axis=0)
+    assert places == pytest.approx(np.stack([-axis, axis]), abs=0.03)
+
+
+def test_every_split_comes_near_the_limit_of_its_own_cell():
+    latents = np.random.default_rng(7).standard_normal((1024, 2)) * [2, 1]
+    tau_c = critical_temperature(latents)
+    taus = tau_c * np.geomspace(1.2, 0.03, 60)
+    result = anneal(latents, 16, taus)
+    assert (np.diff(result.num_distinct) >= 0).mean() > 0.9
+    assert result.num_distinct[0] == 1 and result.num_distinct[-1] == 16
+    ratios = [split.predicted / np.sqrt(split.high * split.low) for split in result.splits]
+    assert np.median(ratios) == pytest.approx(1, abs=0.12)
+    assert min(ratios) > 0.9  # a cell never splits well above its own limit
+
+
+def test_annealed_codes_are_a_fixed_point_of_low_free_energy():
+    rng = np.random.default_rng(8)
+    latents = rng.standard_normal((1024, 3))
+    taus = critical_temperature(latents) * np.geomspace(1.2, 0.02, 25)
+    result = anneal(latents, 32, taus)
+    for t in (3, 24):
+        recomputed = free_energy(latents, result.codebooks[t], float(taus[t])).total
+        assert recomputed == pytest.approx(result.free_energy[t], rel=5e-3)
+    drawn = latents[rng.choice(1024, 32, replace=False)]
+    assert result.free_energy[-1] < 0.8 * free_energy(latents, drawn, float(taus[-1])).total
+
+
+def test_annealing_refuses_what_it_cannot_do():
+    latents = np.random.default_rng(9).standard_normal((64, 2))
+    with pytest.raises(ValueError, match="fall"):
+        anneal(latents, 4, [1.0, 2.0])
+    with pytest.raises(ValueError, match="do not vary"):
+        anneal(np.ones((64, 2)), 4, [1.0])
+    with pytest.raises(ValueError, match="num_codes"):
+        anneal(latents, 0, [1.0])
