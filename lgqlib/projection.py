@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
@@ -193,6 +194,7 @@ def _umap_chain(clouds: list[np.ndarray], *, seed: int, cache: Path | None) -> l
 
 def _fit_umap(cloud: np.ndarray, previous: np.ndarray | None, seed: int) -> np.ndarray:
     """Return UMAP's plane for a cloud, started from PCA or from a previous plane."""
+    threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about optional packages and about the seed's one thread
         import umap
@@ -203,7 +205,9 @@ def _fit_umap(cloud: np.ndarray, previous: np.ndarray | None, seed: int) -> np.n
             random_state=seed,
             n_jobs=1,
         )
-        return np.ascontiguousarray(reducer.fit_transform(cloud), dtype=np.float32)
+        points = reducer.fit_transform(cloud)
+    torch.set_num_threads(threads)  # numba changes the count that OpenMP keeps for both
+    return np.ascontiguousarray(points, dtype=np.float32)
 
 
 def _key(cloud: np.ndarray, previous: np.ndarray | None, seed: int) -> str:

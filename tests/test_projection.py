@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.manifold import trustworthiness
 
 import lgqlib.projection as projection
@@ -103,11 +104,13 @@ def test_umap_keeps_clusters_apart_and_is_repeatable():
     label = np.arange(90) % 2
     latents = (rng.standard_normal((90, 6)) + 20 * label[:, None]).astype(np.float32)
     codes = latents[:8]
+    threads = torch.get_num_threads()
     result = project(codes, latents, method="umap")
     centers = np.stack([result.latents[label == k].mean(0) for k in (0, 1)])
     nearest = np.linalg.norm(result.latents[:, None] - centers, axis=2).argmin(1)
     assert (nearest == label).all()
     assert result.codes.shape == (8, 2)
+    assert torch.get_num_threads() == threads  # numba would leave its own count behind
     assert np.array_equal(project(codes, latents, method="umap").latents, result.latents)
 
 
