@@ -13,7 +13,7 @@ from choreographer.browsers.chromium import Chromium
 from IPython.display import display
 from plotly.subplots import make_subplots
 
-DRAWING_LIMIT = 60
+DRAWING_LIMIT = 120
 """Seconds to wait for the browser that draws a picture."""
 
 WIDTH = 960
@@ -173,7 +173,7 @@ def show(fig: go.Figure) -> None:
 def png(fig: go.Figure) -> bytes | None:
     """Draw a figure as PNG; None, and a warning, where no browser can do it."""
     try:
-        return _draw(fig)
+        return _BROWSER.draw(fig)
     except Exception as error:  # of many kinds, from a missing browser to one that lacks a library
         lines = str(error).strip().splitlines()
         warnings.warn(
@@ -184,31 +184,37 @@ def png(fig: go.Figure) -> bytes | None:
         return None
 
 
-def _draw(fig: go.Figure) -> bytes:
-    if Chromium.find_browser(skip_local=False) is None:
-        raise RuntimeError("there is no Chromium or Chrome.")
-    # One browser for all figures of a process: 5 s for the first, 1 s for each after it. MathJax
-    # would be fetched from a network; our texts have none.
-    kaleido.start_sync_server(silence_warnings=True, mathjax=False)
-    answers: queue.Queue = queue.Queue()
+class _Browser:
+    """One browser for all figures of a process: 5 s for the first, 1 s for each after it."""
 
-    def draw() -> None:
+    def __init__(self) -> None:
+        self.silent = False
+
+    def draw(self, fig: go.Figure) -> bytes:
+        if self.silent or Chromium.find_browser(skip_local=False) is None:
+            raise RuntimeError("there is no Chromium or Chrome that answers.")
+        # MathJax would be fetched from a network; our texts have none.
+        kaleido.start_sync_server(silence_warnings=True, mathjax=False)
+        answers: queue.Queue = queue.Queue()
+        # A browser that dies while it starts leaves kaleido waiting forever: wait for it elsewhere,
+        # not so long, and only once.
+        threading.Thread(target=self._draw, args=(fig, answers), daemon=True).start()
+        try:
+            answer = answers.get(timeout=DRAWING_LIMIT)
+        except queue.Empty:
+            self.silent = True
+            raise RuntimeError(f"the browser did not answer in {DRAWING_LIMIT} s.") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _draw(self, fig: go.Figure, answers: queue.Queue) -> None:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # plotly warns that a running server ignores its options
+                warnings.simplefilter("ignore")  # plotly warns that a server ignores its options
                 answers.put(fig.to_image(format="png", scale=1))
         except Exception as error:
             answers.put(error)
 
-    # A browser that dies while it starts leaves kaleido waiting forever: wait for it elsewhere,
-    # and not so long.
-    threading.Thread(target=draw, daemon=True).start()
-    try:
-        answer = answers.get(timeout=DRAWING_LIMIT)
-    except queue.Empty:
-        raise RuntimeError(f"the browser did not answer in {DRAWING_LIMIT} s.") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+
+_BROWSER = _Browser()

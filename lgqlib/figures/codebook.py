@@ -1,0 +1,240 @@
+"""The map of a codebook: codes and latents in the plane, and what is known about each code."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, Int, UInt8
+
+from lgqlib.figures.evaluation import square
+from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.style import (
+    BLUE,
+    COLORS,
+    FAINT,
+    GREEN,
+    INK,
+    ORANGE,
+    RED,
+    SEQUENTIAL,
+    SKY,
+    figure,
+    titled,
+)
+from lgqlib.projection import Projection
+
+RASTER = 360
+"""Places along a side of the picture of latents below the codes."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number for each code, NaN where it cannot be known."""
+
+    values: Float[np.ndarray, " K"]
+    unit: str
+    log: bool = False
+    """Show it by its logarithm."""
+    classes: bool = False
+    """Numbers of classes: each has a color of its own, in turns."""
+
+    @property
+    def shown(self) -> Float[np.ndarray, " K"]:
+        """What is drawn: the values, or their decimal logarithm with zero as NaN."""
+        if not self.log:
+            return self.values.astype("float32")
+        with np.errstate(divide="ignore"):
+            return np.where(self.values > 0, np.log10(self.values), np.nan).astype("float32")
+
+    def coloring(self) -> dict:
+        """Give the marker's color, scale and bar; codes without a value are grey."""
+        shown = self.shown
+        bar = {"title": {"text": self.unit, "side": "right"}, "thickness": 12}
+        if self.classes:
+            turns = np.where(np.isfinite(shown), shown % len(COLORS), -1)
+            edges = np.linspace(0, 1, len(COLORS) + 2)
+            colors = (FAINT, *COLORS)
+            scale = [[edges[i + j], color] for i, color in enumerate(colors) for j in (0, 1)]
+            limits = {"cmin": -1.5, "cmax": len(COLORS) - 0.5}
+            return {"color": turns.astype("float32"), "colorscale": scale, "colorbar": bar} | limits
+        known = shown[np.isfinite(shown)]
+        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+        room = max(high - low, 1e-6) / 50
+        scale = [[0, FAINT], [0.015, FAINT], *_scale(0.015)]
+        if self.log:
+            bar["title"]["text"] += ", log<sub>10</sub>"
+        return {
+            "color": np.where(np.isfinite(shown), shown, low - room).astype("float32"),
+            "colorscale": scale,
+            "cmin": float(low - room),
+            "cmax": float(max(high, low + 1e-6)),
+            "colorbar": bar,
+        }
+
+
+def codebook_map(
+    projection: Projection,
+    quantity: Quantity,
+    counts: Int[np.ndarray, " K"],
+    *,
+    image: UInt8[np.ndarray, "S S 3"],
+    grid: tuple[int, int],
+) -> go.Figure:
+    """Draw the map, an image with its grid of tokens, and one token's shares; the explorer's base.
+
+    Traces that change: `moved`, `trails`, `neighbors`, `tokens`, `shares`, `selected`, `chosen` on
+    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has every code, in order.
+    """
+    fig = figure(
+        rows=2,
+        cols=2,
+        specs=[[{"rowspan": 2}, {}], [None, {}]],
+        column_widths=[0.66, 0.34],
+        row_heights=[0.62, 0.38],
+        horizontal_spacing=0.13,
+        vertical_spacing=0.16,
+        titles=("", "Image: click a token", "Codes of the token"),
+        height=600,
+    )
+    _latents(fig, projection, row=1, col=1)
+    fig.add_scattergl(
+        x=projection.codes[:, 0],
+        y=projection.codes[:, 1],
+        mode="markers",
+        marker={**quantity.coloring(), "size": sizes(counts), "line": {"width": 0}},
+        # A selection must not fade the others: highlights are traces of their own.
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}},
+        customdata=np.asarray(counts, dtype="int32"),
+        hovertemplate="code %{pointNumber}<br>%{customdata} tokens<extra></extra>",
+        name="codes",
+        row=1,
+        col=1,
+    )
+    fig.data[-1].marker.colorbar.update(x=0.575, len=0.7, y=0.5)
+    for name, marker in OVERLAYS.items():
+        lines = name == "trails"
+        fig.add_scattergl(
+            x=[],
+            y=[],
+            mode="lines" if lines else "markers",
+            **({"line": marker} if lines else {"marker": marker}),
+            hoverinfo="skip",
+            name=name,
+            row=1,
+            col=1,
+        )
+    fig.add_image(source=data_uri(image), name="image", hoverinfo="skip", row=1, col=2)
+    _grid(fig, image.shape[0], grid)
+    fig.add_bar(x=[], y=[], marker_color=ORANGE, name="bars", row=2, col=2)
+    fig.update_layout(showlegend=False, hovermode="closest", dragmode="pan")
+    _map_axes(fig, projection, 1, 1)
+    fig.update_xaxes(title_text="code", type="category", row=2, col=2)
+    fig.update_yaxes(title_text="probability", range=[0, 1], row=2, col=2)
+    return titled(fig, " ", LOOK_MAP)
+
+
+LOOK_MAP = (
+    "Size is usage; grey is unknown or unused; dots below are latents. Hover or click a code, "
+    "lasso "
+    "several, click a token in the image: orange shows its soft assignment, blue the image's "
+    "tokens."
+)
+
+OVERLAYS = {
+    "moved": {"size": 5, "color": SKY, "symbol": "circle-open"},
+    "trails": {"color": SKY, "width": 2},
+    "tokens": {"size": 6, "color": BLUE, "symbol": "x"},
+    "shares": {"size": 14, "color": ORANGE, "opacity": 0.8},
+    "neighbors": {"size": 13, "color": GREEN, "symbol": "circle-open", "line": {"width": 2}},
+    "selected": {"size": 11, "color": RED, "symbol": "diamond-open", "line": {"width": 2}},
+    "chosen": {"size": 18, "color": RED, "symbol": "circle-open", "line": {"width": 3}},
+}
+"""Marks laid over the map, by what they show."""
+
+
+def frame_label(projection: Projection) -> str:
+    """Say what a map's axes are."""
+    if projection.method == "umap":
+        return "UMAP"
+    share = 100 * projection.basis.explained
+    kind = "the plane itself" if projection.method == "plane" else "principal plane"
+    return f"{kind}, {share[0]:.0f} + {share[1]:.0f} % of the variance"
+
+
+def sizes(counts: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
+    """Give each code's diameter in pixels: its area follows its usage."""
+    counts = np.asarray(counts, dtype=np.float64)
+    return (4 + 12 * np.sqrt(counts / max(counts.max(), 1))).astype("float32")
+
+
+def _scale(start: float) -> list:
+    from plotly.colors import get_colorscale
+
+    return [[start + (1 - start) * place, color] for place, color in get_colorscale(SEQUENTIAL)]
+
+
+def _latents(fig: go.Figure, projection: Projection, *, row: int, col: int) -> None:
+    """Lay the latents below the codes as one picture: tens of thousands cost what one does."""
+    low = np.minimum(projection.latents.min(0), projection.codes.min(0))
+    high = np.maximum(projection.latents.max(0), projection.codes.max(0))
+    step = np.maximum(high - low, 1e-6) / (RASTER - 1)
+    at = np.round((projection.latents - low) / step).astype(int)
+    hits = np.zeros((RASTER, RASTER))
+    for shift in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a dot is two places wide
+        y, x = np.minimum(at[:, ::-1] + shift, RASTER - 1).T
+        np.add.at(hits, (y, x), 1)
+    pixels = np.full((RASTER, RASTER, 4), 128, dtype=np.uint8)
+    pixels[..., 3] = np.where(hits > 0, np.clip(50 + 40 * np.log2(1 + hits), 0, 255), 0)
+    fig.add_image(
+        source=data_uri(pixels),
+        x0=float(low[0]),
+        dx=float(step[0]),
+        y0=float(low[1]),
+        dy=float(step[1]),
+        name="latents",
+        hoverinfo="skip",
+        row=row,
+        col=col,
+    )
+
+
+def _grid(fig: go.Figure, size: int, grid: tuple[int, int]) -> None:
+    """Lay a grid of places to click over the image, one a token, and marks for some of them."""
+    rows, cols = grid
+    y, x = np.divmod(np.arange(rows * cols), cols)
+    side = size / rows
+    x, y = (x + 0.5) * side - 0.5, (y + 0.5) * side - 0.5
+    pixels = max(6, 200 / rows)
+    common = {"mode": "markers", "row": 1, "col": 2}
+    fig.add_scatter(
+        x=x,
+        y=y,
+        marker={"symbol": "square", "size": pixels, "color": "rgba(0,0,0,0)"},
+        hovertemplate="token %{pointNumber}<extra></extra>",
+        name="grid",
+        **common,
+    )
+    mark = {"symbol": "square-open", "size": pixels * 0.8, "line": {"width": 2}}
+    fig.add_scatter(
+        x=[], y=[], marker={**mark, "color": RED}, hoverinfo="skip", name="hits", **common
+    )
+    fig.add_scatter(
+        x=x[:1], y=y[:1], marker={**mark, "color": ORANGE}, hoverinfo="skip", name="token", **common
+    )
+    square(fig, 1, 2)
+    axes = fig.get_subplot(1, 2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.update(showticklabels=False, showgrid=False, zeroline=False, ticks="")
+
+
+def _map_axes(fig: go.Figure, projection: Projection, row: int, col: int) -> None:
+    share = 100 * projection.basis.explained
+    names = {
+        "pca": [f"principal axis {i + 1} ({share[i]:.0f} % of the variance)" for i in (0, 1)],
+        "umap": ["UMAP 1", "UMAP 2"],
+        "plane": ["channel 1", "channel 2"],
+    }[projection.method]
+    fig.update_xaxes(title_text=names[0], zeroline=False, row=row, col=col)
+    fig.update_yaxes(title_text=names[1], zeroline=False, autorange=True, row=row, col=col)
+    fig.update_xaxes(title_font_color=INK, row=row, col=col)

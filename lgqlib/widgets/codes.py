@@ -1,0 +1,159 @@
+"""What there is to know about each code of a run, without any widget."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas
+from jaxtyping import Float, Int, UInt8
+
+from lgqlib.cells import dominant_class
+from lgqlib.drift import Drift, drift
+from lgqlib.figures.codebook import Quantity
+from lgqlib.figures.pixels import sheet
+from lgqlib.files import replacing
+from lgqlib.portrait import Portrait, portrait
+from lgqlib.projection import Projection, project_snapshots, stratified_sample
+from lgqlib.run import Snapshot
+from lgqlib.widgets.view import View
+
+MAX_LATENTS = 20000
+"""Tokens that a map is made from."""
+MAX_MOVING = 1024
+"""Codes that the timeline moves."""
+
+
+class Codes:
+    """The codes of a view: their geometry, their place on a map, their evidence and their history.
+
+    Args:
+        view: the run, on held-out images.
+        snapshots: of its training, in order; the last stands for the codebook as it is.
+        method: projection of the map: `pca`, `umap`, or `plane` where there are two channels.
+        cache: folder where UMAP's results are kept.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        snapshots: Sequence[Snapshot] = (),
+        *,
+        method: str = "pca",
+        cache: Path | str | None = None,
+    ):
+        self.view, self.snapshots = view, list(snapshots)
+        self.portrait: Portrait = portrait(
+            view.sites, view.points, view.indices, counts=view.counts, groups=view.groups
+        )
+        self.shown = stratified_sample(view.indices, MAX_LATENTS)
+        codebooks = [s.codebook for s in self.snapshots] + [view.sites]
+        clouds = [s.latents for s in self.snapshots] + [view.points[self.shown]]
+        cache = None if cache is None else Path(cache)
+        if method == "umap" and self.snapshots:
+            # UMAP's chain follows the same tokens from step to step: the map is of the probe then.
+            codebooks, clouds = codebooks[:-1], clouds[:-1]
+        frames = project_snapshots(codebooks, clouds, method=method, cache=cache)
+        self.map: Projection = frames[-1]
+        self.frames = frames[: len(self.snapshots)]
+        self.quantities = self._quantities()
+        busiest = np.argsort(-view.counts, kind="stable")
+        self.moving = np.sort(busiest[:MAX_MOVING])
+
+    @property
+    def history(self) -> Drift | None:
+        """How the codebook moved over the snapshots; None with fewer than two."""
+        if len(self.snapshots) < 2:
+            return None
+        s = self.snapshots
+        return drift(
+            [x.step for x in s],
+            [x.codebook for x in s],
+            [x.indices for x in s],
+            [x.counts for x in s],
+        )
+
+    def _quantities(self) -> dict[str, Quantity]:
+        view, p = self.view, self.portrait
+        own = np.bincount(view.indices, minlength=view.num_codes)
+        sums = np.bincount(view.indices, view.entropies(view.tau), view.num_codes)
+        entropy = np.divide(sums, own, out=np.full(view.num_codes, np.nan), where=own > 0)
+        found = {
+            "usage": Quantity(view.counts.astype(float), "tokens", log=True),
+            "assignment entropy": Quantity(entropy, "mean entropy, nats"),
+            "quantization error": Quantity(p.partial.mse, "mean |z − e|²"),
+            "cell volume": Quantity(p.log_volume, "log volume"),
+            "anisotropy": Quantity(p.shape.excess, "above a round cell's"),
+            "distance to nearest code": Quantity(p.spacing.distance, "distance"),
+        }
+        if self.snapshots:
+            last = self.snapshots[-1]
+            age = np.where(last.last_used >= 0, last.step - last.last_used, np.nan)
+            found["age of last use"] = Quantity(age.astype(float), "steps")
+        if len(np.unique(view.labels)) > 1:
+            label, _ = dominant_class(view.indices, view.labels[view.groups], view.num_codes)
+            found["dominant class"] = Quantity(
+                np.where(label >= 0, label, np.nan), "class", classes=True
+            )
+        return found
+
+    # Evidence ------------------------------------------------------------------------------------
+
+    def tokens_of(self, code: int, *, limit: int = 24) -> Int[np.ndarray, " n"]:
+        """Give tokens assigned to a code: those nearest to it first."""
+        tokens = np.flatnonzero(self.view.indices == code)
+        away = np.square(self.view.points[tokens] - self.view.sites[code]).sum(1)
+        return tokens[np.argsort(away, kind="stable")[:limit]]
+
+    def neighbors(self, code: int, *, count: int = 8) -> Int[np.ndarray, " n"]:
+        """Give a code's nearest other codes."""
+        return self.portrait.spacing.neighbors[code, :count]
+
+    def evidence(self, code: int) -> UInt8[np.ndarray, "H W 4"]:
+        """Picture a code: the decoder's patch and its neighbors' on top, real patches below."""
+        view = self.view
+        decoded = view.code_patches(np.concatenate([[code], self.neighbors(code, count=11)]))
+        real = [view.patch(t) for t in self.tokens_of(code, limit=24)]
+        return sheet([*decoded, *([decoded[0] * 0] * (12 - len(decoded))), *real], cols=12, gap=2)
+
+    def numbers(self, code: int) -> dict[str, float]:
+        """Give a code's value of every quantity."""
+        return {f"{name}, {q.unit}": float(q.values[code]) for name, q in self.quantities.items()}
+
+    # Selections ----------------------------------------------------------------------------------
+
+    def table(self, codes: Sequence[int] | Int[np.ndarray, " n"]) -> pandas.DataFrame:
+        """Give a row of numbers for each of some codes, with where it occurs most."""
+        codes = np.unique(np.asarray(codes, dtype=np.int64))
+        columns = {f"{name}, {q.unit}": q.values[codes] for name, q in self.quantities.items()}
+        frame = pandas.DataFrame({"code": codes, **columns})
+        counts = self.image_counts(codes)
+        frame.attrs["images"] = np.argsort(-counts, kind="stable")[:8].tolist()
+        return frame.set_index("code")
+
+    def image_counts(self, codes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " M"]:
+        """Count, for each image, its tokens that have one of these codes."""
+        hit = np.isin(self.view.indices, codes)
+        return np.bincount(self.view.groups[hit], minlength=len(self.view.images))
+
+    def export(self, codes: Sequence[int] | Int[np.ndarray, " n"], path: Path | str) -> Path:
+        """Write the table of some codes as CSV, whole; give its path."""
+        with replacing(Path(path)) as temporary:
+            self.table(codes).to_csv(temporary)
+        return Path(path)
+
+    # History -------------------------------------------------------------------------------------
+
+    def places(self, index: int) -> Float[np.ndarray, "n 2"]:
+        """Give where the moving codes were at a snapshot, in the frame of the map."""
+        return self.frames[index].codes[self.moving]
+
+    def trails(
+        self, codes: Sequence[int] | Int[np.ndarray, " n"], index: int
+    ) -> Float[np.ndarray, "n 2"]:
+        """Give the paths of codes up to a snapshot as one broken line, NaN between two codes."""
+        steps = [frame.codes for frame in self.frames[: index + 1]]
+        if not steps or not len(codes):
+            return np.zeros((0, 2), dtype=np.float32)
+        paths = np.stack([np.stack([s[c] for s in steps]) for c in codes])  # (n, steps, 2)
+        breaks = np.full((len(paths), 1, 2), np.nan, dtype=np.float32)
+        return np.concatenate([paths, breaks], 1).reshape(-1, 2).astype(np.float32)
