@@ -16,6 +16,7 @@ PSNR_CAP = 100.0
 WINDOW_SIDE, WINDOW_SIGMA = 11, 1.5
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_SIDE = WINDOW_SIDE * 2 ** (len(MS_SSIM_WEIGHTS) - 1)
+CHUNK_VALUES = 2**18  # SSIM holds a dozen maps of this size: they stay in a CPU's cache
 
 
 # Images
@@ -68,11 +69,18 @@ def ms_ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[T
 
 
 def _similarity_and_contrast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return SSIM and its contrast-structure factor, each [B], in float64."""
+    """Return SSIM and its contrast-structure factor, each [B], a few images at a time."""
     if min(x.shape[-2:]) < WINDOW_SIDE:
         raise ValueError(
             f"images are {x.shape[-2]} x {x.shape[-1]}; SSIM needs {WINDOW_SIDE} pixels a side"
         )
+    few = max(1, CHUNK_VALUES // x[0].numel())
+    parts = [_ssim_factors(a, b) for a, b in zip(x.split(few), y.split(few), strict=True)]
+    similarity, contrast = zip(*parts, strict=True)
+    return torch.cat(similarity), torch.cat(contrast)
+
+
+def _ssim_factors(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     c1, c2 = 0.01**2, 0.03**2
     mean_x, mean_y, xx, yy, xy = (_smooth(z) for z in (x, y, x * x, y * y, x * y))
     var_x, var_y, covariance = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
@@ -87,7 +95,10 @@ def _smooth(x: Tensor) -> Tensor:
     window = torch.softmax(-0.5 * (offsets / WINDOW_SIGMA) ** 2, 0).tolist()
     for axis in (-2, -1):
         size = x.shape[axis] - WINDOW_SIDE + 1
-        x = sum(weight * x.narrow(axis, shift, size) for shift, weight in enumerate(window))
+        total = x.narrow(axis, 0, size) * window[0]
+        for shift, weight in enumerate(window[1:], start=1):
+            total.add_(x.narrow(axis, shift, size), alpha=weight)
+        x = total
     return x
 
 

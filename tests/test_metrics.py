@@ -128,6 +128,13 @@ def test_ssim_equals_scikit_image(height, width):
     assert np.allclose(metrics.ssim(x, y), expected, rtol=1e-10)
 
 
+def test_ssim_of_many_images_is_that_of_few_at_a_time(monkeypatch):
+    x, y = image_pair(7, 24, 24)
+    whole = metrics.ssim(x, y)
+    monkeypatch.setattr(metrics, "CHUNK_VALUES", 2 * x[0].numel())
+    assert torch.equal(metrics.ssim(x, y), whole)
+
+
 def test_ms_ssim_is_the_product_over_scales():
     x, y = image_pair(2, 180, 176, noise=0.5)
     for a, b in zip(x, y, strict=True):
