@@ -1,0 +1,153 @@
+"""Every notebook runs: as it stands under nbval, and with other parameters under papermill."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+MOST_LINES = 12
+
+
+def cells(path: Path, kind: str = "code"):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+def lines(cell) -> list[str]:
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+class TestForm:
+    def test_it_opens_with_the_question_and_the_time_it_takes(self, path):
+        first = nbformat.read(path, 4).cells[0]
+        assert first.cell_type == "markdown"
+        for part in ("# ", "**The question.**", "**What to expect.**", "**How long.**"):
+            assert part in first.source
+
+    def test_one_cell_of_parameters_plain_and_commented(self, path):
+        tagged = [c for c in cells(path) if "parameters" in c.metadata.get("tags", [])]
+        assert len(tagged) == 1
+        for line in lines(tagged[0]):
+            name, _, rest = line.partition(" = ")
+            assert name.isidentifier()
+            assert "  # " in rest, f"{line}: no comment"
+            value = rest.split("  # ")[0]
+            assert isinstance(eval(value, {}), str | int | float | bool), line
+
+    def test_cells_are_short_and_define_nothing(self, path):
+        for cell in cells(path):
+            assert len(lines(cell)) <= MOST_LINES, cell.source
+            for line in cell.source.splitlines():
+                assert not line.startswith(("def ", "class ", "for ", "while ")), line
+
+    def test_text_stands_between_code(self, path):
+        kinds = [c.cell_type for c in nbformat.read(path, 4).cells]
+        assert kinds.count("markdown") >= 5
+
+    def test_it_is_committed_small_and_without_widget_state(self, path):
+        assert path.stat().st_size < 100_000
+        assert "widgets" not in nbformat.read(path, 4).metadata
+        for cell in cells(path):
+            checked = "nbval-check-output" in cell.metadata.get("tags", [])
+            assert bool(cell.outputs) == checked, f"outputs belong to checked cells: {cell.source}"
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("nbval")
+@pytest.mark.timeout(1200)
+def test_every_notebook_passes_nbval_as_it_stands(tmp_path):
+    """One after the other in a copy, so that 02 and later find the run that 01 trained."""
+    folder = tmp_path / "notebooks"
+    shutil.copytree(NOTEBOOKS[0].parent, folder)
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q"]
+    command += [
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-c",
+        "/dev/null",
+        "--rootdir",
+        str(tmp_path),
+    ]
+    command += [str(folder / path.name) for path in NOTEBOOKS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " passed" in done.stdout
+
+
+def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
+    """Execute a notebook with parameters that it must know; give what came out."""
+    source = next(path for path in NOTEBOOKS if path.stem == name)
+    known = papermill.inspect_notebook(str(source))
+    assert set(parameters) <= set(known), f"{name} has no {set(parameters) - set(known)}"
+    return papermill.execute_notebook(
+        str(source),
+        str(folder / f"{name}.ipynb"),
+        parameters=parameters,
+        cwd=str(folder),
+        execution_timeout=300,
+        start_timeout=60,
+        progress_bar=False,
+        store_widget_state=False,
+    )
+
+
+def printed(notebook) -> str:
+    return "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
+    overrides = (
+        "data.eval_crops=32 backbone.width=16 backbone.depth=1 train.num_steps=8 "
+        "train.batch_size=8 train.log_every=2 train.eval_every=4 backbone.dim=4 backbone.norm=none"
+    )
+    parameters = dict(method="fsq", num_codes=64, seed=3, overrides=overrides)
+    text = printed(
+        execute("01_train", tmp_path, runs=str(tmp_path), cache=str(cache), **parameters)
+    )
+    assert "fsq-photos-K64-s3" in text
+    assert "step 8: held-out PSNR" in text
+    (run,) = tmp_path.glob("fsq-photos-K64-s3-*")
+    text = printed(
+        execute("02_evaluate", tmp_path, run=str(run), cache=str(cache), train_batches=2)
+    )
+    assert "of 64 codes over 2048 tokens" in text
+    assert (run / "evaluation.json").is_file()
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+@pytest.mark.parametrize("method", ["lgq", "fsq", "vq"])
+@pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
+def test_what_a_run_learned_is_shown_for_every_kind_of_method(
+    name, method, tmp_path, cache, trained
+):
+    run = tmp_path / "run"
+    shutil.copytree(trained(method).path, run)
+    notebook = execute(name, tmp_path, run=str(run), cache=str(cache))
+    assert any(
+        "image/png" in o.get("data", {}) or "text/html" in o.get("data", {})
+        for cell in notebook.cells
+        for o in cell.get("outputs", [])
+    )
+    assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+@pytest.mark.parametrize(
+    "name", [p.stem for p in NOTEBOOKS if "run" in p.read_text()[:4000] and p.stem[:2] > "01"]
+)
+def test_without_a_run_it_says_what_to_do(name, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="no trained run below"):
+        execute(name, tmp_path, runs=str(tmp_path))
