@@ -13,18 +13,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lgqlib.nearest import (
-    TILE_CODES,
-    Crowded,
-    Scores,
-    above,
-    blocks,
-    grouped,
-    nearest,
-    padded,
-    pick,
-)
+from lgqlib.nearest import Crowded, Scores, Search, blocks, nearest, padded, pick
 
+TILE = 2**18  # entries of a tile, to stay in the cache
 FLOOR = {torch.float32: -80.0, torch.float64: -700.0}  # exp is many times slower below
 
 
@@ -90,26 +81,11 @@ class Call:
     def matrix(self, name: str, rows: int, columns: int) -> Float[Tensor, "rows columns"]:
         return self.space(name, rows * columns).view(rows, columns)
 
-    def keep(self, *tensors: Tensor) -> bool:
-        """Take memory for tensors of the forward, if the budget has it."""
-        needed = sum(t.numel() * t.element_size() for t in tensors)
+    def keep(self, needed: int) -> bool:
+        """Take bytes to keep from the forward, if the budget has them."""
         fits = needed <= self.budget
         self.budget -= needed if fits else 0
         return fits
-
-
-def chain(scores: Scores, codes: slice | Tensor, grad: Tensor, full: Tensor | None) -> Tensor:
-    """Turn gradients at scores into gradients at products `x . y`, given whole scores for the
-    norm; the squares in a distance follow from the sums of these."""
-    w = scores.weights[codes] if scores.weights.ndim else scores.weights
-    if grad.ndim == 2 and w.ndim:
-        w = rearrange(w, "k -> k 1")
-    if scores.energy == "squared":
-        return grad * (2 * w)
-    if scores.energy == "norm":  # a norm has no slope where it vanishes
-        apart = full < 0
-        return torch.where(apart, grad * w.square() / torch.where(apart, -full, 1), 0)
-    return grad * w
 
 
 class DenseBlock:
@@ -117,48 +93,119 @@ class DenseBlock:
 
     def __init__(self, call: Call, tokens: slice):
         self.call, self.tokens = call, tokens
+        self.num = tokens.stop - tokens.start
+        height = max(128, TILE // self.num)
+        self.tiles = blocks(len(call.scores.y), min(padded(height), padded(len(call.scores.y))))
         self.kept: Tensor | None = None
 
     def forward(self) -> None:
         call, scores, tokens, totals = self.call, self.call.scores, self.tokens, self.call.totals
-        num_codes, num = len(scores.y), tokens.stop - tokens.start
-        whole = call.matrix("strip", padded(num_codes), num)
-        whole[num_codes:] = -torch.inf
-        strip = whole[:num_codes]
-        for codes in blocks(num_codes, TILE_CODES):
-            scores.tile(codes, tokens, out=strip[codes])
-        tops = grouped(whole).amax(1)
-        best = tops.amax(0)
+        seen = Search(scores, tokens, limit=8)
+        space = call.matrix("tile", padded(self.tiles[0].stop), self.num)
+        strip = self._strip()
+        tops, mass, mean, square = strip.new_empty(4, len(self.tiles), self.num)
+        average = totals.average[tokens]
+        for i, codes in enumerate(self.tiles):
+            count, p = codes.stop - codes.start, strip[codes]
+            before, score = seen.best[0], scores.tile(codes, tokens, out=space[:count])
+            seen.look(codes, space[: padded(count)])
+            tops[i] = seen.best[0]
+            score.sub_(tops[i]).clamp_(min=FLOOR[p.dtype])
+            mass[i] = torch.exp(score, out=p).sum(0)
+            mean[i] = score.mul_(p).sum(0)
+            square[i] = torch.mul(p, p, out=score).sum(0)
+            average.mul_(_column((before - tops[i]).exp())).addmm_(p.T, call.values[codes])
+        best = tops[-1]
+        scale = (tops - best).exp()  # each tile took the best score so far for zero
+        total = (scale * mass).sum(0)
+        average /= _column(total)
+        totals.best[tokens], totals.log_mass[tokens] = best, total.log()
+        totals.collision[tokens] = (scale.square() * square).sum(0) / total.square()
+        gap = (tops - best).clamp(min=FLOOR[best.dtype])
+        totals.entropy[tokens] = total.log() - (scale * (mean + gap * mass)).sum(0) / total
+        for codes, factor in zip(self.tiles, scale / total, strict=True):
+            totals.usage[codes] += strip[codes] @ factor
+        if self.kept is not None:
+            self.scale = scale / total
         try:
-            near = above(whole, tops, best - scores.slack(tokens, best), limit=8 * num)
-            totals.indices[tokens] = pick(scores, tokens, near)
+            totals.indices[tokens] = pick(scores, tokens, seen.pairs())
         except Crowded:
             totals.indices[tokens] = nearest(scores.restrict(tokens))
-        average, mass, square, mean = totals.average[tokens], *best.new_zeros(3, num)
-        for codes in blocks(num_codes, TILE_CODES):
-            p = strip[codes]
-            work = call.matrix("tile", len(p), num).copy_(p.sub_(best).clamp_(min=FLOOR[p.dtype]))
-            mass += p.exp_().sum(0)
-            mean += work.mul_(p).sum(0)
-            square += torch.mul(p, p, out=work).sum(0)
-            average.addmm_(p.T, call.values[codes])
-        average /= rearrange(mass, "n -> n 1")
-        totals.usage.addmv_(strip, 1 / mass)
-        totals.best[tokens], totals.log_mass[tokens] = best, mass.log()
-        totals.collision[tokens] = square / mass.square()
-        totals.entropy[tokens] = mass.log() - mean / mass
-        if call.keep(strip):
-            self.kept = strip / mass
 
     def backward(self, upstream: Upstream, out: Slopes) -> None:
-        call, scores, tokens, totals = self.call, self.call.scores, self.tokens, self.call.totals
-        grad, num, num_codes = upstream.of(tokens), tokens.stop - tokens.start, len(scores.y)
-        log_sum, x, dx = call.log_sum[tokens], scores.x[tokens], out.latents[tokens]
+        call, scores, tokens = self.call, self.call.scores, self.tokens
+        grad, x, log_sum = upstream.of(tokens), scores.x[tokens], call.log_sum[tokens]
         needs_log = scores.energy == "norm" or any(
             t is not None for t in (grad.entropy, out.tau, out.widths)
         )
         p, log_p = self._weights(needs_log)
-        mean = p.new_zeros(num)
+        mean = self._mean(grad, p)
+        dx, across = torch.zeros_like(x), torch.zeros_like(mean)
+        factor, scaled = self._factor(), x
+        if not factor.ndim:
+            scaled = x * factor
+        for codes in self.tiles:
+            tile, q = p[codes], call.matrix("tile", codes.stop - codes.start, self.num)
+            if grad.average is not None:
+                torch.mm(call.values[codes], grad.average.T, out=q)
+                out.values[codes].addmm_(tile, grad.average)
+            else:
+                q.zero_()
+            if grad.usage is not None:
+                q += _column(grad.usage[codes])
+            if grad.collision is not None:
+                q.addcmul_(tile, 2 * grad.collision)
+            if grad.entropy is not None:
+                q.addcmul_(log_p[codes], -grad.entropy)
+            q.sub_(mean).mul_(tile)
+            if out.tau is not None:
+                out.tau.sub_((q * log_p[codes]).sum() / call.tau)
+            if out.widths is not None:
+                slope = (q * log_p[codes]).sum(1) + q @ log_sum
+                out.widths[codes] -= slope / call.widths[codes]
+            if scores.energy == "norm":  # a norm has no slope where it vanishes
+                full = log_p[codes] + log_sum
+                q.div_(full.neg_()).masked_fill_(full <= 0, 0)
+            if factor.ndim:
+                q *= _column(factor[codes])
+            dx.addmm_(q.T, scores.y[codes])
+            dy = out.codebook[codes].addmm_(q, scaled)
+            if scores.energy in ("squared", "norm"):
+                across += q.sum(0)
+                down = q.sum(1) if factor.ndim else q.sum(1) * factor
+                dy.addcmul_(scores.y[codes], _column(down), value=-1)
+        dx -= x * _column(across)
+        out.latents[tokens] = dx if factor.ndim else dx * factor
+
+    def _strip(self) -> Float[Tensor, "codes tokens"]:
+        """Return memory for the weights, to keep if the budget has it."""
+        shape = len(self.call.scores.y), self.num
+        strip = self.call.totals.best.new_empty(0)
+        if self.call.keep(shape[0] * shape[1] * strip.element_size()):
+            self.kept = strip.new_empty(shape)
+            return self.kept
+        return self.call.matrix("strip", *shape)
+
+    def _weights(self, needs_log: bool) -> tuple[Tensor, Tensor | None]:
+        """Return `p` and, if needed, its logarithm, `[codes, tokens]`."""
+        call, tokens = self.call, self.tokens
+        p = call.matrix("strip", len(call.scores.y), self.num)
+        if self.kept is not None:
+            for codes, factor in zip(self.tiles, self.scale, strict=True):
+                torch.mul(self.kept[codes], factor, out=p[codes])
+            low = torch.finfo(p.dtype).tiny
+            return p, p.clamp(min=low).log() if needs_log else None
+        log_p = call.matrix("logs", *p.shape) if needs_log else p
+        shift = call.totals.best[tokens] + call.totals.log_mass[tokens]
+        for codes in self.tiles:
+            tile = call.scores.tile(codes, tokens, out=log_p[codes])
+            torch.exp(tile.sub_(shift).clamp_(min=FLOOR[p.dtype]), out=p[codes])
+        return p, log_p if needs_log else None
+
+    def _mean(self, grad: Upstream, p: Tensor) -> Float[Tensor, " tokens"]:
+        """Average what arrives at the weights of a token, less what arrives at all its scores."""
+        totals, tokens = self.call.totals, self.tokens
+        mean = p.new_zeros(self.num)
         if grad.average is not None:
             mean += (grad.average * totals.average[tokens]).sum(1)
         if grad.collision is not None:
@@ -166,48 +213,17 @@ class DenseBlock:
         if grad.entropy is not None:
             mean += grad.entropy * totals.entropy[tokens]
         if grad.usage is not None:
-            mean += p.T @ grad.usage
+            for codes in self.tiles:
+                mean += grad.usage[codes] @ p[codes]
         if grad.free_energy is not None:
-            mean += call.tau * grad.free_energy
-        across = p.new_zeros(num)
-        for codes in blocks(num_codes, TILE_CODES):
-            tile = p[codes]
-            q = call.matrix("tile", len(tile), num)
-            if grad.average is not None:
-                torch.mm(call.values[codes], grad.average.T, out=q)
-                out.values[codes].addmm_(tile, grad.average)
-            else:
-                q.zero_()
-            if grad.usage is not None:
-                q += rearrange(grad.usage[codes], "k -> k 1")
-            if grad.collision is not None:
-                q.addcmul_(tile, 2 * grad.collision)
-            if grad.entropy is not None:
-                q.addcmul_(log_p[codes], -grad.entropy)
-            q.sub_(mean).mul_(tile)
-            full = log_p[codes] + log_sum if scores.energy == "norm" else None
-            if out.tau is not None:
-                out.tau.sub_((q * log_p[codes]).sum() / call.tau)
-            if out.widths is not None:
-                slope = (q * log_p[codes]).sum(1) + q @ log_sum
-                out.widths[codes] -= slope / call.widths[codes]
-            q = chain(scores, codes, q, full)
-            dx.addmm_(q.T, scores.y[codes])
-            dy = out.codebook[codes].addmm_(q, x)
-            if scores.energy in ("squared", "norm"):
-                across += q.sum(0)
-                dy -= scores.y[codes] * q.sum(1, keepdim=True)
-        dx -= x * rearrange(across, "n -> n 1")
+            mean += self.call.tau * grad.free_energy
+        return mean
 
-    def _weights(self, needs_log: bool) -> tuple[Tensor, Tensor | None]:
-        """Return `p` and, if needed, its logarithm, `[codes, tokens]`."""
-        if self.kept is not None:
-            return self.kept, self.kept.log() if needs_log else None
-        call, tokens, num_codes = self.call, self.tokens, len(self.call.scores.y)
-        p = call.matrix("strip", num_codes, tokens.stop - tokens.start)
-        log_p = call.matrix("logs", *p.shape) if needs_log else p
-        shift = call.totals.best[tokens] + call.totals.log_mass[tokens]
-        for codes in blocks(num_codes, TILE_CODES):
-            tile = call.scores.tile(codes, tokens, out=log_p[codes])
-            torch.exp(tile.sub_(shift).clamp_(min=FLOOR[p.dtype]), out=p[codes])
-        return p, log_p if needs_log else None
+    def _factor(self) -> Float[Tensor, ""] | Float[Tensor, " codes"]:
+        """Return the slope of a score in the product `x . y` (over the distance for the norm)."""
+        w = self.call.scores.weights
+        return {"squared": 2 * w, "norm": w.square()}.get(self.call.scores.energy, w)
+
+
+def _column(x: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:
+    return rearrange(x, "n -> n 1")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 TILE_TOKENS = 512
 TILE_CODES = 1024
+DTYPES = (torch.long, torch.long, None)  # of pairs
 GROUP = 16  # codes whose largest score is looked at before their own
 
 
@@ -128,28 +129,63 @@ def padded(count: int) -> int:
     return -(-count // GROUP) * GROUP
 
 
-def grouped(tile: Float[Tensor, "codes tokens"]) -> Float[Tensor, "groups group tokens"]:
-    return rearrange(tile, "(g j) n -> g j n", j=GROUP)
+class Search:
+    """Collect, tile after tile of codes, all pairs that may come within `reach` of a token's
+    `rank`-th best score; beyond `limit` pairs a token it is `crowded` and only follows the best."""
+
+    def __init__(
+        self,
+        scores: Scores,
+        tokens: slice,
+        *,
+        reach: float = 0.0,
+        rank: int = 1,
+        limit: float = math.inf,
+    ):
+        self.scores, self.tokens, self.reach = scores, tokens, reach
+        self.num = tokens.stop - tokens.start
+        self.room = limit * self.num
+        self.best = scores.right.new_full((rank, self.num), -torch.inf)
+        self.found = [Pairs(*(self.best.new_empty(0, dtype=t) for t in DTYPES))]
+
+    @property
+    def crowded(self) -> bool:
+        return self.room < 0
+
+    def floor(self) -> Float[Tensor, " tokens"]:
+        return self.best[-1] - self.reach - self.scores.slack(self.tokens, self.best[0])
+
+    def look(self, codes: slice, tile: Float[Tensor, "codes tokens"]) -> None:
+        """Look at a tile of scores, by groups of codes whose largest score comes first. Rows of
+        the tile past its codes, up to a whole group, are overwritten."""
+        tile[codes.stop - codes.start :] = -torch.inf
+        groups = rearrange(tile, "(g j) n -> g j n", j=GROUP)
+        tops = groups.amax(1)
+        if len(self.best) == 1:
+            self.best = torch.maximum(self.best, tops.amax(0, keepdim=True))
+        else:
+            self.best = torch.cat([self.best, tops]).topk(len(self.best), dim=0).values
+        if self.crowded:
+            return
+        floor = self.floor()
+        g, n = (tops >= floor).nonzero(as_tuple=True)
+        if len(g) <= self.room:  # each group has a pair at least
+            near = groups[g, :, n]
+            row, j = (near >= floor[n, None]).nonzero(as_tuple=True)
+            self.found.append(Pairs(n[row], codes.start + g[row] * GROUP + j, near[row, j]))
+            self.room -= len(row)
+        else:
+            self.room = -1
+
+    def pairs(self) -> Pairs:
+        """Return what was found. Raises `Crowded` when it was too much."""
+        if self.crowded:
+            raise Crowded
+        pairs = Pairs(*(torch.cat(parts) for parts in zip(*self.found, strict=True)))
+        return pairs.where(pairs.score >= self.floor()[pairs.n])
 
 
-def above(
-    tile: Float[Tensor, "codes tokens"],
-    tops: Float[Tensor, "groups tokens"],
-    floor: Float[Tensor, " tokens"],
-    limit: float = math.inf,
-) -> Pairs:
-    """Collect the entries of a tile that reach each token's floor, by way of their groups.
-
-    Raises `Crowded` when more than `limit` groups have one."""
-    g, n = (tops >= floor).nonzero(as_tuple=True)
-    if len(g) > limit:
-        raise Crowded
-    scores = grouped(tile)[g, :, n]
-    row, j = (scores >= floor[n, None]).nonzero(as_tuple=True)
-    return Pairs(n[row], g[row] * GROUP + j, scores[row, j])
-
-
-def candidates(
+def search(
     scores: Scores,
     tokens: slice,
     *,
@@ -160,30 +196,17 @@ def candidates(
 ) -> tuple[Float[Tensor, " tokens"], Pairs]:
     """Return each token's best score, and all pairs that may come within `reach` of its
     `rank`-th best. `space` is where a tile goes. Raises `Crowded` beyond `limit` pairs a token."""
-    num_codes, num = len(scores.codebook), len(scores.right[tokens])
-    rows = min(TILE_CODES, padded(num_codes))
-    buffer = scores.right.new_empty(rows * num) if space is None else space[: rows * num]
-    buffer = buffer.view(rows, num)
-    best = scores.right.new_full((rank, num), -torch.inf)
-    found = [Pairs(*(buffer.new_empty(0, dtype=t) for t in (torch.long, torch.long, None)))]
-    total = 0
+    seen = Search(scores, tokens, reach=reach, rank=rank, limit=limit)
+    num_codes = len(scores.y)
+    size = min(TILE_CODES, padded(num_codes)) * seen.num
+    space = scores.right.new_empty(size) if space is None else space[:size]
     for codes in blocks(num_codes, TILE_CODES):
-        count = codes.stop - codes.start
-        tile = buffer[: padded(count)]
-        tile[count:] = -torch.inf
-        scores.tile(codes, tokens, out=tile[:count])
-        tops = grouped(tile).amax(1)
-        if rank == 1:
-            best = torch.maximum(best, tops.amax(0, keepdim=True))
-        else:
-            best = torch.cat([best, tops]).topk(rank, dim=0).values
-        floor = best[-1] - reach - scores.slack(tokens, best[0])
-        pairs = above(tile, tops, floor, limit=limit * num - total)
-        total += len(pairs.n)
-        found.append(pairs._replace(k=pairs.k + codes.start))
-    pairs = Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    floor = best[-1] - reach - scores.slack(tokens, best[0])
-    return best[0], pairs.where(pairs.score >= floor[pairs.n])
+        tile = space.view(-1, seen.num)[: padded(codes.stop - codes.start)]
+        scores.tile(codes, tokens, out=tile[: codes.stop - codes.start])
+        seen.look(codes, tile)
+        if seen.crowded:
+            break
+    return seen.best[0], seen.pairs()
 
 
 def first_best(
@@ -228,7 +251,7 @@ def nearest(scores: Scores) -> Int[Tensor, " tokens"]:
 def _nearest(scores: Scores, *, limit: float) -> Int[Tensor, " tokens"]:
     indices = [torch.empty(0, dtype=torch.long, device=scores.right.device)]
     for tokens in blocks(len(scores.right), TILE_TOKENS):
-        pairs = candidates(scores, tokens, limit=limit)[1]
+        pairs = search(scores, tokens, limit=limit)[1]
         indices.append(pick(scores, tokens, pairs))
     return torch.cat(indices)
 
@@ -238,7 +261,7 @@ def two_best(scores: Scores) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " 
     """Return the best and second-best score of every latent, in float64."""
     values = [(scores.right.new_empty(0).double(),) * 2]
     for tokens in blocks(len(scores.right), TILE_TOKENS):
-        pairs = candidates(scores, tokens, rank=2)[1]
+        pairs = search(scores, tokens, rank=2)[1]
         num = len(scores.right[tokens])
         score = scores.exact(pairs.n + tokens.start, pairs.k)
         best, index = first_best(pairs.n, pairs.k, score, num)

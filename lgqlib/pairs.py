@@ -4,17 +4,14 @@ One matrix product finds the pairs whose weight is visible beside a token's larg
 the backward included, touches those pairs only.
 """
 
-from collections.abc import Iterator
-
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lgqlib.blocks import Call, Slopes, Upstream, chain
-from lgqlib.nearest import TILE_CODES, Pairs, blocks, candidates, first_best, pick
+from lgqlib.blocks import Call, Slopes, Upstream
+from lgqlib.nearest import TILE_CODES, Pairs, blocks, first_best, pick, search
 
-FILL_SHARE = 0.007  # of all pairs: below it rows are gathered, above it tiles are filled
 EXACT_SHARE = 0.001  # of all pairs: below it every score is refined in float64
 ROUGH = 0.01  # a bound on the error of scores above which they are refined in any case
 ROWS = 4096  # gathered at once
@@ -33,9 +30,8 @@ class PairBlock:
         call, tokens, totals = self.call, self.tokens, self.call.totals
         pairs, totals.indices[tokens] = self._find()
         n, k, score = pairs
-        short = Pairs(n.int(), k.int(), score)
-        if call.keep(*short):
-            self.kept = short
+        if call.keep(len(n) * (8 + score.element_size())):
+            self.kept = Pairs(n.int(), k.int(), score)
         p = score.exp()
         mass = self._per_token(n, p)
         totals.log_mass[tokens] = mass.log()
@@ -44,13 +40,9 @@ class PairBlock:
         totals.collision[tokens] = self._per_token(n, p.square())
         totals.usage.index_add_(0, k, p)
         average = totals.average[tokens]
-        if self._filled(pairs):
-            for codes, part, flat in self._tiles(pairs):
-                average.addmm_(self._fill("tile", codes, flat, p[part]).T, call.values[codes])
-        else:
-            for part in blocks(len(p), ROWS):
-                rows = call.values[k[part]].mul_(rearrange(p[part], "j -> j 1"))
-                average.index_add_(0, n[part], rows)
+        for part in blocks(len(p), ROWS):
+            rows = call.values[k[part]].mul_(rearrange(p[part], "j -> j 1"))
+            average.index_add_(0, n[part], rows)
 
     def backward(self, upstream: Upstream, out: Slopes) -> None:
         call, tokens, grad = self.call, self.tokens, upstream.of(self.tokens)
@@ -70,14 +62,13 @@ class PairBlock:
             out.tau.sub_((slope * log_p).sum() / call.tau)
         if out.widths is not None:
             out.widths.index_add_(0, k, slope * full / call.widths[k], alpha=-1)
-        spread = self._spread_tiles if self._filled(pairs) else self._spread_rows
-        spread(pairs, p, slope, full, grad, out)
+        self._spread(pairs, p, slope, grad, out)
 
     def _find(self) -> tuple[Pairs, Int[Tensor, " tokens"]]:
         """Return the pairs, with scores below the best of each token, and the best codes."""
         call, scores, tokens = self.call, self.call.scores, self.tokens
         space = call.space("tile", TILE_CODES * self.num)
-        best, (n, k, score) = candidates(
+        best, (n, k, score) = search(
             scores, tokens, reach=call.reach, limit=self.limit, space=space
         )
         slack = scores.slack(tokens, best)
@@ -97,12 +88,7 @@ class PairBlock:
         """Return the gradient at each weight, up to a constant of each token."""
         call, (n, k, _) = self.call, pairs
         q = torch.zeros_like(p)
-        if grad.average is not None and self._filled(pairs):
-            for codes, part, flat in self._tiles(pairs):
-                tile = call.matrix("tile", codes.stop - codes.start, self.num)
-                torch.mm(call.values[codes], grad.average.T, out=tile)
-                q[part] = tile.view(-1)[flat]
-        elif grad.average is not None:
+        if grad.average is not None:
             for part in blocks(len(p), ROWS):
                 q[part] = call.values[k[part]].mul_(grad.average[n[part]]).sum(1)
         if grad.usage is not None:
@@ -117,9 +103,7 @@ class PairBlock:
         first = n.new_zeros(self.num).index_put_((n[hit],), rank[hit])
         return q - q[first[n]] if len(q) else q
 
-    def _spread_rows(
-        self, pairs: Pairs, p: Tensor, slope: Tensor, full: Tensor, grad: Upstream, out: Slopes
-    ) -> None:
+    def _spread(self, pairs: Pairs, p: Tensor, slope: Tensor, grad: Upstream, out: Slopes) -> None:
         """Gather the coordinates of pairs and add what they contribute to the gradients."""
         scores, x, (n, k, _) = self.call.scores, self.call.scores.x[self.tokens], pairs
         dx = out.latents[self.tokens]
@@ -141,43 +125,5 @@ class PairBlock:
                 dx.index_add_(0, i, scores.y[j].mul_(w * m))
                 out.codebook.index_add_(0, j, x[i].mul_(w * m))
 
-    def _spread_tiles(
-        self, pairs: Pairs, p: Tensor, slope: Tensor, full: Tensor, grad: Upstream, out: Slopes
-    ) -> None:
-        """Fill tiles that are zero elsewhere, and multiply."""
-        scores, x, (n, k, _) = self.call.scores, self.call.scores.x[self.tokens], pairs
-        dx = out.latents[self.tokens]
-        slope = chain(scores, k, slope, full)
-        for codes, part, flat in self._tiles(pairs):
-            if grad.average is not None:
-                tile = self._fill("tile", codes, flat, p[part])
-                out.values[codes].addmm_(tile, grad.average)
-            tile = self._fill("tile", codes, flat, slope[part])
-            dx.addmm_(tile.T, scores.y[codes])
-            out.codebook[codes].addmm_(tile, x)
-        if scores.energy in ("squared", "norm"):
-            dx -= x * rearrange(self._per_token(n, slope), "n -> n 1")
-            across = torch.zeros_like(scores.y[:, 0]).index_add_(0, k, slope)
-            out.codebook.addcmul_(scores.y, rearrange(across, "k -> k 1"), value=-1)
-
     def _per_token(self, n: Int[Tensor, " pairs"], x: Float[Tensor, " pairs"]) -> Tensor:
         return x.new_zeros(self.num).index_add_(0, n, x)
-
-    def _filled(self, pairs: Pairs) -> bool:
-        return len(pairs.n) > FILL_SHARE * self.num * len(self.call.scores.y)
-
-    def _tiles(self, pairs: Pairs) -> Iterator[tuple[slice, slice, Tensor]]:
-        """Go through tiles of codes: their codes, their pairs, and where those lie in the tile."""
-        codes = blocks(len(self.call.scores.y), TILE_CODES)
-        counts = torch.bincount(pairs.k // TILE_CODES, minlength=len(codes)).tolist()
-        start = 0
-        for part, count in zip(codes, counts, strict=True):
-            pair = slice(start, start + count)
-            start += count
-            if count:
-                yield part, pair, (pairs.k[pair] - part.start) * self.num + pairs.n[pair]
-
-    def _fill(self, name: str, codes: slice, flat: Tensor, values: Tensor) -> Tensor:
-        tile = self.call.matrix(name, codes.stop - codes.start, self.num).zero_()
-        tile.view(-1)[flat] = values
-        return tile

@@ -13,7 +13,8 @@ from lgqlib.blocks import Call, DenseBlock, Slopes, Totals, Upstream
 from lgqlib.nearest import TILE_CODES, TILE_TOKENS, Crowded, Scores, blocks
 from lgqlib.pairs import PairBlock
 
-PAIR_SHARE = 0.05  # of all pairs: above it whole tiles are faster
+PAIR_SHARE = 0.01  # of all pairs: above it whole tiles are faster
+STRIP_BYTES = 2**23  # stays in the cache
 
 
 class StreamingAssign(torch.autograd.Function):
@@ -79,7 +80,8 @@ def _run(call: Call, tile_bytes: int, pair_share: float) -> list[PairBlock | Den
     num_tokens, num_codes = call.scores.x.shape[0], call.scores.y.shape[0]
     item = call.scores.x.element_size()
     # Half of the memory is to work in: two strips, or two tiles and the pairs of a block.
-    strip = _clamp(tile_bytes // (4 * item * num_codes))
+    fast = max(64, STRIP_BYTES // (item * num_codes))
+    strip = _clamp(min(fast, tile_bytes // (4 * item * num_codes)))
     share = _share(call)
     if share > pair_share:
         return [_done(DenseBlock(call, tokens)) for tokens in blocks(num_tokens, strip)]
