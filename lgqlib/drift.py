@@ -32,9 +32,9 @@ class Drift:
 
 def drift(
     steps: Sequence[int] | Int[np.ndarray, " S"],
-    codebooks: Sequence[Float[Array, "K D"]],
-    indices: Sequence[Int[np.ndarray, " P"]],
-    counts: Sequence[Int[np.ndarray, " K"]],
+    codebooks: Sequence[Float[Array, "K D"]] | Float[np.ndarray, "S K D"],
+    indices: Sequence[Int[np.ndarray, " P"]] | Int[np.ndarray, "S P"],
+    counts: Sequence[Int[np.ndarray, " K"]] | Int[np.ndarray, "S K"],
 ) -> Drift:
     """Compare each snapshot with the one before.
 

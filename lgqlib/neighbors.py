@@ -1,7 +1,5 @@
 """Exact nearest neighbors among up to 65536 points, in any dimension, without an [N, N] array."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from einops import rearrange
@@ -48,16 +46,23 @@ def nearest(
     folded[:, -1] = torch.inf  # padding is far from everything
     folded[: len(p), :-1] = -2 * p
     folded[: len(p), -1] = p.square().sum(1)
-    distances, indices = [], []
-    for tile, own in _tiles(q, exclude, max(1, tile_elements // len(folded))):
-        relative = torch.cat([tile, torch.ones_like(tile[:, :1])], 1) @ folded.T  # [n, M]
-        if own is not None:
+    rows = max(1, tile_elements // len(folded))
+    distances = q.new_empty(len(q), num_neighbors)
+    indices = torch.empty(len(q), num_neighbors, dtype=torch.int64)
+    # one buffer for all tiles: small results between large frees would fragment the heap
+    buffer = q.new_empty(min(rows, len(q)), len(folded))
+    for start in range(0, len(q), rows):
+        tile = q[start : start + rows]
+        ones = torch.ones_like(tile[:, :1])
+        relative = torch.mm(torch.cat([tile, ones], 1), folded.T, out=buffer[: len(tile)])
+        if exclude is not None:
+            own = torch.as_tensor(exclude[start : start + rows])
             relative.scatter_(1, own[:, None], torch.inf)
         found = _smallest(relative, num_neighbors, groups)
         exact, order = (tile[:, None] - p[found]).norm(dim=2).sort(dim=1, stable=True)
-        distances.append(exact)
-        indices.append(found.gather(1, order))
-    return torch.cat(distances).numpy(), torch.cat(indices).numpy()
+        distances[start : start + rows] = exact
+        indices[start : start + rows] = found.gather(1, order)
+    return distances.numpy(), indices.numpy()
 
 
 def _smallest(values: Tensor, count: int, groups: int) -> Tensor:
@@ -68,14 +73,6 @@ def _smallest(values: Tensor, count: int, groups: int) -> Tensor:
     best = grouped.amin(2).topk(count, largest=False).indices  # [n, count]
     columns = (best[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)  # [n, count * GROUP]
     return columns.gather(1, values.gather(1, columns).topk(count, largest=False).indices)
-
-
-def _tiles(
-    queries: Tensor, exclude: np.ndarray | None, rows: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    for start in range(0, len(queries), rows):
-        own = None if exclude is None else torch.as_tensor(exclude[start : start + rows])
-        yield queries[start : start + rows], own
 
 
 def _tree(

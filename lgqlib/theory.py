@@ -93,7 +93,9 @@ def free_energy_curve(
     ones_too = torch.cat([codes, torch.ones_like(codes[:, :1])], dim=1)
     least, hard = 0.0, 0.0
     usage = torch.zeros(len(taus), len(codes), dtype=torch.float64, device=z.device)
-    for tile in z.split(max(1, tile_elements // len(codes))):
+    rows = min(len(z), max(1, tile_elements // len(codes)))
+    buffer = z.new_empty(rows, len(codes))
+    for tile in z.split(rows):
         excess = energies(tile, codes, energy=energy)  # [n, K]
         if scale is not None:
             excess /= scale
@@ -103,7 +105,8 @@ def free_energy_curve(
         hard += (tile - codes[nearest]).square().sum(dtype=torch.float64).item()
         for t, tau in enumerate(taus):
             # the best code weighs 1; exponentials that underflow are ten times slower on a CPU
-            weights = (excess * (-1.0 / tau)).clamp_(min=-60).exp_()  # [n, K]
+            weights = torch.mul(excess, -1.0 / tau, out=buffer[: len(tile)])  # [n, K]
+            weights.clamp_(min=-60).exp_()
             soft, total = (weights @ ones_too).split([codes.shape[1], 1], dim=1)  # [n, D], [n, 1]
             inverse = 1 / total[:, 0]
             usage[t] += inverse @ weights
