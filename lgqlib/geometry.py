@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from lgqlib.bounds import mass_law_perplexity, participation_ratio
+from lgqlib.bounds import participation_ratio
 from lgqlib.metrics import code_usage
 from lgqlib.neighbors import Array, as_tensor, nearest
 
@@ -258,10 +258,3 @@ def two_nn(
     log_ratio, rank = log_ratio[:kept], np.arange(1, kept + 1)
     survival = -np.log1p(-rank / len(x))
     return float((log_ratio @ survival) / (log_ratio @ log_ratio))
-
-
-def perplexity_ceiling(num_codes: int, dim: float) -> float:
-    """Return the perplexity of an optimal quantizer of a Gaussian with this many codes and
-    dimensions.
-    """
-    return num_codes * mass_law_perplexity(dim)
