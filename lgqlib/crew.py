@@ -10,10 +10,16 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import dask
 from dask.distributed import Client, Event, Future, LocalCluster, WorkerPlugin
 
 from lgqlib.execute import PATIENCE, THREAD_VARIABLES, Job, Outcome, execute_all
 
+SLOW_MACHINE = {
+    "distributed.comm.timeouts.connect": "300s",
+    "distributed.comm.timeouts.tcp": "300s",
+    "distributed.scheduler.worker-ttl": None,
+}
 BYTES_A_RUN = 2 * 2**30
 """Memory that a kernel may take, when workers are counted."""
 
@@ -60,6 +66,8 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
             yield client
         return
     with (
+        # A machine that is short of memory or of cores is slow, not gone.
+        dask.config.set(SLOW_MACHINE),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

@@ -3,6 +3,7 @@
 Nothing here knows what a run is, and nothing heavy is imported: a cluster's workers load only this.
 """
 
+import ast
 import contextlib
 import logging
 import os
@@ -28,7 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config as Traits
 
 ENGINE = "stoppable"
-START_LIMIT = 120
+START_LIMIT = 300
 """Seconds for a kernel to start."""
 PATIENCE = 30
 """Seconds between asking a kernel to stop, asking it again (SIGTERM), and killing it."""
@@ -81,19 +82,23 @@ class Stopped(Exception):
 
 
 def parameters_of(notebook: Path) -> set[str]:
-    """Give the names in a notebook's `parameters` cell.
+    """Give the names that a notebook's `parameters` cell assigns.
 
     Raises ValueError when the file is no notebook or has no such cell.
     """
     if not notebook.is_file():
         raise ValueError(f"{notebook} is missing.")
+    # papermill's own reading of the cell leaves out lines whose comment has an equals sign.
     try:
-        found = papermill.inspect_notebook(str(notebook))
-    except Exception as error:  # papermill and nbformat raise many kinds
+        node = nbformat.read(notebook, as_version=4)
+        tagged = [c for c in node.cells if "parameters" in c.metadata.get("tags", [])]
+        trees = [ast.parse(cell.source) for cell in tagged]
+    except Exception as error:  # nbformat raises many kinds
         raise ValueError(f"{notebook} is not a notebook ({error}).") from None
-    if not found:
-        raise ValueError(f"{notebook} has no cell tagged `parameters`, or it is empty.")
-    return set(found)
+    if not trees:
+        raise ValueError(f"{notebook} has no cell tagged `parameters`.")
+    lines = [line for line in trees[0].body if isinstance(line, ast.Assign)]
+    return {t.id for line in lines for t in line.targets if isinstance(t, ast.Name)}
 
 
 def require_parameters(notebook: Path, names: Sequence[str]) -> None:
@@ -107,12 +112,18 @@ def require_parameters(notebook: Path, names: Sequence[str]) -> None:
 
 
 def was_executed(output: Path) -> bool:
-    """Say whether an executed copy is there and ran to its end without an error."""
+    """Say whether an executed copy is there, and all of its code ran without an error."""
     try:
-        about = nbformat.read(output, as_version=4).metadata.get("papermill", {})
+        cells = nbformat.read(output, as_version=4).cells
     except Exception:  # missing, or torn by a kill: many kinds
         return False
-    return about.get("end_time") is not None and about.get("exception") is False
+    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
+    # The cell in which a kernel died passes for completed, but nobody counted it.
+    return all(cell.execution_count is not None and not _raised(cell) for cell in code)
+
+
+def _raised(cell: nbformat.NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.outputs)
 
 
 def execute_all(

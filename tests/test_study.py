@@ -211,7 +211,7 @@ def test_a_dead_kernel_is_a_failure_within_seconds(tmp_path):
     started = time.monotonic()
     outcome, output = execute(tmp_path, "import os\nos.kill(os.getpid(), 9)", "print('after')")
     assert outcome.status == "failed" and "DeadKernelError" in outcome.failure["error"]
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     assert output.exists() and not was_executed(output)
 
 
@@ -219,7 +219,7 @@ def test_a_cell_that_hangs_is_a_failure_at_its_limit(tmp_path):
     started = time.monotonic()
     outcome, _ = execute(tmp_path, "import time\ntime.sleep(1000)", cell_limit=1.0)
     assert outcome.status == "failed" and "CellTimeoutError" in outcome.failure["error"]
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
 
 
 def test_unknown_parameters_are_refused(tmp_path):
@@ -285,7 +285,8 @@ def write_study(project, *, method="[lgq]", seed="[0]", num_steps=20):
         f"name: s\nbase: {{train.num_steps: {num_steps}}}\n"
         f"grid: {{method: {method}, seed: {seed}}}\nsummary: [06_compare]\n"
     )
-    return [str(path), "--runs", str(project / "runs"), "--cache", str(project / "cache")]
+    folders = ["--runs", str(project / "runs"), "--cache", str(project / "cache")]
+    return [str(path), *folders, "--workers", "1"]
 
 
 @pytest.fixture(autouse=True)
@@ -321,8 +322,8 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
 
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project):
-    arguments = write_study(project, method="[lgq, fsq]", num_steps=200)
-    command = [sys.executable, "-m", "lgqlib.study", *arguments, "--workers", "1"]
+    arguments = write_study(project, method="[lgq, fsq]", num_steps=60)
+    command = [sys.executable, "-m", "lgqlib.study", *arguments]
     # A terminal sends Ctrl-C to the whole group of processes: workers must not die of it.
     process = subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
@@ -333,7 +334,7 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project):
         while not (slow := list(study.glob("fsq-*/metrics.jsonl"))):
             assert time.monotonic() < begun and process.poll() is None, process.stderr.read()
             time.sleep(0.1)
-        time.sleep(1)
+        time.sleep(0.5)
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
@@ -343,13 +344,13 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project):
     assert process.returncode == 130, said
     assert "stopping" in said
     path = slow[0].parent
-    assert 0 < Run.open(path).step < 200 and not (path / FAILURE_FILE).exists()
+    assert 0 < Run.open(path).step < 60 and not (path / FAILURE_FILE).exists()
     states = collect(study).set_index("method")["state"].to_dict()
     assert states == {"lgq": "done", "fsq": "partial"}
 
     assert main(arguments) == 0
     steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 201)), "no step was lost or done twice"
+    assert steps == list(range(1, 61)), "no step was lost or done twice"
 
 
 def test_mistakes_are_told_before_anything_starts(project, capsys):

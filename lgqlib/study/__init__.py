@@ -315,7 +315,3 @@ def main(arguments: list[str] | None = None) -> int:
     if result.failed:
         print(f"failed: {', '.join(result.failed)} (the report says why)", file=sys.stderr)
     return 130 if result.stopped else 1 if result.failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
