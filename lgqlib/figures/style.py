@@ -73,6 +73,7 @@ _AXIS = {
     "linecolor": GRID,
     "zerolinecolor": GRID,
     "automargin": True,
+    "exponentformat": "power",
     "title": {"standoff": 8, "font": {"size": 13}},
 }
 

@@ -1,0 +1,190 @@
+"""How soft the assignment of a run's tokens is, over temperature and over training, as numbers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from lgqlib.assignment import energies, probabilities, soft_assign
+from lgqlib.run import Snapshot
+from lgqlib.theory import FreeEnergyCurve, critical_temperature, free_energy_curve
+from lgqlib.widgets.view import LENS, View
+
+WORK = 2**21
+"""Pairs of token and code that one temperature looks at: bounds time for any K."""
+HOTTEST, COLDEST = 10.0, 1e-3
+"""Ends of the range of temperatures, in units of the first critical temperature."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Entropies of a probe's assignment at one step of training, in nats a token."""
+
+    step: int
+    tau: float
+    token: float
+    """Mean entropy of a token's assignment, E H(p)."""
+    usage: float
+    """Entropy of the mean assignment, H(u)."""
+
+    @property
+    def information(self) -> float:
+        """Mutual information of token and code, H(u) - E H(p)."""
+        return self.usage - self.token
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one small step down the gradient of a term does, in nats a token."""
+
+    term: str
+    token: float
+    """Change of E H(p)."""
+    usage: float
+    """Change of H(u)."""
+
+
+class Softness:
+    """Look at a share of a view's tokens through a range of temperatures.
+
+    Args:
+        view: the run, on held-out images.
+        snapshots: of its training, in order.
+        num_taus: temperatures, falling, from 10 to 0.001 in units of tau_c.
+    """
+
+    def __init__(self, view: View, snapshots: Sequence[Snapshot] = (), *, num_taus: int = 48):
+        self.view, self.snapshots = view, list(snapshots)
+        self.taus = view.scale * np.geomspace(HOTTEST, COLDEST, num_taus)
+        count = int(np.clip(WORK // view.num_codes, 256, len(view.points)))
+        self.tokens = np.unique(np.linspace(0, len(view.points) - 1, count).astype(int))
+        self.latents = view.points[self.tokens]
+
+    @property
+    def start(self) -> int:
+        """Place in `taus` of the temperature nearest to the view's own."""
+        return int(np.abs(np.log(self.taus / self.view.tau)).argmin())
+
+    @cached_property
+    def entropies(self) -> Float[np.ndarray, "T n"]:
+        """Entropy of each looked-at token at each temperature, in nats."""
+        z, e = torch.from_numpy(self.latents), torch.from_numpy(self.view.sites)
+        d = energies(z, e, energy=self.view.energy)
+        d = d if self.view.widths is None else d / self.view.widths
+        d -= d.amin(1, keepdim=True)
+        rows = []
+        for tau in tqdm(self.taus, desc="entropies", unit="temperature", leave=False):
+            weights = torch.exp(d / -tau)
+            total = weights.sum(1)
+            rows.append(total.log() + torch.linalg.vecdot(weights, d) / total / tau)
+        return torch.stack(rows).clamp(min=0).numpy()
+
+    @cached_property
+    def curve(self) -> FreeEnergyCurve:
+        """Free energy, its parts, and the rate-distortion point over the temperatures."""
+        view = self.view
+        return free_energy_curve(
+            self.latents, view.sites, self.taus, energy=view.energy, widths=view.widths
+        )
+
+    @cached_property
+    def history(self) -> list[Moment]:
+        """Entropies at each snapshot, at the temperature of that step.
+
+        A method without a temperature is looked at through the same share of each step's tau_c.
+        """
+        moments = []
+        for s in self.snapshots:
+            some = s.latents[: max(256, WORK // len(s.codebook))]
+            tau = s.tau if self.view.has_temperature else self._lens(some)
+            if not math.isfinite(tau):
+                continue  # before the first step there is no temperature yet
+            curve = free_energy_curve(some, s.codebook, [tau], energy=self.view.energy)
+            moments.append(
+                Moment(s.step, tau, float(curve.entropy[0]), float(curve.usage_entropy[0]))
+            )
+        return moments
+
+    def _lens(self, latents: Float[np.ndarray, "n D"]) -> float:
+        if self.view.energy not in ("squared", "norm"):
+            return self.view.tau
+        return LENS * critical_temperature(latents, energy=self.view.energy)
+
+    def deciles(self, tau: float, *, each: int = 12) -> list[Int[np.ndarray, " n"]]:
+        """Give tokens of each decile of assignment entropy, the surest first."""
+        entropy = self.view.entropies(tau)
+        order = np.argsort(entropy, kind="stable")
+        parts = np.array_split(order, 10)
+        return [p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in parts]
+
+    def effects(self, tau: float, *, size: float = 0.02) -> list[Effect]:
+        """Step tokens and codes down the gradient of each term, and see what it does to both
+        entropies.
+
+        A step moves tokens and codes by `size`, in units of the latents' spread (root mean square).
+        """
+        z = torch.from_numpy(self.latents[: max(256, 2**20 // self.view.num_codes)])
+        e = torch.from_numpy(self.view.sites)
+        spread = float((z - z.mean(0)).square().mean().sqrt())
+        before = self._entropies_of(z, e, tau)
+        found = []
+        for term in ("peak", "usage", "usage, entropy form"):
+            x = [z.clone().requires_grad_(), e.clone().requires_grad_()]
+            gradients = torch.autograd.grad(self._term(term, *x, tau), x)
+            moved = [
+                part - size * spread * g / g.square().mean().sqrt().clamp(min=1e-30)
+                for part, g in zip((z, e), gradients, strict=True)
+            ]
+            after = self._entropies_of(*moved, tau)
+            found.append(Effect(term, after[0] - before[0], after[1] - before[1]))
+        return found
+
+    def _term(self, term: str, z: Tensor, e: Tensor, tau: float) -> Tensor:
+        found = soft_assign(z, e, tau, energy=self.view.energy, widths=self.view.widths)
+        if term == "peak":
+            return (1 - found.collision).mean()
+        if term == "usage":
+            return len(e) * found.usage.square().sum()
+        return torch.xlogy(found.usage, found.usage).sum()
+
+    @torch.no_grad()
+    def _entropies_of(self, z: Tensor, e: Tensor, tau: float) -> tuple[float, float]:
+        found = soft_assign(z, e, tau, energy=self.view.energy, widths=self.view.widths)
+        usage = -torch.xlogy(found.usage, found.usage).sum()
+        return float(found.entropy.mean()), float(usage)
+
+    @cached_property
+    def soft_to_hard(self) -> Float[np.ndarray, " T"]:
+        """Root mean square distance from the soft to the hard code, over the temperatures."""
+        view = self.view
+        z, e = torch.from_numpy(self.latents), torch.from_numpy(view.sites)
+        hard = e[torch.from_numpy(view.indices[self.tokens])]
+        away = []
+        for tau in tqdm(self.taus, desc="soft codes", unit="temperature", leave=False):
+            soft = soft_assign(z, e, float(tau), energy=view.energy, widths=view.widths).average
+            away.append(float((soft - hard).square().sum(1).mean().sqrt()))
+        return np.array(away)
+
+    def tie(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
+        """Put a point at equal energy from two neighboring codes; give both, and its largest share.
+
+        The codes are the closest pair of different ones; the share is over the temperatures.
+        """
+        view = self.view
+        used = np.argsort(-view.counts, kind="stable")[:512]
+        e = torch.from_numpy(view.sites[used]).double()
+        apart = torch.cdist(e, e)
+        apart[apart < 1e-6 * apart.max()] = math.inf
+        a, b = divmod(int(apart.argmin()), len(e))
+        middle = (e[a] + e[b]) / 2
+        shares = [
+            float(probabilities(middle[None], e, float(t), energy=view.energy).max())
+            for t in self.taus
+        ]
+        return (int(used[a]), int(used[b])), np.array(shares)
