@@ -3,6 +3,7 @@
 from typing import Any
 
 from lgqlib.config import METHODS, Config
+from lgqlib.peers import RECOMMENDED_WEIGHTS
 
 LAPTOP: dict[str, Any] = {
     "data.size": 32,
@@ -11,9 +12,12 @@ LAPTOP: dict[str, Any] = {
     "backbone.width": 64,
     "backbone.depth": 2,
     "quantizer.num_codes": 1024,
-    "train.num_steps": 600,
+    "backbone.dim": 5,
+    "backbone.norm": "layer",
+    "train.num_steps": 400,
     "train.batch_size": 64,
     "train.lr": 2e-3,
+    "loss.perceptual_side": 64,
 }
 
 PAPER: dict[str, Any] = {
@@ -53,7 +57,6 @@ AUTHORS_LGQ: dict[str, Any] = {
 """The paper's loss and schedule for LGQ (Altun et al. 2026): the recipe that never changes."""
 
 LGQ: dict[str, Any] = {
-    "backbone.norm": "layer",
     "quantizer.lgq.codebook_loss": "free_energy",
     "quantizer.lgq.identity": 1.0,
     "quantizer.lgq.usage": "entropy",
@@ -67,13 +70,23 @@ LGQ: dict[str, Any] = {
 }
 """Annealed from the first critical temperature by the free energy."""
 
-PRESETS = {"laptop": LAPTOP, "paper": PAPER, "authors": PAPER | AUTHORS_LGQ}
+PRESETS = {"laptop": LAPTOP, "paper": PAPER, "authors": PAPER}
 """What `preset` starts from."""
 
+IMPLICIT: dict[str, Any] = {"backbone.dim": 4, "backbone.norm": "none"}
+"""FSQ's own bound is its normalization; with as many channels as levels nothing is projected."""
+SIGNS: dict[str, Any] = {"backbone.dim": 10, "backbone.norm": "none"}
+"""One channel a bit: K = 2^10."""
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "laptop": {"lgq": LGQ},
+    "laptop": {
+        "lgq": LGQ,
+        "fsq": IMPLICIT,
+        "ifsq": IMPLICIT,
+        "lfq": SIGNS,
+        "bsq": SIGNS,
+    },
     "paper": {"lgq": LGQ},
-    "authors": {},
+    "authors": {"lgq": AUTHORS_LGQ},
 }
 """By preset and method: what each method needs to be at its best at that scale, from the ablations."""
 
@@ -93,7 +106,8 @@ def preset(
         raise ValueError(f"preset {name!r}: it must be one of {', '.join(PRESETS)}.")
     if method not in METHODS:
         raise ValueError(f"method {method!r}: it must be one of {', '.join(METHODS)}.")
-    changes = PRESETS[name] | RECIPES[name].get(method, {})
+    weights = RECOMMENDED_WEIGHTS.get(method, {})
+    changes = PRESETS[name] | weights | RECIPES[name].get(method, {})
     changes |= {"quantizer.method": method, "seed": seed}
     if num_codes is not None:
         changes["quantizer.num_codes"] = num_codes

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
@@ -41,10 +40,7 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
     """
     if run.is_complete:
         return
-    accelerator = Accelerator(
-        mixed_precision=config.train.precision,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
-    )
+    accelerator = Accelerator(mixed_precision=config.train.precision)
     main = accelerator.is_main_process
     with run.locked() if main else nullcontext(), stop_signals() as received:
         job = Job(config, run, accelerator, cache=Path(cache))
@@ -99,7 +95,7 @@ class Job:
         tokenizer = Tokenizer(config).to(self.device)
         self.loss = TokenizerLoss(config.loss).to(self.device)
         judge = PatchDiscriminator().to(self.device) if config.loss.adversarial else None
-        checkpoint = run.load_checkpoint(str(self.device))
+        checkpoint = run.load_checkpoint()
         if checkpoint is None:
             self._initialize(tokenizer)
         else:
@@ -358,6 +354,7 @@ class Job:
         state = {"scaler": scaler.state_dict()} if scaler is not None else {}
         if self.accelerator.is_main_process:
             self.run.save_checkpoint(self.step, tensors, tau=self.tau, tau_c=self.tau_c, **state)
+        self.accelerator.wait_for_everyone()  # nobody reads the run before it is written
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         training, state = checkpoint.tensors["training"], checkpoint.state
@@ -368,7 +365,7 @@ class Job:
         self.last_used.copy_(training["last_used"])
         _unflatten("optimizer", self.optimizer, training)
         if self.config.train.ema:
-            self.ema = {k: checkpoint.tensors["ema"][k] for k in self.ema}
+            self.ema = {k: checkpoint.tensors["ema"][k].to(self.device) for k in self.ema}
         if self.judge is not None:
             _unflatten("judge_optimizer", self.judge_optimizer, training)
             self.judge.load_state_dict(checkpoint.tensors["judge"])

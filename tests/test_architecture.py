@@ -10,14 +10,18 @@ LIBRARY = Path(__file__).parent.parent / "lgqlib"
 MAY_IMPORT: dict[str, str] = {
     # layer 0: a value, an operation, a file; nothing of the project, or only of this layer
     "config": "",
-    "presets": "config peers",
     "files": "",
     "locks": "",
     "decode": "",
     "listing": "",
     "download": "files locks",
     "store": "decode files locks",
-    "assignment": "",
+    "nearest": "",
+    "blocks": "nearest",
+    "pairs": "blocks nearest",
+    "streaming": "blocks nearest pairs",
+    "kernels": "",
+    "assignment": "kernels nearest streaming",
     "backbone": "",
     "features": "",
     "metrics": "",
@@ -25,17 +29,26 @@ MAY_IMPORT: dict[str, str] = {
     "intervals": "",
     "theory": "",
     "bounds": "",
+    "neighbors": "",
+    "faithfulness": "neighbors",
+    "projection": "neighbors",
+    "annealing": "neighbors theory",
     # layer 1
     "initialization": "assignment",
     "quantizer": "assignment initialization",
     "sources": "download listing store",
     "data": "config sources store",
     "losses": "config features",
+    "geometry": "bounds metrics neighbors",
+    "cells": "bounds geometry neighbors",
+    "drift": "neighbors",
+    "portrait": "bounds cells geometry neighbors",
     # layer 2
     "scalar": "assignment initialization quantizer",
     "implicit": "assignment quantizer",
     "peers": "assignment implicit initialization quantizer",
     # layer 3
+    "presets": "config peers",
     "tokenizer": "assignment backbone config peers quantizer scalar theory",
     # layer 4
     "run": "config files tokenizer",
@@ -43,6 +56,17 @@ MAY_IMPORT: dict[str, str] = {
     # layer 5
     "train": "config data evaluate losses run tokenizer",
     "assess": "data evaluate features run tokenizer",
+    "figures": "annealing assignment bounds cells drift geometry portrait projection theory",
+    "widgets": "annealing assess assignment cells data drift figures geometry neighbors portrait "
+    "projection run theory tokenizer",
+    # layer 6
+    "grid": "config presets",
+    "results": "files grid intervals run",
+    "progress": "run",
+    "execute": "files grid locks results run",
+    "crew": "execute",
+    "report": "files results",
+    "study": "crew execute files grid locks progress report results run",
 }
 """Module or package: the modules of the library that it may import."""
 

@@ -1,0 +1,76 @@
+"""Two processes with half a batch each train as one process with the whole batch does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lgqlib.run import Run
+from lgqlib.train import train
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from safetensors.torch import save_file
+import lgqlib.train
+from lgqlib.run import Run
+
+class Job(lgqlib.train.Job):
+    def save(self):
+        super().save()
+        codebook = self.tokenizer.quantizer.codebook.detach().contiguous()
+        name = f"rank-{self.accelerator.process_index}.safetensors"
+        save_file({"codebook": codebook}, Path(sys.argv[3]) / name)
+
+lgqlib.train.Job = Job  # trains as ever, and shows what each rank holds
+run = Run.open(sys.argv[1])
+lgqlib.train.train(run.config, run, cache=Path(sys.argv[2]), progress=False)
+"""
+STEPS = 10
+
+
+def moved(after, before):
+    """Concatenate how far every weight went."""
+    names = [name for name in after if after[name].is_floating_point()]
+    return torch.cat([(after[name] - before[name]).flatten() for name in names])
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("method", ["lgq", "vq_ema"])
+def test_torchrun_trains_the_same_tokenizer(method, tmp_path, cache, tiny_config):
+    config = tiny_config(
+        method, f"train.num_steps={STEPS} train.log_every=1 train.eval_every=0 train.lr=5e-4"
+    )
+    start = config.override("train.num_steps=1 train.warmup=1 train.lr=1e-30")
+    folders = ("start", "alone", "together")
+    first, alone, together = (
+        Run.create(tmp_path / name, start if name == "start" else config) for name in folders
+    )
+    train(start, first, cache=cache, progress=False)
+    train(config, alone, cache=cache, progress=False)
+
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(script), str(together.path), str(cache), str(tmp_path)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    ranks = [load_file(tmp_path / f"rank-{rank}.safetensors")["codebook"] for rank in range(2)]
+    assert torch.equal(*ranks)
+    zero, one, two = (r.load_checkpoint().tensors["tokenizer"] for r in (first, alone, together))
+    way, difference = moved(one, zero), moved(two, one)
+    assert difference.norm() < 1e-3 * way.norm()
+    logs = [
+        [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+        for run in (alone, together)
+    ]
+    losses = [[line["loss"] for line in log if line["split"] == "train"] for log in logs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3, abs=1e-4)
+    for a, b in zip(*logs, strict=True):
+        assert abs(b.get("active", 0) - a.get("active", 0)) <= 1
