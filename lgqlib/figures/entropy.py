@@ -10,7 +10,8 @@ from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.evaluation import square
 from lgqlib.figures.geometry import label_of, run_color
-from lgqlib.figures.pixels import data_uri, sheet
+from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.strips import strips
 from lgqlib.figures.style import (
     BLUE,
     COLORS,
@@ -134,28 +135,47 @@ def decile_examples(
     bounds: Sequence[tuple[float, float]],
 ) -> go.Figure:
     """Draw patches from each decile of assignment entropy, the surest on top."""
-    cols = max(len(row) for row in patches)
-    strips = [sheet(row, cols=cols, tile=44, gap=3) for row in patches]
-    height = 30 * len(strips) + 130
-    fig = figure(rows=1, cols=1, height=height + 60)
-    picture = np.concatenate(strips)
-    scale = picture.shape[0] / len(strips)
-    fig.add_image(source=data_uri(picture), hoverinfo="skip")
-    fig.update_yaxes(
-        tickvals=[(i + 0.5) * scale for i in range(len(strips))],
-        ticktext=[f"{_nats(low)} to {_nats(high)}" for low, high in bounds],
-        title_text="entropy of the decile, nats",
-        scaleanchor="x",
-        constrain="domain",
-        showgrid=False,
+    return strips(
+        patches,
+        [f"{_nats(low)} to {_nats(high)}" for low, high in bounds],
+        axis="entropy of the decile, nats",
+        finding=f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least sure "
+        f"above {_nats(bounds[-1][0])}",
+        look_for="Top: patches that one code answers for. Bottom: patches between codes. Look for "
+        "what they have in common: flat against textured, common against rare.",
     )
-    fig.update_xaxes(showticklabels=False, showgrid=False, constrain="domain", ticks="")
+
+
+def uncertain_codes(
+    indices: Int[np.ndarray, " N"], entropy: Float[np.ndarray, " N"], num_codes: int
+) -> go.Figure:
+    """Draw the mean entropy of each code's tokens against how many it has."""
+    counts = np.bincount(indices, minlength=num_codes)
+    used = np.flatnonzero(counts)
+    mean = np.bincount(indices, entropy, num_codes)[used] / counts[used]
+    order = used[np.argsort(-mean, kind="stable")]
+    fig = figure(height=400)
+    fig.add_scatter(
+        x=counts[used],
+        y=mean.astype("float32"),
+        mode="markers",
+        marker={"color": BLUE, "size": 5, "opacity": 0.6},
+        customdata=used.astype("int32"),
+        hovertemplate="code %{customdata}: %{x} tokens, %{y:.3f} nats<extra></extra>",
+        name="codes",
+    )
+    fig.add_hline(float(entropy.mean()), line={"color": INK, "dash": "dash"})
+    fig.update_xaxes(title_text="tokens of the code", type="log")
+    fig.update_yaxes(title_text="mean entropy of its tokens, nats", rangemode="tozero")
+    # Ranks, for the relation need not be a line.
+    ranks = [np.argsort(np.argsort(v, kind="stable")) for v in (counts[used], mean)]
+    relation = np.corrcoef(*ranks)[0, 1] if len(used) > 2 else float("nan")
     return titled(
         fig,
-        f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least sure "
-        f"above {_nats(bounds[-1][0])}",
-        "Top: patches that one code answers for. Bottom: patches between codes. Look for what they "
-        "have in common: flat against textured, common against rare.",
+        f"Least sure are codes {', '.join(map(str, order[:5]))}; rank correlation of doubt and use "
+        f"{relation:+.2f} over {len(used)} used codes",
+        "Dashed: mean over tokens. Doubt that grows with use is crowding: many tokens share few "
+        "codes that lie close together.",
     )
 
 

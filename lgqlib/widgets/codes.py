@@ -157,3 +157,14 @@ class Codes:
         paths = np.stack([np.stack([s[c] for s in steps]) for c in codes])  # (n, steps, 2)
         breaks = np.full((len(paths), 1, 2), np.nan, dtype=np.float32)
         return np.concatenate([paths, breaks], 1).reshape(-1, 2).astype(np.float32)
+
+    def examples(self, *, count: int = 8, each: int = 12) -> tuple[list[int], list[list]]:
+        """Give codes from the most used to the rarest, with the decoder's patch and real ones."""
+        used = np.argsort(-self.view.counts, kind="stable")[: int((self.view.counts > 0).sum())]
+        picked = used[np.linspace(0, len(used) - 1, min(count, len(used))).astype(int)]
+        decoded = self.view.code_patches(picked)
+        rows = [
+            [patch, *(self.view.patch(t) for t in self.tokens_of(int(k), limit=each))]
+            for k, patch in zip(picked, decoded, strict=True)
+        ]
+        return picked.tolist(), rows

@@ -1,0 +1,55 @@
+"""Rows of small pictures, one row a code, a decile, or whatever else has examples."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import UInt8
+
+from lgqlib.figures.pixels import data_uri, sheet
+from lgqlib.figures.style import figure, titled
+
+Tiles = Sequence[UInt8[np.ndarray, "P P 3"]]
+
+
+def strips(
+    rows: Sequence[Tiles], labels: Sequence[str], *, axis: str, finding: str, look_for: str
+) -> go.Figure:
+    """Draw rows of tiles of one size, each row with a label."""
+    cols = max(len(row) for row in rows)
+    pictures = [sheet(row, cols=cols, tile=44, gap=3) for row in rows]
+    width = max(p.shape[1] for p in pictures)
+    padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in pictures]
+    fig = figure(height=30 * len(rows) + 190)
+    fig.add_image(source=data_uri(np.concatenate(padded)), hoverinfo="skip")
+    step = padded[0].shape[0]
+    fig.update_yaxes(
+        tickvals=[(i + 0.5) * step for i in range(len(rows))],
+        ticktext=list(labels),
+        title_text=axis,
+        scaleanchor="x",
+        constrain="domain",
+        showgrid=False,
+        zeroline=False,
+    )
+    fig.update_xaxes(
+        showticklabels=False, showgrid=False, zeroline=False, constrain="domain", ticks=""
+    )
+    return titled(fig, finding, look_for)
+
+
+def code_examples(
+    rows: Sequence[Tiles], codes: Sequence[int], counts: Sequence[int], *, total: int
+) -> go.Figure:
+    """Draw, for some codes, the decoder's patch and then real patches: a click, standing still."""
+    labels = [f"code {k}: {n}" for k, n in zip(codes, counts, strict=True)]
+    share = 100 * max(counts) / max(total, 1)
+    return strips(
+        rows,
+        labels,
+        axis="code: tokens",
+        finding=f"The most used code has {share:.1f} % of {total} tokens; of these codes, the rarest "
+        f"has {min(counts)}",
+        look_for="First in each row, what the decoder makes of the code among its own kind; then real "
+        "patches assigned to it, nearest first. Patches of a row should agree.",
+    )
