@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 import lgqlib
-from lgqlib.crew import fitting_workers
+from lgqlib.crew import cluster, fitting_workers
 from lgqlib.execute import Job, execute_all, require_parameters, was_executed
 from lgqlib.grid import parse_study, read_study
 from lgqlib.presets import preset
@@ -286,16 +286,20 @@ def write_study(project, *, method="[lgq]", seed="[0]", num_steps=20):
         f"grid: {{method: {method}, seed: {seed}}}\nsummary: [06_compare]\n"
     )
     folders = ["--runs", str(project / "runs"), "--cache", str(project / "cache")]
-    return [str(path), *folders, "--workers", "1"]
+    return [str(path), *folders]
 
 
-@pytest.fixture(autouse=True)
-def kernels_find_the_library(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+@pytest.fixture(scope="module")
+def scheduler():
+    """Give the address of a cluster that is there already, as on a machine with a queue."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # for the kernels
+        with cluster(1) as client:
+            yield ["--scheduler", client.scheduler.address]
 
 
-def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project, capsys):
-    arguments = write_study(project, seed="[0, 1]")
+def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project, scheduler, capsys):
+    arguments = write_study(project, seed="[0, 1]") + scheduler
     assert main(arguments) == 1
     said = capsys.readouterr()
     assert "20.00" in said.out and "report" in said.out
@@ -321,9 +325,9 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
     assert "1 of 2 runs are done already" in capsys.readouterr().err
 
 
-def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project):
+def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project, scheduler):
     arguments = write_study(project, method="[lgq, fsq]", num_steps=60)
-    command = [sys.executable, "-m", "lgqlib.study", *arguments]
+    command = [sys.executable, "-m", "lgqlib.study", *arguments, "--workers", "1"]
     # A terminal sends Ctrl-C to the whole group of processes: workers must not die of it.
     process = subprocess.Popen(
         command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
@@ -348,7 +352,7 @@ def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project):
     states = collect(study).set_index("method")["state"].to_dict()
     assert states == {"lgq": "done", "fsq": "partial"}
 
-    assert main(arguments) == 0
+    assert main([*arguments, *scheduler]) == 0
     steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 61)), "no step was lost or done twice"
 
