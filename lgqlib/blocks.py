@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lgqlib.nearest import Crowded, Scores, Search, blocks, nearest, padded, pick
 
-TILE = 2**18  # entries of a tile, to stay in the cache
-FLOOR = {torch.float32: -80.0, torch.float64: -700.0}  # exp is many times slower below
+TILE = 2**19  # entries of a tile, to stay in the cache
+FLOOR = {torch.float32: -40.0, torch.float64: -100.0}  # no denormal arises from it, even squared
 
 
 class Totals(NamedTuple):
@@ -70,6 +70,9 @@ class Call:
     """`logsumexp_k(-d_nk / (tau s_k))`, for the backward."""
     budget: int
     """Bytes that blocks may keep for the backward."""
+    demand: Float[Tensor, "codes dim+2"] | None = None
+    """Values, what arrives at the usage, and ones: with what arrives at tokens, their product is
+    what arrives at the weights."""
     spaces: dict[str, Tensor] = field(default_factory=dict)
 
     def space(self, name: str, size: int) -> Float[Tensor, " entries"]:
@@ -138,26 +141,24 @@ class DenseBlock:
         needs_log = scores.energy == "norm" or any(
             t is not None for t in (grad.entropy, out.tau, out.widths)
         )
-        p, log_p = self._weights(needs_log)
-        mean = self._mean(grad, p)
-        dx, across = torch.zeros_like(x), torch.zeros_like(mean)
+        p, log_p, met = self._weights(grad.usage, needs_log)
+        average = torch.zeros_like(x) if grad.average is None else grad.average
+        ones = torch.ones_like(x[:, :1])
+        offer = torch.cat([average, ones, -_column(met + self._mean(grad))], 1)
+        dx, across = torch.zeros_like(x), x.new_zeros(self.num)
         factor, scaled = self._factor(), x
         if not factor.ndim:
             scaled = x * factor
         for codes in self.tiles:
             tile, q = p[codes], call.matrix("tile", codes.stop - codes.start, self.num)
+            torch.mm(call.demand[codes], offer.T, out=q)
             if grad.average is not None:
-                torch.mm(call.values[codes], grad.average.T, out=q)
                 out.values[codes].addmm_(tile, grad.average)
-            else:
-                q.zero_()
-            if grad.usage is not None:
-                q += _column(grad.usage[codes])
             if grad.collision is not None:
                 q.addcmul_(tile, 2 * grad.collision)
             if grad.entropy is not None:
                 q.addcmul_(log_p[codes], -grad.entropy)
-            q.sub_(mean).mul_(tile)
+            q.mul_(tile)
             if out.tau is not None:
                 out.tau.sub_((q * log_p[codes]).sum() / call.tau)
             if out.widths is not None:
@@ -186,35 +187,41 @@ class DenseBlock:
             return self.kept
         return self.call.matrix("strip", *shape)
 
-    def _weights(self, needs_log: bool) -> tuple[Tensor, Tensor | None]:
-        """Return `p` and, if needed, its logarithm, `[codes, tokens]`."""
+    def _weights(
+        self, usage: Tensor | None, needs_log: bool
+    ) -> tuple[Tensor, Tensor | None, Float[Tensor, " tokens"]]:
+        """Return `p`, if needed its logarithm, both `[codes, tokens]`, and its product with what
+        arrives at the usage."""
         call, tokens = self.call, self.tokens
-        p = call.matrix("strip", len(call.scores.y), self.num)
-        if self.kept is not None:
-            for codes, factor in zip(self.tiles, self.scale, strict=True):
-                torch.mul(self.kept[codes], factor, out=p[codes])
-            low = torch.finfo(p.dtype).tiny
-            return p, p.clamp(min=low).log() if needs_log else None
+        p, met = (
+            call.matrix("strip", len(call.scores.y), self.num),
+            call.log_sum.new_zeros(self.num),
+        )
         log_p = call.matrix("logs", *p.shape) if needs_log else p
         shift = call.totals.best[tokens] + call.totals.log_mass[tokens]
-        for codes in self.tiles:
-            tile = call.scores.tile(codes, tokens, out=log_p[codes])
-            torch.exp(tile.sub_(shift).clamp_(min=FLOOR[p.dtype]), out=p[codes])
-        return p, log_p if needs_log else None
+        for i, codes in enumerate(self.tiles):
+            if self.kept is None:
+                score = call.scores.tile(codes, tokens, out=log_p[codes], shift=shift)
+                torch.exp(score.clamp_(min=FLOOR[p.dtype]), out=p[codes])
+            else:
+                torch.mul(self.kept[codes], self.scale[i], out=p[codes])
+                if needs_log:
+                    torch.log(p[codes], out=log_p[codes]).clamp_(min=2 * FLOOR[p.dtype])
+            if usage is not None:
+                met += usage[codes] @ p[codes]
+        return p, log_p if needs_log else None, met
 
-    def _mean(self, grad: Upstream, p: Tensor) -> Float[Tensor, " tokens"]:
-        """Average what arrives at the weights of a token, less what arrives at all its scores."""
+    def _mean(self, grad: Upstream) -> Float[Tensor, " tokens"]:
+        """Average what arrives at the weights of a token, but for the usage, less what arrives at
+        all its scores."""
         totals, tokens = self.call.totals, self.tokens
-        mean = p.new_zeros(self.num)
+        mean = self.call.log_sum.new_zeros(self.num)
         if grad.average is not None:
             mean += (grad.average * totals.average[tokens]).sum(1)
         if grad.collision is not None:
             mean += 2 * grad.collision * totals.collision[tokens]
         if grad.entropy is not None:
             mean += grad.entropy * totals.entropy[tokens]
-        if grad.usage is not None:
-            for codes in self.tiles:
-                mean += grad.usage[codes] @ p[codes]
         if grad.free_energy is not None:
             mean += self.call.tau * grad.free_energy
         return mean

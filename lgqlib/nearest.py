@@ -54,18 +54,30 @@ class Scores:
             left, right = [y * w, one_y * w], [x, -one_x * (energy == "cosine")]
         else:
             left, right = [y], [x * w]
-        self.left, self.right = torch.cat(left, 1), torch.cat(right, 1)
+        # The last column is for a shift of each token's scores.
+        self.left, self.right = torch.cat([*left, one_y], 1), torch.cat([*right, 0 * one_x], 1)
         rounding = torch.finfo(x.dtype).eps * self.left.shape[1]
         self.error = rounding * sum(
             b.norm(dim=1) * a.norm(dim=1).max() for a, b in zip(left, right, strict=True)
         )
 
-    def tile(self, codes: slice, tokens: slice, out: Tensor) -> Tensor:
-        """Write the scores of some codes and tokens to `out` `[codes, tokens]`."""
-        torch.mm(self.left[codes], self.right[tokens].T, out=out)
+    def tile(
+        self,
+        codes: slice,
+        tokens: slice,
+        out: Tensor,
+        shift: Float[Tensor, " tokens"] | None = None,
+    ) -> Float[Tensor, "codes tokens"]:
+        """Write the scores of some codes and tokens, less a shift of each token, to `out`."""
+        right = self.right[tokens]
+        if shift is not None and self.energy != "norm":
+            right = torch.cat([right[:, :-1], rearrange(-shift, "n -> n 1")], 1)
+        torch.mm(self.left[codes], right.T, out=out)
         if self.energy == "norm":
             w = self.weights[codes, None] if self.weights.ndim else self.weights
             out.clamp_(min=0).sqrt_().mul_(-w)
+            if shift is not None:
+                out.sub_(shift)
         return out
 
     def slack(self, tokens: slice, best: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:

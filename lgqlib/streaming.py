@@ -8,13 +8,14 @@ product and leaves out pairs that the precision cannot see: a token drops at mos
 import math
 
 import torch
+from einops import rearrange
 
 from lgqlib.blocks import Call, DenseBlock, Slopes, Totals, Upstream
 from lgqlib.nearest import TILE_CODES, TILE_TOKENS, Crowded, Scores, blocks
 from lgqlib.pairs import PairBlock
 
 PAIR_SHARE = 0.01  # of all pairs: above it whole tiles are faster
-STRIP_BYTES = 2**23  # stays in the cache
+STRIP_BYTES = 2**24  # stays in the cache
 
 
 class StreamingAssign(torch.autograd.Function):
@@ -27,6 +28,9 @@ class StreamingAssign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, latents, codebook, values, tau, widths, energy, tile_bytes, pair_share):
+        # Detached: what `ctx` holds must not hold `ctx` in turn, or neither is ever freed.
+        latents, codebook, tau = latents.detach(), codebook.detach(), tau.detach()
+        values, widths = (None if t is None else t.detach() for t in (values, widths))
         weights = 1 / tau if widths is None else 1 / (tau * widths)
         scores = Scores(latents, codebook, weights, energy=energy)
         zeros = latents.new_zeros(5, len(latents))
@@ -49,11 +53,12 @@ class StreamingAssign(torch.autograd.Function):
         call.log_sum = best + call.totals.log_mass
         ctx.call = call
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(indices)
         if values is None and energy in ("squared", "norm"):
             average = average + scores.center
-        totals = call.totals
-        return average, -tau * call.log_sum, totals.collision, totals.entropy, usage, indices
+        outputs = average, -tau * call.log_sum, call.totals.collision, call.totals.entropy
+        *outputs, indices = (t.detach() for t in (*outputs, usage, indices))
+        ctx.mark_non_differentiable(indices)
+        return *outputs, indices
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -67,6 +72,9 @@ class StreamingAssign(torch.autograd.Function):
             tau=torch.zeros_like(call.tau) if ctx.needs_input_grad[3] else None,
             widths=torch.zeros_like(call.widths) if ctx.needs_input_grad[4] else None,
         )
+        column = torch.zeros_like(call.values[:, 0]) if upstream.usage is None else upstream.usage
+        sides = [rearrange(t, "k -> k 1") for t in (column, torch.ones_like(column))]
+        call.demand = torch.cat([call.values, *sides], 1)
         for block in ctx.blocks:
             block.backward(upstream, out)
         call.spaces.clear()
