@@ -25,6 +25,8 @@ OFFLINE = """{% extends 'lab/index.html.j2' %}
 """
 """nbconvert's template without the scripts that it would fetch."""
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, Helvetica, Arial, sans-serif; max-width: 1200px; margin: 2rem auto;
@@ -85,6 +87,10 @@ def to_html(notebook: Path) -> str:
         node = nbformat.read(notebook, as_version=4)
     except Exception as error:  # of many kinds
         raise ValueError(f"{notebook.name} could not be read ({error}).") from None
+    for cell in node.cells:
+        # A live widget is nothing without its kernel; what it said is in the cells after it.
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
     exporter = HTMLExporter(
         extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2"
     )

@@ -202,6 +202,7 @@ def test_a_converted_notebook_loads_nothing(tmp_path):
     assert all(source.startswith(("data:", "#")) for source in read.loads), read.loads
     assert "data:image/png;base64,iVBORw0KGgo=" in text
     assert "<b>plain</b>" in read.text and "show" in read.text
+    assert "Bar()" not in read.text, "a live widget without its kernel"
     assert "@import" not in text and "url(http" not in text
 
 
