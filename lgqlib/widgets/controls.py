@@ -86,7 +86,12 @@ def slider(label: str, options: Sequence[Any], *, index: int = 0, width: int = 4
 
 def play(target: ipywidgets.SelectionSlider, *, milliseconds: int = 300) -> ipywidgets.Play:
     """Make a play button that runs a slider from start to end."""
-    button = ipywidgets.Play(max=len(target.options) - 1, interval=milliseconds, show_repeat=False)
+    button = ipywidgets.Play(
+        value=target.index,
+        max=len(target.options) - 1,
+        interval=milliseconds,
+        show_repeat=False,
+    )
     ipywidgets.link((button, "value"), (target, "index"))
     return button
 

@@ -1,0 +1,212 @@
+"""JupyterLab on loopback and a real Chromium in front of it: for tests, benchmarks and
+screenshots.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+SETTINGS = {
+    # News would be a question on the screen; windowing takes cells off the page.
+    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+}
+STATUS = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+ERRORS = """() => [...document.querySelectorAll(
+    '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"],'
+    + '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]'
+)].map(node => node.innerText)"""
+PENDING = """() => {
+    const cells = window.jupyterapp.shell.currentWidget.content.widgets;
+    return cells.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim()
+        && c.model.executionCount === null).length;
+}"""
+FIND = """name => [...document.querySelectorAll('.js-plotly-plot')].find(
+    plot => plot.data && plot.data.some(trace => trace.name === name))"""
+
+
+def chromium_path() -> str | None:
+    """Find a Chromium or Chrome of this machine."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path) -> Iterator[str]:
+    """Run JupyterLab over `folder` with private configuration; give its address with the token."""
+    private = folder / ".private"
+    for name, value in SETTINGS.items():
+        file = private / "settings" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(private / "config"),
+        "JUPYTER_DATA_DIR": str(private / "data"),
+        "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
+        "IPYTHONDIR": str(private / "ipython"),
+        "JUPYTERLAB_SETTINGS_DIR": str(private / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(private / "workspaces"),
+    }
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1"]
+    command += [f"--port={port}", f"--IdentityProvider.token={token}", "--allow-root"]
+    command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
+    log = open(folder / "jupyterlab.log", "w")  # noqa: SIM115
+    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if server.poll() is not None:
+                raise RuntimeError((folder / "jupyterlab.log").read_text()[-2000:])
+            time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}/lab/tree/{{name}}?reset&token={token}"
+    finally:
+        server.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(15)
+        server.kill()
+        server.wait()
+        log.close()
+
+
+@contextlib.contextmanager
+def chromium(*, height: int = 1100) -> Iterator[Page]:
+    """Open a page of Chromium with software rendering; `page.errors` collects its console's
+    errors.
+    """
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium_path(),
+            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
+        )
+        try:
+            page = browser.new_page(viewport={"width": 1400, "height": height})
+            page.errors = []
+            page.on("pageerror", lambda error: page.errors.append(str(error)))
+            page.on("console", lambda message: _note(page, message))
+            yield page
+        finally:
+            browser.close()
+
+
+def _note(page: Page, message: Any) -> None:
+    # What the server lacks (an icon, an optional page) is no error of a notebook.
+    if message.type == "error" and "Failed to load resource" not in message.text:
+        page.errors.append(message.text)
+
+
+def place_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> str:
+    """Copy a notebook with other parameters into a folder; give the copy's name."""
+    node = load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb"))
+    node = parameterize_notebook(node, dict(parameters), kernel_name="python3", language="python")
+    nbformat.write(node, folder / f"{name}.ipynb")
+    return f"{name}.ipynb"
+
+
+def open_and_run(page: Page, address: str, name: str, *, seconds: float = 150) -> None:
+    """Open a notebook, run all its cells, and wait for the last; raise when a cell writes an
+    error.
+    """
+    page.goto(address.format(name=name))
+    _wait(page, f"() => {STATUS} === 'idle'", 90)
+    page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        errors = page.evaluate(ERRORS)
+        # A progress bar writes to stderr too.
+        errors = [e for e in errors if "it/s" not in e and "Warning" not in e and "%|" not in e]
+        if errors:
+            raise AssertionError("a cell wrote to stderr:\n" + "\n".join(errors)[-3000:])
+        if page.evaluate(PENDING) == 0 and page.evaluate(f"() => {STATUS}") == "idle":
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"{name} did not finish in {seconds} s")
+
+
+def _wait(page: Page, condition: str, seconds: float) -> None:
+    page.wait_for_function(condition, timeout=1000 * seconds)
+
+
+def trace(page: Page, plot: str, name: str, attribute: str) -> Any:
+    """Read an attribute of a named trace in the figure that has a trace called `plot`."""
+    return page.evaluate(
+        f"""([plot, name, attribute]) => {{
+            const found = ({FIND})(plot);
+            const trace = found && found.data.find(t => t.name === name);
+            const value = trace && attribute.split('.').reduce((o, k) => o && o[k], trace);
+            return JSON.stringify(value && value.length !== undefined && typeof value !== 'string'
+                ? Array.from(value) : value);
+        }}""",
+        [plot, name, attribute],
+    )
+
+
+def wait_for_change(
+    page: Page, plot: str, name: str, attribute: str, before: Any, *, seconds: float = 20
+) -> Any:
+    """Wait until a trace's attribute is another; give the new value."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        now = trace(page, plot, name, attribute)
+        if now != before:
+            return now
+        page.wait_for_timeout(20)
+    raise AssertionError(f"{name}.{attribute} did not change in {seconds} s")
+
+
+def press(page: Page, label: str, key: str) -> None:
+    """Focus the handle of the slider with a label, and press a key on it."""
+    slider = page.locator(".widget-hslider, .jupyter-widget-hslider").filter(has_text=label)
+    handle = slider.locator(".noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    handle.focus()
+    page.keyboard.press(key)
+
+
+def click_point(page: Page, plot: str, name: str, index: int) -> None:
+    """Click a point of a trace, where the figure draws it."""
+    page.evaluate(
+        f"plot => ({FIND})(plot).scrollIntoView({{block: 'center', behavior: 'instant'}})", plot
+    )
+    page.wait_for_timeout(300)
+    x, y = page.evaluate(
+        f"""([plot, name, index]) => {{
+            const found = ({FIND})(plot);
+            const full = found._fullData.find(t => t.name === name);
+            const xa = found._fullLayout[full.xaxis.replace('x', 'xaxis')];
+            const ya = found._fullLayout[full.yaxis.replace('y', 'yaxis')];
+            const box = found.getBoundingClientRect();
+            const at = full.type === 'heatmap'
+                ? [index % full.z[0].length, Math.floor(index / full.z[0].length)]
+                : [full.x[index], full.y[index]];
+            return [box.left + xa._offset + xa.d2p(at[0]), box.top + ya._offset + ya.d2p(at[1])];
+        }}""",
+        [plot, name, index],
+    )
+    page.mouse.move(x - 3, y - 3)
+    page.mouse.move(x, y, steps=3)
+    page.wait_for_timeout(150)
+    page.mouse.click(x, y)
