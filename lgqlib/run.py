@@ -342,6 +342,6 @@ def _load(file: Path, device: str) -> dict[str, Tensor]:
 
 def _finite(value: Any) -> Any:
     """Give a plain number, or None where JSON has none."""
-    if isinstance(value, Tensor | np.generic):
+    if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

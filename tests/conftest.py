@@ -7,6 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("lgqlib", "shapes.checked")
 
 from lgqlib.assess import assess
 from lgqlib.presets import preset

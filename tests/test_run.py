@@ -51,7 +51,7 @@ def test_a_damaged_config_is_named_with_the_reason(run, damage, says):
 def test_metrics_come_back_by_step_and_split(run):
     assert list(run.metrics().columns) == ["step", "split"]
     run.log(1, "train", loss=0.5, tau=float("nan"))
-    run.log(2, "val", psnr=torch.tensor(20.0))
+    run.log(2, "val", psnr=20.0)
     table = run.metrics()
     assert table.step.tolist() == [1, 2]
     assert table.loss[0] == 0.5
