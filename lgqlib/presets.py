@@ -14,7 +14,7 @@ LAPTOP: dict[str, Any] = {
     "quantizer.num_codes": 1024,
     "backbone.dim": 5,
     "backbone.norm": "layer",
-    "train.num_steps": 400,
+    "train.num_steps": 300,
     "train.batch_size": 64,
     "train.lr": 2e-3,
     "loss.perceptual_side": 64,
