@@ -137,10 +137,13 @@ def decile_examples(
     """Draw patches from each decile of assignment entropy, the surest on top."""
     return strips(
         patches,
-        [f"{_nats(low)} to {_nats(high)}" for low, high in bounds],
+        [
+            f"{_nats(low)} to {_nats(high)}" if high >= 1e-4 else "below 10⁻⁴"
+            for low, high in bounds
+        ],
         axis="entropy of the decile, nats",
-        finding=f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least sure "
-        f"above {_nats(bounds[-1][0])}",
+        finding=f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least "
+        f"sure above {_nats(bounds[-1][0])}",
         look_for="Top: patches that one code answers for. Bottom: patches between codes. Look for "
         "what they have in common: flat against textured, common against rare.",
     )

@@ -17,7 +17,7 @@ Array = np.ndarray | Tensor
 
 def reconstructions(
     originals: Float[Array, "n 3 S S"],
-    decoded: Float[Array, "n 3 S S"],
+    decoded: Float[Array, "m 3 T T"],
     *,
     labels: Sequence[str] | None = None,
 ) -> go.Figure:
