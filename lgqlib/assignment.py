@@ -39,7 +39,6 @@ class Assignment(NamedTuple):
     """`mean_n p_nk` over the latents of this call; zero without latents."""
 
 
-@torch.compiler.disable
 def soft_assign(
     latents: Float[Tensor, "tokens dim"],
     codebook: Float[Tensor, "codes dim"],
@@ -57,6 +56,20 @@ def soft_assign(
     the precision. Raises `ValueError` for shapes that do not fit, a temperature or width that is
     not positive and finite, and unknown names.
     """
+    # What runs depends on the data; disabled here, as the decorator would import the compiler.
+    run = torch.compiler.disable(_reduce) if torch.compiler.is_compiling() else _reduce
+    return run(latents, codebook, tau, energy, widths, engine, tile_bytes)
+
+
+def _reduce(
+    latents: Tensor,
+    codebook: Tensor,
+    tau: float | Tensor,
+    energy: str,
+    widths: Tensor | None,
+    engine: str,
+    tile_bytes: int,
+) -> Assignment:
     _check(latents, codebook, energy=energy, widths=widths, engine=engine)
     _check_tau(tau)
     with torch.autocast(latents.device.type, enabled=False):
@@ -74,7 +87,7 @@ def _dense(
     widths: Tensor | None,
 ) -> Assignment:
     """Compute the definition with plain autograd and `[tokens, codes]` tensors."""
-    logits = _logits(latents, codebook, tau, energy, widths)
+    logits, lowest = _logits(latents, codebook, tau, energy, widths)
     log_p = logits.log_softmax(1)
     p = log_p.exp()
     return Assignment(
@@ -82,7 +95,7 @@ def _dense(
         indices=hard_assign(latents, codebook, energy=energy, widths=widths),
         collision=p.square().sum(1),
         entropy=-(p * log_p).sum(1),
-        free_energy=-tau * logits.logsumexp(1),
+        free_energy=lowest - tau * logits.logsumexp(1),
         usage=p.sum(0) / max(len(latents), 1),
     )
 
@@ -144,18 +157,17 @@ def probabilities(
     _check_tau(tau)
     with torch.autocast(latents.device.type, enabled=False):
         latents, codebook, widths = _as_float(latents, codebook, widths)
-        return _logits(latents, codebook, tau, energy, widths).softmax(1)
+        return _logits(latents, codebook, tau, energy, widths)[0].softmax(1)
 
 
 def _logits(
-    latents: Tensor,
-    codebook: Tensor,
-    tau: float | Tensor,
-    energy: str,
-    widths: Tensor | None,
-) -> Tensor:
-    scale = tau if widths is None else tau * widths
-    return -energies(latents, codebook, energy=energy) / scale
+    latents: Tensor, codebook: Tensor, tau: float | Tensor, energy: str, widths: Tensor | None
+) -> tuple[Float[Tensor, "tokens codes"], Float[Tensor, " tokens"]]:
+    """Return `-d_nk / (tau s_k)` over its largest for each token, and the lowest `d_nk / s_k`."""
+    d = energies(latents, codebook, energy=energy)
+    d = d if widths is None else d / widths
+    lowest = d.detach().amin(1, keepdim=True)
+    return (lowest - d) / tau, lowest[:, 0]
 
 
 def hard_assign(

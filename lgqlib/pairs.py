@@ -85,27 +85,28 @@ class PairBlock:
         return Pairs(n[keep], k[keep], score[keep]), index
 
     def _arriving(self, pairs: Pairs, p: Tensor, log_p: Tensor, grad: Upstream) -> Tensor:
-        """Return the gradient at each weight, up to a constant of each token."""
+        """Return the gradient at each weight less that at the weight of the token's best code, so
+        that what a token has in common cancels, and a token with one code gets exactly nothing."""
         call, (n, k, _) = self.call, pairs
+        best = call.totals.indices[self.tokens][n]
         q = torch.zeros_like(p)
         if grad.average is not None:
             for part in blocks(len(p), ROWS):
-                q[part] = call.values[k[part]].mul_(grad.average[n[part]]).sum(1)
+                apart = call.values[k[part]].sub_(call.values[best[part]])
+                q[part] = apart.mul_(grad.average[n[part]]).sum(1)
         if grad.usage is not None:
             q += grad.usage[k]
         if grad.collision is not None:
             q += 2 * grad.collision[n] * p
         if grad.entropy is not None:
             q -= grad.entropy[n] * log_p
-        # Relative to the best code: a token that has one code only gets exactly no gradient.
-        rank = torch.arange(len(n), device=n.device)
-        hit = (k == call.totals.indices[self.tokens][n]).nonzero()[:, 0]
-        first = n.new_zeros(self.num).index_put_((n[hit],), rank[hit])
-        return q - q[first[n]] if len(q) else q
+        hit = (k == best).nonzero()[:, 0]
+        return q - q.new_zeros(self.num).index_put_((n[hit],), q[hit])[n]
 
     def _spread(self, pairs: Pairs, p: Tensor, slope: Tensor, grad: Upstream, out: Slopes) -> None:
         """Gather the coordinates of pairs and add what they contribute to the gradients."""
-        scores, x, (n, k, _) = self.call.scores, self.call.scores.x[self.tokens], pairs
+        scores, (n, k, _) = self.call.scores, pairs
+        x = scores.latents[self.tokens]
         dx = out.latents[self.tokens]
         for part in blocks(len(p), ROWS):
             i, j, m = n[part], k[part], rearrange(slope[part], "j -> j 1")
@@ -114,7 +115,7 @@ class PairBlock:
                 rows = grad.average[i].mul_(rearrange(p[part], "j -> j 1"))
                 out.values.index_add_(0, j, rows)
             if scores.energy in ("squared", "norm"):
-                rows = scores.y[j].sub_(x[i])
+                rows = scores.codebook[j].sub_(x[i])
                 if scores.energy == "norm":  # the direction, none where they meet
                     size = rows.norm(dim=1, keepdim=True)
                     rows = torch.where(size > 0, rows / torch.where(size > 0, size, 1), 0) / 2
@@ -122,7 +123,7 @@ class PairBlock:
                 dx.index_add_(0, i, rows)
                 out.codebook.index_add_(0, j, rows, alpha=-1)
             else:
-                dx.index_add_(0, i, scores.y[j].mul_(w * m))
+                dx.index_add_(0, i, scores.codebook[j].mul_(w * m))
                 out.codebook.index_add_(0, j, x[i].mul_(w * m))
 
     def _per_token(self, n: Int[Tensor, " pairs"], x: Float[Tensor, " pairs"]) -> Tensor:

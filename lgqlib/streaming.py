@@ -12,9 +12,10 @@ from einops import rearrange
 
 from lgqlib.blocks import Call, DenseBlock, Slopes, Totals, Upstream
 from lgqlib.nearest import TILE_CODES, TILE_TOKENS, Crowded, Scores, blocks
-from lgqlib.pairs import PairBlock
+from lgqlib.pairs import ROUGH, PairBlock
 
 PAIR_SHARE = 0.01  # of all pairs: above it whole tiles are faster
+MANY = 2**20  # pairs
 STRIP_BYTES = 2**24  # stays in the cache
 
 
@@ -63,24 +64,32 @@ class StreamingAssign(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        call, upstream = ctx.call, Upstream(*grads[:-1])
-        scores = call.scores
+        call, needs = ctx.call, ctx.needs_input_grad
         out = Slopes(
-            latents=torch.zeros_like(scores.x),
-            codebook=torch.zeros_like(scores.y),
+            latents=torch.zeros_like(call.scores.x),
+            codebook=torch.zeros_like(call.scores.y),
             values=torch.zeros_like(call.values),
-            tau=torch.zeros_like(call.tau) if ctx.needs_input_grad[3] else None,
-            widths=torch.zeros_like(call.widths) if ctx.needs_input_grad[4] else None,
+            tau=torch.zeros_like(call.tau) if needs[3] else None,
+            widths=torch.zeros_like(call.widths) if needs[4] else None,
         )
-        column = torch.zeros_like(call.values[:, 0]) if upstream.usage is None else upstream.usage
-        sides = [rearrange(t, "k -> k 1") for t in (column, torch.ones_like(column))]
-        call.demand = torch.cat([call.values, *sides], 1)
-        for block in ctx.blocks:
-            block.backward(upstream, out)
-        call.spaces.clear()
-        if call.values is scores.y:
+        with torch.autocast(call.values.device.type, enabled=False):
+            _differentiate(call, ctx.blocks, Upstream(*grads[:-1]), out)
+        if call.values is call.scores.y:
             out = out._replace(codebook=out.codebook + out.values, values=None)
         return *out, None, None, None
+
+
+def _differentiate(
+    call: Call, parts: list[PairBlock | DenseBlock], upstream: Upstream, out: Slopes
+) -> None:
+    """Add up the gradients that leave, block by block."""
+    column = torch.zeros_like(call.values[:, 0]) if upstream.usage is None else upstream.usage
+    sides = [rearrange(t, "k -> k 1") for t in (column, torch.ones_like(column))]
+    call.demand = torch.cat([call.values, *sides], 1)
+    for block in parts:
+        block.backward(upstream, out)
+    call.demand = None
+    call.spaces.clear()
 
 
 def _run(call: Call, tile_bytes: int, pair_share: float) -> list[PairBlock | DenseBlock]:
@@ -90,8 +99,10 @@ def _run(call: Call, tile_bytes: int, pair_share: float) -> list[PairBlock | Den
     # Half of the memory is to work in: two strips, or two tiles and the pairs of a block.
     fast = max(64, STRIP_BYTES // (item * num_codes))
     strip = _clamp(min(fast, tile_bytes // (4 * item * num_codes)))
-    share = _share(call)
-    if share > pair_share:
+    share, slack = _probe(call)
+    # Rough scores are better refined, which only pairs are, unless those are too many.
+    rough = slack > ROUGH and share * num_tokens * num_codes < MANY and pair_share >= 0
+    if share > pair_share and not rough:
         return [_done(DenseBlock(call, tokens)) for tokens in blocks(num_tokens, strip)]
     limit = 64 + 4 * share * num_codes
     wide = _clamp(tile_bytes // (4 * item * min(num_codes, TILE_CODES) + 48 * int(limit)))
@@ -115,8 +126,8 @@ def _done(block: PairBlock | DenseBlock) -> PairBlock | DenseBlock:
     return block
 
 
-def _share(call: Call) -> float:
-    """Estimate the share of pairs that matter from some tokens of the batch."""
+def _probe(call: Call) -> tuple[float, float]:
+    """Estimate from some tokens the share of pairs that matter, and bound the error of scores."""
     step = max(1, len(call.scores.x) // 64)
     probe = call.scores.restrict(slice(None, 64 * step, step))
     every, num_codes = slice(0, len(probe.x)), len(probe.y)
@@ -125,9 +136,10 @@ def _share(call: Call) -> float:
     for codes in blocks(num_codes, TILE_CODES):
         tile = probe.tile(codes, every, out=rows[: codes.stop - codes.start])
         best = torch.maximum(best, tile.amax(0))
-    floor = best - call.reach - probe.slack(every, best)
+    slack = probe.slack(every, best)
+    floor = best - call.reach - slack
     count = 0
     for codes in blocks(num_codes, TILE_CODES):
         tile = probe.tile(codes, every, out=rows[: codes.stop - codes.start])
         count += int((tile >= floor).sum())
-    return count / max(1, every.stop * num_codes)
+    return count / max(1, every.stop * num_codes), float(slack.max())
