@@ -73,7 +73,7 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: two studies may run at a time
             memory_limit=0,  # the kernels need the memory, not the workers
             silence_logs=logging.CRITICAL,
         ) as local,

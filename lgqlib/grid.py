@@ -10,12 +10,14 @@ grid:                       # every combination of these
 variants:                   # the grid once more for each, with further overrides
   - name: cosine
     method: lgq             # takes the place of the grid's
-    temperature.kind: cosine
+    temperature.kind: cosine  # or several values, [cosine, linear]
 notebooks: [01_train, 02_evaluate]   # of each run, in this order (this is the default)
 summary: [06_compare]       # executed once, at the end
 cell_limit: 86400           # seconds that a notebook's cell may take (this is the default)
 """
 
+import dataclasses
+import functools
 import itertools
 import re
 import shlex
@@ -31,8 +33,10 @@ from lgqlib.presets import preset
 from lgqlib.tokenizer import QUANTIZERS
 
 KEYS = ("name", "base", "grid", "variants", "notebooks", "summary", "cell_limit")
-NAMED = ("preset", "method", "num_codes", "seed")
-"""Parameters of notebook 01_train beside its overrides."""
+NAMED = {"preset": str, "method": str, "num_codes": int, "seed": int}
+"""Parameters of notebook 01_train beside its overrides, and their types."""
+LISTS = ("quantizer.levels",)
+"""Fields whose value is itself a list; several of them are a list of lists."""
 INSTEAD = {"quantizer.method": "method", "quantizer.num_codes": "num_codes"}
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -102,21 +106,19 @@ def parse_study(value: Any, *, folder: Path = Path()) -> Study:
         raise ValueError(f"name = {name!r}: letters, digits, '.', '_' and '-', for it is a folder.")
 
     base = _settings("base", value.get("base", {}))
-    grid = _mapping("grid", value["grid"])
+    grid = _settings("grid", value["grid"])
     for key, choices in grid.items():
-        _setting("grid", key)
-        if not isinstance(choices, list) or not choices:
+        if not isinstance(choices, list):
             raise ValueError(f"grid.{key} = {choices!r}: write it as a list, [a, b].")
-        if any(choices.count(choice) > 1 for choice in choices):
-            raise ValueError(f"grid.{key} = {choices!r}: a value is given twice.")
     both = set(base) & set(grid)
     if both:
         raise ValueError(f"{', '.join(sorted(both))} is in base and in grid; leave it in one.")
 
-    points = [dict(zip(grid, choice, strict=True)) for choice in itertools.product(*grid.values())]
+    points = _combinations("grid", grid)
     cells: dict[str, Cell] = {}
-    for variant, overrides in {"": {}, **_variants(value.get("variants", []))}.items():
-        for point in points:
+    for variant, choices in [("", [{}]), *_variants(value.get("variants", []))]:
+        # A variant's own choices go outside, so that the seeds of a setting stay together.
+        for overrides, point in itertools.product(choices, points):
             cell = _cell(variant, point | overrides, base, folder)
             cells.setdefault(cell.name, cell)  # two ways to one config are one run
     return Study(
@@ -136,6 +138,10 @@ def _cell(variant: str, point: Mapping, base: Mapping, folder: Path) -> Cell:
         if settings.get("data.root"):
             settings["data.root"] = str((folder / str(settings["data.root"])).resolve())
         named = {key: settings.pop(key) for key in NAMED if key in settings}
+        for key, item in named.items():
+            if not isinstance(item, NAMED[key]) or isinstance(item, bool):
+                kind = "a whole number" if NAMED[key] is int else "a name"
+                raise ValueError(f"{key} = {item!r}: it must be {kind}.")
         seed, method = named.get("seed", 0), named.get("method", "lgq")
         start = preset(
             named.get("preset", "laptop"),
@@ -144,7 +150,7 @@ def _cell(variant: str, point: Mapping, base: Mapping, folder: Path) -> Cell:
             seed=seed,
         )
         config = start.override(settings)
-        QUANTIZERS[method](config)  # a size without levels, signs that are no power of two
+        _require_quantizer(dataclasses.replace(config, seed=0))
         parameters = {
             "preset": named.get("preset", "laptop"),
             "method": method,
@@ -160,6 +166,12 @@ def _cell(variant: str, point: Mapping, base: Mapping, folder: Path) -> Cell:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
     return Cell(config, parameters, variant)
+
+
+@functools.cache
+def _require_quantizer(config: Config) -> None:
+    """Build a run's quantizer: a size may have no levels, or be no power of two."""
+    QUANTIZERS[config.quantizer.method](config)
 
 
 def _text(value: Any) -> str:
@@ -201,17 +213,33 @@ def _settings(where: str, value: Any) -> dict[str, Any]:
     return settings
 
 
-def _variants(value: Any) -> dict[str, dict[str, Any]]:
+def _combinations(where: str, choices: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give every combination of lists of values; a value that is no list is the only one."""
+    lists = {}
+    for key, values in choices.items():
+        one = not isinstance(values, list) or (
+            key in LISTS and not any(isinstance(item, list) for item in values)
+        )
+        lists[key] = [values] if one else values
+        if not lists[key]:
+            raise ValueError(f"{where}: {key} = {values!r} has no value.")
+        if any(lists[key].count(item) > 1 for item in lists[key]):
+            raise ValueError(f"{where}: {key} = {values!r} has a value twice.")
+    return [dict(zip(lists, choice, strict=True)) for choice in itertools.product(*lists.values())]
+
+
+def _variants(value: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     if not isinstance(value, list):
         raise ValueError(f"variants = {value!r}: write it as a list of names with overrides.")
-    variants = {}
+    variants: dict[str, list[dict[str, Any]]] = {}
     for item in value:
         item = _mapping("variants", item)
         name = item.pop("name", None)
         if not isinstance(name, str) or not name or name in variants:
             raise ValueError(f"variants: name = {name!r}; each has a name of its own.")
-        variants[name] = _settings(f"variant {name!r}", item)
-    return variants
+        where = f"variant {name!r}"
+        variants[name] = _combinations(where, _settings(where, item))
+    return list(variants.items())
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from lgqlib.presets import preset
 from lgqlib.progress import duration, progress_of
 from lgqlib.results import FAILURE_FILE, collect
 from lgqlib.run import Run
-from lgqlib.study import Places, check_notebooks, chosen, main
+from lgqlib.study import Places, check_notebooks, chosen
+from lgqlib.study.__main__ import main
 
 ROOT = Path(lgqlib.__file__).parent.parent
 STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))
@@ -60,6 +61,20 @@ def test_a_variant_is_the_grid_once_more_and_equal_runs_are_one():
     assert len({cell.name for cell in cells}) == len(cells) == 6
 
 
+def test_a_variant_may_be_a_grid_of_its_own():
+    variant = {"name": "4 channels", "method": ["fsq", "ifsq"], "num_codes": [1024, 4096]}
+    variant |= {"backbone.dim": 4, "backbone.norm": "none"}
+    cells = parse_study({"name": "s", "grid": {"seed": [0, 1]}, "variants": [variant]}).cells
+    added = [c.config.quantizer for c in cells if c.variant]
+    assert [(q.method, q.num_codes) for q in added[::2]] == [
+        ("fsq", 1024),
+        ("fsq", 4096),
+        ("ifsq", 1024),
+        ("ifsq", 4096),
+    ]
+    assert len(cells) == 2 + 8
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -67,8 +82,8 @@ def test_a_variant_is_the_grid_once_more_and_equal_runs_are_one():
         ({"name": "a/b"}, "name = 'a/b'"),
         ({"name": ".."}, "it is a folder"),
         ({"grid": {"method": "lgq"}}, "grid.method = 'lgq': write it as a list"),
-        ({"grid": {"seed": []}}, "grid.seed"),
-        ({"grid": {"seed": [0, 0]}}, "grid.seed = .*twice"),
+        ({"grid": {"seed": []}}, "grid: seed = .* has no value"),
+        ({"grid": {"seed": [0, 0]}}, "grid: seed = .*twice"),
         ({"grid": {"train.learning_rate": [1]}}, "unknown key 'train.learning_rate' in grid"),
         ({"base": {"tarin.lr": 1}}, "unknown key 'tarin.lr' in base"),
         ({"base": {"seed": 1}}, "seed is in base and in grid"),
@@ -81,6 +96,7 @@ def test_a_variant_is_the_grid_once_more_and_equal_runs_are_one():
         ({"base": {"preset": "huge"}}, "preset 'huge'"),
         ({"variants": [{"name": "a"}, {"name": "a"}]}, "variants: name = 'a'"),
         ({"variants": [{"temperature.kind": "cosine"}]}, "name = None"),
+        ({"variants": [{"name": "a", "num_codes": []}]}, "variant 'a': num_codes"),
         ({"variants": [{"name": "a", "temprature.kind": 1}]}, "unknown key .* in variant 'a'"),
         ({"variants": [{"name": "warm", "temperature.end": 0}]}, "run warm: .*temperature.end"),
         ({"summary": "06_compare"}, "summary = '06_compare'"),

@@ -20,10 +20,8 @@ Dask cluster whose machines share these folders serves with --scheduler. On SLUR
     python -m lgqlib.study notebooks/studies/full.yaml --scheduler tcp://10.0.0.1:41234 --threads 8
 """
 
-import argparse
 import dataclasses
 import fnmatch
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,11 +39,11 @@ from lgqlib.execute import (
     was_executed,
 )
 from lgqlib.files import write_json
-from lgqlib.grid import Cell, Study, read_study
+from lgqlib.grid import Cell, Study
 from lgqlib.locks import locked
 from lgqlib.progress import Display, duration
-from lgqlib.report import build_report, comparison_text
-from lgqlib.results import FAILURE_FILE, STUDY_FILE, collect, compare, failure_of, is_done
+from lgqlib.report import build_report
+from lgqlib.results import FAILURE_FILE, STUDY_FILE, collect, failure_of, is_done
 from lgqlib.run import Run
 
 
@@ -265,53 +263,3 @@ class _Loop:
             said = outcome.failure["error"].splitlines() or [""]
             text += f", {outcome.failure['notebook']} {said[0]}"
         self.display.say(text)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; give its exit code: 0, 1 (a run failed), 2 (a mistake), 130 (stopped)."""
-    parser = argparse.ArgumentParser(
-        "python -m lgqlib.study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", type=Path, help="the YAML file (its keys: lgqlib/grid.py)")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="decoded images")
-    parser.add_argument(
-        "--notebooks", type=Path, help="folder of notebooks; by default the one above the file's"
-    )
-    parser.add_argument("--scheduler", default="", help="address of a Dask scheduler")
-    parser.add_argument("--workers", type=int, default=0, help="runs at a time; 0: what fits")
-    parser.add_argument("--threads", type=int, default=0, help="threads a run; 0: an equal share")
-    parser.add_argument("--only", nargs="+", default=[], help="runs whose name or variant fits")
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and their state")
-    options = parser.parse_args(arguments)
-    try:
-        study = read_study(options.study)
-        notebooks = options.notebooks or options.study.resolve().parent.parent
-        runs = options.runs.resolve()
-        places = Places(notebooks.resolve(), runs, options.cache.resolve(), runs / study.name)
-        if options.dry_run:
-            check_notebooks(study, places)
-            for cell in chosen(study, tuple(options.only)):
-                print(f"{state_of(cell, places):8} {cell.name} {cell.variant}".rstrip())
-            return 0
-        result = run_study(
-            study,
-            places,
-            workers=options.workers,
-            threads=options.threads,
-            scheduler=options.scheduler,
-            only=tuple(options.only),
-        )
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints.", file=sys.stderr)
-        return 130
-    print(f"\n{comparison_text(compare(collect(places.study)))}\n")
-    print(f"report: {places.study / 'report' / 'index.html'}")
-    if result.failed:
-        print(f"failed: {', '.join(result.failed)} (the report says why)", file=sys.stderr)
-    return 130 if result.stopped else 1 if result.failed else 0
