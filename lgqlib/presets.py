@@ -6,6 +6,7 @@ from lgqlib.config import METHODS, Config
 from lgqlib.peers import RECOMMENDED_WEIGHTS
 
 LAPTOP: dict[str, Any] = {
+    "data.eval_crops": 256,
     "data.size": 32,
     "backbone.family": "patch",
     "backbone.downsample": 4,
