@@ -41,6 +41,11 @@ def in_float32(method):
     return call
 
 
+def exactly(path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]) -> Tensor:
+    """Give `value` forward, and its gradient to `path`; `straight_through` for any shape."""
+    return straight_through(path.flatten(1), value.flatten(1)).reshape(path.shape)
+
+
 def matching_levels(num_codes: int) -> tuple[int, ...]:
     """Give levels, all at least 3, whose product is exactly K; near 6 where there is a choice.
 
@@ -98,7 +103,7 @@ class _Projected(Quantizer):
     def _finish(self, hard: Tensor, indices: Tensor, terms: dict[str, Tensor]) -> Quantized:
         """Map codes [B, H, W, D] and their gradient to exactly the codebook's rows."""
         path = rearrange(self.project_out(hard), "b h w c -> b c h w")
-        return Quantized(straight_through(path, self.lookup(indices)), indices, terms)
+        return Quantized(exactly(path, self.lookup(indices)), indices, terms)
 
 
 class FSQ(_Projected):
@@ -161,7 +166,7 @@ class FSQ(_Projected):
         """Quantize latents; the temperature has no part in it, and there are no terms."""
         points = self.points(latents)
         hard = (self._digits(points) + self.low) / self.width
-        return self._finish(straight_through(points, hard), self._indices(points), {})
+        return self._finish(exactly(points, hard), self._indices(points), {})
 
 
 class IFSQ(FSQ):
@@ -224,7 +229,7 @@ class LFQ(_Projected):
         points = self.points(latents)
         hard = torch.where(points > 0, self.radius, -self.radius)
         terms = {"commit": (points - hard).square().mean(), "entropy": self._entropy(points)}
-        return self._finish(straight_through(points, hard), self._indices(points), terms)
+        return self._finish(exactly(points, hard), self._indices(points), terms)
 
     def _entropy(self, points: Tensor) -> Tensor:
         # Over a cube's corners the softmax is a product over bits: p(code) = prod_i sigmoid(+-l_i).

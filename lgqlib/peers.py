@@ -16,7 +16,7 @@ from vector_quantize_pytorch import SimVQ as FrozenTable
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from lgqlib.assignment import hard_assign, mean_over_ranks
-from lgqlib.implicit import BSQ, EPS, FSQ, IFSQ, LFQ, in_float32
+from lgqlib.implicit import BSQ, EPS, FSQ, IFSQ, LFQ, exactly, in_float32
 from lgqlib.initialization import initial_codes
 from lgqlib.quantizer import Quantized, Quantizer, straight_through
 
@@ -61,7 +61,7 @@ class VQ(Quantizer):
             "commit": (latents - codes.detach()).square().mean(),
             "codebook": (latents.detach() - codes).square().mean(),
         }
-        return Quantized(straight_through(latents, codes), indices, terms)
+        return Quantized(exactly(latents, codes), indices, terms)
 
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
@@ -137,7 +137,7 @@ class EMAVQ(Quantizer):
             path = rearrange(rotate_to(z, e), "b h w c -> b c h w")
         if self.training:
             self._move(rearrange(latents.detach(), "b c h w -> (b h w) c"), indices.flatten())
-        return Quantized(straight_through(path, codes), indices, terms)
+        return Quantized(exactly(path, codes), indices, terms)
 
     @torch.no_grad()
     def _move(self, z: Float[Tensor, "n c"], indices: Int[Tensor, " n"]) -> None:
