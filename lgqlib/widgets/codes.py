@@ -13,7 +13,7 @@ from lgqlib.figures.codebook import Quantity
 from lgqlib.figures.pixels import sheet
 from lgqlib.files import replacing
 from lgqlib.portrait import Portrait, portrait
-from lgqlib.projection import Projection, project_snapshots, stratified_sample
+from lgqlib.projection import Projection, project, project_snapshots, stratified_sample
 from lgqlib.run import Snapshot
 from lgqlib.widgets.view import View
 
@@ -46,15 +46,7 @@ class Codes:
             view.sites, view.points, view.indices, counts=view.counts, groups=view.groups
         )
         self.shown = stratified_sample(view.indices, MAX_LATENTS)
-        codebooks = [s.codebook for s in self.snapshots] + [view.sites]
-        clouds = [s.latents for s in self.snapshots] + [view.points[self.shown]]
-        cache = None if cache is None else Path(cache)
-        if method == "umap" and self.snapshots:
-            # UMAP's chain follows the same tokens from step to step: the map is of the probe then.
-            codebooks, clouds = codebooks[:-1], clouds[:-1]
-        frames = project_snapshots(codebooks, clouds, method=method, cache=cache)
-        self.map: Projection = frames[-1]
-        self.frames = frames[: len(self.snapshots)]
+        self.map, self.frames = self._placed(method, None if cache is None else Path(cache))
         self.quantities = self._quantities()
         busiest = np.argsort(-view.counts, kind="stable")
         self.moving = np.sort(busiest[:MAX_MOVING])
@@ -71,6 +63,22 @@ class Codes:
             [x.indices for x in s],
             [x.counts for x in s],
         )
+
+    def _placed(
+        self, method: str, cache: Path | None
+    ) -> tuple[Projection, list[Float[np.ndarray, "K 2"]]]:
+        """Place codes and latents, and the codes of every snapshot in the same frame."""
+        if method == "umap" and self.snapshots:
+            # UMAP follows the same tokens from step to step: the map is of the probe then.
+            chain = project_snapshots(
+                [s.codebook for s in self.snapshots],
+                [s.latents for s in self.snapshots],
+                method=method,
+                cache=cache,
+            )
+            return chain[-1], [p.codes for p in chain]
+        now = project(self.view.sites, self.view.points[self.shown], method=method, cache=cache)
+        return now, [now.basis.project(s.codebook) for s in self.snapshots]
 
     def _quantities(self) -> dict[str, Quantity]:
         view, p = self.view, self.portrait
@@ -145,13 +153,13 @@ class Codes:
 
     def places(self, index: int) -> Float[np.ndarray, "n 2"]:
         """Give where the moving codes were at a snapshot, in the frame of the map."""
-        return self.frames[index].codes[self.moving]
+        return self.frames[index][self.moving]
 
     def trails(
         self, codes: Sequence[int] | Int[np.ndarray, " n"], index: int
     ) -> Float[np.ndarray, "n 2"]:
         """Give the paths of codes up to a snapshot as one broken line, NaN between two codes."""
-        steps = [frame.codes for frame in self.frames[: index + 1]]
+        steps = self.frames[: index + 1]
         if not steps or not len(codes):
             return np.zeros((0, 2), dtype=np.float32)
         paths = np.stack([np.stack([s[c] for s in steps]) for c in codes])  # (n, steps, 2)

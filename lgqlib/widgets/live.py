@@ -1,7 +1,7 @@
 """Curves that follow a run while it trains."""
 
 import threading
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pandas
 import plotly.graph_objects as go
@@ -11,6 +11,7 @@ from lgqlib.config import Config
 from lgqlib.figures.training import training_curves
 
 
+@runtime_checkable
 class Logged(Protocol):
     """What live curves need of a run."""
 

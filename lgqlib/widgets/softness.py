@@ -50,6 +50,11 @@ class Effect:
     """Change of H(u)."""
 
 
+def num_looked_at(num_codes: int, num_tokens: int) -> int:
+    """Give how many of some tokens to look at, so that K codes cost no more than a few would."""
+    return min(num_tokens, max(256, WORK // num_codes))
+
+
 class Softness:
     """Look at a share of a view's tokens through a range of temperatures.
 
@@ -62,7 +67,7 @@ class Softness:
     def __init__(self, view: View, snapshots: Sequence[Snapshot] = (), *, num_taus: int = 48):
         self.view, self.snapshots = view, list(snapshots)
         self.taus = view.scale * np.geomspace(HOTTEST, COLDEST, num_taus)
-        count = int(np.clip(WORK // view.num_codes, 256, len(view.points)))
+        count = num_looked_at(view.num_codes, len(view.points))
         self.tokens = np.unique(np.linspace(0, len(view.points) - 1, count).astype(int))
         self.latents = view.points[self.tokens]
 

@@ -18,6 +18,7 @@ from lgqlib.scalar import ScalarLGQ
 from lgqlib.theory import critical_temperature
 from lgqlib.tokenizer import Tokenizer
 
+Index = int | np.integer
 LENS = 0.01
 """Temperature to look through where a method has none, in units of tau_c."""
 
@@ -151,21 +152,21 @@ class View:
 
     # One image -----------------------------------------------------------------------------------
 
-    def pixels(self, image: int) -> UInt8[np.ndarray, "S S 3"]:
+    def pixels(self, image: Index) -> UInt8[np.ndarray, "S S 3"]:
         """Give a held-out image."""
         return self.images[image].permute(1, 2, 0).numpy()
 
-    def tokens(self, image: int) -> Int[np.ndarray, " T"]:
+    def tokens(self, image: Index) -> Int[np.ndarray, " T"]:
         """Give the numbers of an image's tokens."""
         return image * self.num_tokens + np.arange(self.num_tokens)
 
-    def _energies_of(self, image: int) -> Float[Tensor, "T K"]:
+    def _energies_of(self, image: Index) -> Float[Tensor, "T K"]:
         rows = slice(image * self.num_tokens, (image + 1) * self.num_tokens)
         d = energies(self._points[rows], self._sites, energy=self.energy)
         return d if self.widths is None else d / self.widths
 
     @torch.no_grad()
-    def soft(self, image: int, tau: float) -> Soft:
+    def soft(self, image: Index, tau: float) -> Soft:
         """Assign an image's tokens softly; its energies are computed once and kept."""
         d = self._energies(image)
         lowest = d.amin(1, keepdim=True)
@@ -183,7 +184,7 @@ class View:
 
     @torch.no_grad()
     def shares(
-        self, token: int, tau: float, *, top: int = 12
+        self, token: Index, tau: float, *, top: int = 12
     ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
         """Give the codes that a token is assigned to most, and their probabilities."""
         image, place = divmod(token, self.num_tokens)
@@ -198,7 +199,7 @@ class View:
         z_q = vectors.T.reshape(1, -1, rows, cols)
         return to_uint8(self.tokenizer.decode_latents(z_q))[0].permute(1, 2, 0).numpy()
 
-    def reconstruction(self, image: int) -> UInt8[np.ndarray, "S S 3"]:
+    def reconstruction(self, image: Index) -> UInt8[np.ndarray, "S S 3"]:
         """Decode an image's own codes."""
         return self.decode(self.codebook[self.indices[self.tokens(image)]])
 
@@ -213,7 +214,7 @@ class View:
         found = soft_assign(self._points, self._sites, tau, energy=self.energy, widths=self.widths)
         return found.entropy.numpy()
 
-    def patch(self, token: int) -> UInt8[np.ndarray, "P P 3"]:
+    def patch(self, token: Index) -> UInt8[np.ndarray, "P P 3"]:
         """Cut the pixels under a token out of its image."""
         image, place = divmod(int(token), self.num_tokens)
         side = self.images.shape[-1] // self.grid[0]

@@ -1,0 +1,419 @@
+"""Explorers without a browser: plain state, small messages, the same numbers as the library."""
+
+import asyncio
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from lgqlib.annealing import anneal
+from lgqlib.assignment import probabilities, soft_assign
+from lgqlib.config import Config
+from lgqlib.data import to_model, to_uint8
+from lgqlib.figures.plane import clusters
+from lgqlib.run import Run
+from lgqlib.widgets.codes import Codes
+from lgqlib.widgets.controls import Throttled
+from lgqlib.widgets.entropy import EntropyExplorer
+from lgqlib.widgets.explorer import CodebookExplorer, parse
+from lgqlib.widgets.live import LiveCurves
+from lgqlib.widgets.plane import PlaneExplorer
+from lgqlib.widgets.runs import open_runs, record
+from lgqlib.widgets.softness import Softness, num_looked_at
+from lgqlib.widgets.temperature import TemperatureLaboratory
+from lgqlib.widgets.view import View
+
+
+@pytest.fixture(scope="module")
+def view(trained, cache):
+    return View.open(trained("lgq"), cache=cache, num_images=16)
+
+
+@pytest.fixture(scope="module")
+def codes(trained, view):
+    return Codes(view, trained("lgq").snapshots())
+
+
+@pytest.fixture(scope="module")
+def softness(trained, view):
+    return Softness(view, trained("lgq").snapshots(), num_taus=16)
+
+
+@pytest.fixture
+def explorer(codes, tmp_path):
+    return CodebookExplorer(codes, folder=tmp_path)
+
+
+def point(*indices, xs=(), ys=()):
+    """A browser's event, as plotly hands it on."""
+    return SimpleNamespace(point_inds=list(indices), xs=list(xs), ys=list(ys))
+
+
+def touched(figure, change) -> set[str]:
+    """Names of the traces that a change of a figure sends to the browser."""
+    names = set()
+
+    def note(event):
+        message = event["new"] or {}
+        indices = message.get("style_traces") or message.get("restyle_traces") or []
+        names.update(figure.data[i].name for i in indices)
+
+    messages = ["_py2js_restyle", "_py2js_update"]
+    figure.observe(note, names=messages)
+    change()
+    figure.unobserve(note, names=messages)
+    return names
+
+
+class TestView:
+    @pytest.mark.parametrize("method", ["lgq", "fsq", "vq"])
+    def test_it_holds_the_codes_that_the_tokenizer_gives(self, method, trained, cache):
+        view = View.open(trained(method), cache=cache, num_images=4)
+        with torch.no_grad():
+            indices = view.tokenizer.encode(to_model(view.images))
+        assert (view.indices == indices.flatten().numpy()).all()
+        rows = np.square(view.points[:, None] - view.sites).sum(2)
+        nearest = rows[np.arange(len(rows)), view.indices]
+        assert np.allclose(nearest, rows.min(1), atol=1e-5), "codes are nearest in this space"
+
+    def test_one_image_s_softness_is_the_library_s(self, view):
+        for tau in (view.tau, view.scale):
+            soft = view.soft(3, tau)
+            rows = view.tokens(3)
+            truth = soft_assign(torch.tensor(view.points[rows]), torch.tensor(view.sites), tau)
+            assert np.allclose(soft.entropy, truth.entropy, atol=1e-4)
+            assert np.allclose(soft.free_energy, truth.free_energy, atol=1e-4)
+            assert np.allclose(soft.average, truth.average, atol=1e-4)
+            assert np.allclose(
+                soft.free_energy, soft.mean_energy - tau * soft.entropy, atol=1e-4
+            ), "F = <d> - tau H"
+
+    def test_shares_are_the_largest_probabilities(self, view):
+        best, shares = view.shares(70, view.scale, top=5)
+        p = probabilities(torch.tensor(view.points[[70]]), torch.tensor(view.sites), view.scale)[0]
+        assert np.allclose(shares, p.topk(5).values, atol=1e-6)
+        assert np.allclose(p[torch.tensor(best)], shares, atol=1e-6)
+
+    def test_a_reconstruction_is_decode_of_encode(self, view):
+        with torch.no_grad():
+            truth = to_uint8(view.tokenizer(to_model(view.images[:1])).images)[0]
+        assert (view.reconstruction(0) == truth.permute(1, 2, 0).numpy()).all()
+
+    def test_a_patch_is_cut_from_its_place(self, view):
+        token = view.num_tokens + view.grid[1] + 2
+        side = view.images.shape[-1] // view.grid[0]
+        truth = view.images[1, :, side : 2 * side, 2 * side : 3 * side].permute(1, 2, 0)
+        assert (view.patch(token) == truth.numpy()).all()
+
+    def test_a_cold_soft_code_is_the_hard_one(self, view):
+        cold = view.decode(view.soft(0, 1e-5 * view.scale).average).astype(int)
+        assert np.abs(cold - view.reconstruction(0)).max() <= 1
+
+    def test_a_method_without_a_temperature_is_seen_through_a_lens(self, view, trained, cache):
+        other = View.open(trained("fsq"), cache=cache, num_images=4)
+        assert not other.has_temperature and "lens" in other.tau_label
+        assert other.tau == pytest.approx(0.01 * other.tau_c)
+        assert view.has_temperature and view.tau == trained("lgq").tau
+
+
+class TestCodes:
+    def test_quantities_have_a_value_for_each_code(self, codes, view):
+        for quantity in codes.quantities.values():
+            assert quantity.values.shape == (view.num_codes,)
+        wanted = {"usage", "assignment entropy", "quantization error", "cell volume", "anisotropy"}
+        assert wanted | {"distance to nearest code", "age of last use"} <= set(codes.quantities)
+
+    def test_tokens_of_a_code_have_it_nearest_first(self, codes, view):
+        code = int(np.bincount(view.indices).argmax())
+        tokens = codes.tokens_of(code)
+        assert (view.indices[tokens] == code).all()
+        away = np.square(view.points[tokens] - view.sites[code]).sum(1)
+        assert (np.diff(away) >= 0).all()
+
+    def test_a_selection_is_exported_whole(self, codes, tmp_path):
+        path = codes.export([5, 3, 3], tmp_path / "selection.csv")
+        table = pandas.read_csv(path, index_col="code")
+        assert list(table.index) == [3, 5]
+        assert np.allclose(table["usage, tokens"], codes.view.counts[[3, 5]])
+
+    def test_image_counts_sum_to_the_tokens(self, codes, view):
+        chosen = np.arange(10)
+        assert codes.image_counts(chosen).sum() == np.isin(view.indices, chosen).sum()
+
+    def test_a_trail_ends_where_the_code_is_and_breaks_between_codes(self, codes):
+        last = len(codes.frames) - 1
+        trail = codes.trails([4, 7], last).reshape(2, -1, 2)
+        assert np.isnan(trail[:, -1]).all()
+        assert np.allclose(trail[:, -2], codes.frames[last][[4, 7]])
+
+    def test_the_last_snapshot_is_the_trained_codebook_in_one_frame(self, codes):
+        assert np.allclose(codes.frames[-1], codes.map.codes, atol=1e-5)
+
+    @pytest.mark.parametrize("method", ["fsq", "vq"])
+    def test_every_method_has_a_map(self, method, trained, cache):
+        run = trained(method)
+        other = Codes(View.open(run, cache=cache, num_images=4), run.snapshots())
+        assert other.map.codes.shape == (other.view.num_codes, 2)
+        assert other.evidence(0).shape[2] == 4
+
+
+class TestCodebookExplorer:
+    def test_a_click_chooses_a_code_and_shows_its_evidence(self, explorer, codes):
+        before = explorer.evidence.value
+        explorer._pointed(None, point(9), None)
+        assert explorer.code == explorer.code_field.value == 9
+        assert explorer.traces["chosen"].x[0] == codes.map.codes[9, 0]
+        assert np.allclose(explorer.traces["neighbors"].x, codes.map.codes[codes.neighbors(9), 0])
+        assert explorer.evidence.value != before and "Code 9:" in explorer.figure.layout.title.text
+
+    def test_the_same_choice_by_keyboard(self, explorer, codes):
+        explorer.code_field.value = 11
+        assert explorer.code == 11
+        explorer.numbers_field.value = "3, 5-7"
+        assert list(explorer.selection) == [3, 5, 6, 7]
+
+    def test_a_repeated_hover_does_nothing(self, explorer, monkeypatch):
+        calls = []
+        monkeypatch.setattr(explorer, "choose", calls.append)
+        explorer._pointed(None, point(explorer.code), None)
+        assert not calls
+
+    def test_a_lasso_selects_and_is_cleared(self, explorer, monkeypatch):
+        cleared = []
+        monkeypatch.setattr(explorer.figure, "plotly_relayout", cleared.append)
+        explorer._lassoed(None, point(), None)
+        assert not len(explorer.selection), "a lasso fires on every trace, empty on the others"
+        explorer._lassoed(None, point(2, 8), None)
+        assert list(explorer.selection) == [2, 8] and cleared == [{"selections": []}]
+        assert len(explorer.traces["selected"].x) == 2
+        assert "2 codes selected" in explorer.selected.value
+
+    def test_a_token_lights_up_its_codes(self, explorer, view):
+        explorer._token_clicked(None, point(12), None)
+        best, shares = view.shares(int(view.tokens(0)[12]), view.tau)
+        assert list(explorer.traces["bars"].x) == [f"#{k}" for k in best]
+        assert np.allclose(explorer.traces["bars"].y, shares)
+        assert explorer.traces["token"].x[0] == explorer.traces["grid"].x[12]
+
+    def test_an_image_lights_up_its_tokens(self, explorer, view, codes):
+        explorer.image_field.value = 3
+        used = np.unique(view.indices[view.tokens(3)])
+        assert np.allclose(explorer.traces["tokens"].x, codes.map.codes[used, 0])
+
+    def test_the_scrubber_moves_codes_and_counts(self, explorer, codes):
+        explorer.scrubber.index = 1
+        assert np.allclose(explorer.traces["moved"].x, codes.frames[1][:, 0])
+        assert "born" in explorer.happened.value
+        explorer.scrubber.index = 0
+        assert "the start" in explorer.happened.value
+
+    def test_opening_leaves_the_scrubber_at_the_end(self, explorer, codes):
+        assert explorer.scrubber.index == len(codes.frames) - 1
+        assert len(explorer.traces["moved"].x) == 0
+
+    def test_coloring_changes_colors_and_nothing_else(self, explorer, codes):
+        x = explorer.traces["codes"].x
+        explorer.color.value = "quantization error"
+        wanted = codes.quantities["quantization error"].coloring()["color"]
+        assert np.allclose(explorer.traces["codes"].marker.color, wanted)
+        assert explorer.traces["codes"].x is x or np.array_equal(explorer.traces["codes"].x, x)
+
+    def test_export_writes_into_the_folder(self, explorer, tmp_path):
+        explorer.select([1, 2])
+        explorer.export_button.click()
+        assert (tmp_path / "selection.csv").exists()
+
+    def test_only_overlays_are_sent_never_the_base_map(self, explorer):
+        assert touched(explorer.figure, lambda: explorer.color_by("cell volume")) == {"codes"}
+        for change, wanted in (
+            (lambda: explorer.choose(3), "chosen"),
+            (lambda: explorer.look_at(2, 5), "tokens"),
+            (lambda: explorer.select([1, 4]), "selected"),
+            (lambda: explorer.scrub(1), "moved"),
+        ):
+            names = touched(explorer.figure, change)
+            assert wanted in names and not names & {"codes", "latents", "grid"}
+
+    def test_every_control_is_a_widget_that_takes_focus(self, explorer):
+        rows = [row.children for row in explorer.box.children if hasattr(row, "children")]
+        kinds = {type(w).__name__ for row in rows for w in row}
+        assert {"Dropdown", "BoundedIntText", "Text", "Button", "SelectionSlider", "Play"} <= kinds
+
+    def test_numbers_that_are_none_are_left_out(self, view):
+        assert parse("3, x, 60-99, -2, 7-5", view) == [3, *range(60, view.num_codes)]
+
+
+class TestSoftness:
+    def test_entropies_are_the_library_s_and_grow_with_temperature(self, softness):
+        entropies = softness.entropies
+        truth = soft_assign(
+            torch.tensor(softness.latents),
+            torch.tensor(softness.view.sites),
+            float(softness.taus[5]),
+        ).entropy
+        assert np.allclose(entropies[5], truth, atol=1e-3)
+        assert (np.diff(entropies.mean(1)) <= 1e-6).all(), "temperatures fall"
+        assert entropies[0].mean() > 0.8 * math.log(softness.view.num_codes)
+
+    def test_the_curve_is_of_the_same_tokens(self, softness):
+        assert np.allclose(softness.curve.entropy, softness.entropies.mean(1), atol=1e-3)
+
+    def test_peak_makes_surer_and_usage_makes_more_even(self, softness):
+        effects = {e.term: e for e in softness.effects(0.1 * softness.view.scale)}
+        assert effects["peak"].token < 0
+        assert effects["usage"].usage > 0 and effects["usage, entropy form"].usage > 0
+
+    def test_deciles_are_ordered_and_cover(self, softness):
+        entropy = softness.view.entropies(softness.view.tau)
+        tops = [entropy[tokens].max() for tokens in softness.deciles(softness.view.tau)]
+        assert len(tops) == 10 and (np.diff(tops) >= 0).all()
+
+    def test_a_tie_keeps_one_half_when_cold(self, softness):
+        _, shares = softness.tie()
+        assert shares[-1] == pytest.approx(0.5, abs=1e-3)
+
+    def test_soft_codes_come_to_the_hard_ones(self, softness):
+        assert softness.soft_to_hard[-1] < 0.1 * softness.soft_to_hard[0]
+
+    def test_history_leaves_out_the_start_which_has_no_temperature(self, softness):
+        steps = [moment.step for moment in softness.history]
+        assert steps and 0 not in steps
+        for moment in softness.history:
+            assert 0 <= moment.information <= math.log(softness.view.num_codes) + 1e-6
+
+    def test_work_is_bounded_for_any_codebook(self):
+        assert num_looked_at(65536, 50_000) == 256
+        assert num_looked_at(1024, 50_000) == 2048
+        assert num_looked_at(1024, 100) == 100
+
+
+class TestEntropyExplorer:
+    def test_it_opens_at_the_run_s_temperature(self, softness):
+        explorer = EntropyExplorer(softness)
+        tau = softness.taus[explorer.tau.value]
+        assert abs(math.log(tau / softness.view.tau)) < 0.4
+
+    def test_a_slider_changes_the_map(self, softness):
+        explorer = EntropyExplorer(softness)
+        explorer.tau.index = 2
+        view = softness.view
+        truth = view.soft(0, softness.taus[2]).entropy.reshape(view.grid)
+        assert np.allclose(explorer.traces["map"].z, truth, atol=1e-5)
+        assert np.isclose(np.sum(explorer.traces["population"].y), 100, atol=1e-3)
+
+
+class TestTemperatureLaboratory:
+    @pytest.fixture
+    def laboratory(self, softness):
+        return TemperatureLaboratory(softness, image=1)
+
+    def test_everything_follows_the_slider(self, laboratory, softness):
+        before = laboratory.traces["soft"].source
+        laboratory.tau.index = 3
+        assert laboratory.traces["soft"].source != before
+        assert laboratory.traces["here F"].y[0] == softness.curve.free_energy[3]
+        assert laboratory.traces["here"].y[0] == softness.curve.mean_energy[3]
+        x = laboratory.traces["here F"].x[0]
+        assert x == pytest.approx(softness.taus[3] / softness.view.scale)
+
+    def test_a_click_on_the_map_chooses_the_token(self, laboratory):
+        laboratory._clicked(None, point([2, 5], xs=[5], ys=[2]), None)
+        assert laboratory.token.value == 2 * laboratory.view.grid[1] + 5
+        assert (laboratory.traces["place"].x[0], laboratory.traces["place"].y[0]) == (5, 2)
+
+    def test_another_image_changes_all_three_pictures(self, laboratory):
+        names = ("original", "soft", "hard")
+        before = [laboratory.traces[name].source for name in names]
+        laboratory.image.value = 9
+        after = [laboratory.traces[name].source for name in names]
+        assert all(a != b for a, b in zip(after, before, strict=True))
+
+
+class TestPlaneExplorer:
+    def test_the_slider_moves_codes_and_field(self):
+        points = clusters(100)
+        annealing = anneal(points, 4, np.geomspace(12, 0.5, 8))
+        explorer = PlaneExplorer(points, annealing)
+        before = explorer.traces["field"].source
+        explorer.tau.index = 7
+        assert np.allclose(explorer.traces["codes"].x, annealing.codebooks[7][:, 0], atol=1e-5)
+        assert explorer.traces["field"].source != before
+        assert explorer.traces["here"].y[0] == annealing.num_distinct[7]
+
+
+class TestThrottled:
+    def test_without_a_loop_it_acts_at_once(self):
+        seen = []
+        Throttled(seen.append)(1)
+        assert seen == [1]
+
+    def test_of_a_burst_the_newest_counts_once(self):
+        seen = []
+
+        async def burst():
+            throttled = Throttled(seen.append, seconds=0.01)
+            for i in range(50):
+                throttled(i)
+            await asyncio.sleep(0.05)
+            throttled(99)
+            await asyncio.sleep(0.05)
+
+        asyncio.run(burst())
+        assert seen == [49, 99]
+
+
+class TestLiveCurves:
+    class Log:
+        config = Config()
+
+        def __init__(self):
+            self.rows = []
+
+        def metrics(self):
+            columns = None if self.rows else ["step", "split"]
+            return pandas.DataFrame(self.rows, columns=columns)
+
+    def row(self, step):
+        return {"step": step, "split": "train", "loss": 1 / step, "tau": 0.5}
+
+    def test_curves_follow_the_log_and_are_whole_at_the_end(self):
+        run = self.Log()
+        with LiveCurves(run, interval=0.01) as live:
+            run.rows += [self.row(1), self.row(2)]
+        assert live.failure is None
+        loss = next(t for t in live.widget.data if t.name == "loss")
+        assert list(loss.x) == [1, 2]
+
+    def test_a_failure_to_draw_never_reaches_the_training(self):
+        run = self.Log()
+        with LiveCurves(run, interval=0.001) as live:
+            run.metrics = lambda: (_ for _ in ()).throw(RuntimeError("no disk"))
+            live._thread.join(timeout=5)
+            run.metrics = lambda: pandas.DataFrame([self.row(1)])
+        assert isinstance(live.failure, RuntimeError)
+
+    def test_an_error_of_the_training_passes_through(self):
+        with pytest.raises(KeyboardInterrupt), LiveCurves(self.Log(), interval=0.01):
+            raise KeyboardInterrupt
+
+
+class TestRuns:
+    def test_runs_are_keyed_by_method_and_numbered(self, trained):
+        lgq, fsq = trained("lgq"), trained("fsq")
+        others = f"{fsq.path} {lgq.name}"
+        found = open_runs(str(lgq.path), others, runs=lgq.path.parent)
+        assert list(found) == ["lgq", "fsq", "lgq 2"]
+
+    def test_without_a_run_the_message_says_what_to_do(self, tmp_path):
+        with pytest.raises(ValueError, match="01_train"):
+            open_runs("", runs=tmp_path)
+
+    def test_numbers_are_written_and_what_json_lacks_is_null(self, trained, tmp_path):
+        config = trained("lgq").config
+        run = Run.create(tmp_path, config)
+        path = record(run, "03_geometry", {"a": np.float32(0.5), "b": math.nan, "c": 3})
+        assert json.loads(path.read_text()) == {"a": 0.5, "b": None, "c": 3}
