@@ -48,10 +48,11 @@ def chromium_path() -> str | None:
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path) -> Iterator[str]:
+def jupyterlab(folder: Path, *, theme: str = "light") -> Iterator[str]:
     """Run JupyterLab over `folder` with private configuration; give its address with the token."""
     private = folder / ".private"
-    for name, value in SETTINGS.items():
+    look = {"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme.title()}"}}
+    for name, value in (SETTINGS | look).items():
         file = private / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(value))
@@ -118,10 +119,23 @@ def _note(page: Page, message: Any) -> None:
         page.errors.append(message.text)
 
 
-def place_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> str:
-    """Copy a notebook with other parameters into a folder; give the copy's name."""
+def place_notebook(
+    name: str, folder: Path, parameters: Mapping[str, Any], *, until: str = ""
+) -> str:
+    """Copy a notebook with other parameters into a folder; give the copy's name.
+
+    `until`: leave out what comes after the first code cell that has this text.
+    """
     node = load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb"))
     node = parameterize_notebook(node, dict(parameters), kernel_name="python3", language="python")
+    if until:
+        cells = node.cells
+        last = next(i for i, c in enumerate(cells) if c.cell_type == "code" and until in c.source)
+        imports = any(line.startswith("from") for line in cells[last].source.splitlines())
+        if imports:  # the name is imported first and used later
+            more = enumerate(cells[last + 1 :], last + 1)
+            last = next(i for i, c in more if c.cell_type == "code" and until in c.source)
+        node.cells = cells[: last + 1]
     nbformat.write(node, folder / f"{name}.ipynb")
     return f"{name}.ipynb"
 
