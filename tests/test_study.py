@@ -340,6 +340,14 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
     assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
     assert "1 of 2 runs are done already" in capsys.readouterr().err
 
+    # A notebook that the study got later is executed for the runs that are done, and nothing else.
+    write_notebook(project / "notebooks" / "03_more.ipynb", 'run = ""', "print(run)")
+    with open(arguments[0], "a") as file:
+        file.write("notebooks: [01_train, 02_evaluate, 03_more]\n")
+    assert main(arguments) == 0
+    assert all((path / "notebooks" / "03_more.ipynb").exists() for path in (good, bad))
+    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
+
 
 def test_ctrl_c_saves_what_runs_and_the_same_command_goes_on(project, scheduler):
     arguments = write_study(project, method="[lgq, fsq]", num_steps=60)

@@ -68,13 +68,13 @@ class Result:
     stopped: bool = False
 
 
-def state_of(cell: Cell, places: Places) -> str:
-    """Give `done`, `failed`, `partial` or `new`."""
+def state_of(cell: Cell, study: Study, places: Places) -> str:
+    """Give `done` (trained, evaluated, all notebooks executed), `failed`, `partial` or `new`."""
     path = places.study / cell.name
     if not (path / "config.json").exists():
         return "new"
     run = Run.open(path)
-    if is_done(run):
+    if is_done(run) and all(was_executed(run.notebooks / f"{n}.ipynb") for n in study.notebooks):
         return "done"
     return "failed" if failure_of(run) is not None else "partial" if run.step else "new"
 
@@ -102,6 +102,8 @@ def jobs_of(cell: Cell, study: Study, places: Places) -> list[Job]:
         folders = {"runs": str(places.study), "cache": str(places.cache)}
         jobs.append(_job(first, places, run.notebooks, {**cell.parameters, **folders}))
     for name in others:
+        if is_done(run) and was_executed(run.notebooks / f"{name}.ipynb"):
+            continue
         values = {"run": str(run.path), "cache": str(places.cache)}
         known = parameters_of(_source(name, places))
         jobs.append(
@@ -140,7 +142,7 @@ def run_study(
         names = [[cell.name, cell.variant] for cell in study.cells]
         write_json(places.study / STUDY_FILE, {"name": study.name, "runs": names})
         result = Result()
-        result.skipped = [cell.name for cell in cells if state_of(cell, places) == "done"]
+        result.skipped = [cell.name for cell in cells if state_of(cell, study, places) == "done"]
         todo = [cell for cell in cells if cell.name not in result.skipped]
         summaries = _summaries_to_do(study, places, bool(todo))
         if todo or summaries:

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             check_notebooks(study, places)
             for cell in chosen(study, tuple(options.only)):
-                print(f"{state_of(cell, places):8} {cell.name} {cell.variant}".rstrip())
+                print(f"{state_of(cell, study, places):8} {cell.name} {cell.variant}".rstrip())
             return 0
         result = run_study(
             study,
