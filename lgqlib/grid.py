@@ -116,11 +116,15 @@ def parse_study(value: Any, *, folder: Path = Path()) -> Study:
 
     points = _combinations("grid", grid)
     cells: dict[str, Cell] = {}
+    seen: set[str] = set()
     for variant, choices in [("", [{}]), *_variants(value.get("variants", []))]:
         # A variant's own choices go outside, so that the seeds of a setting stay together.
         for overrides, point in itertools.product(choices, points):
-            cell = _cell(variant, point | overrides, base, folder)
-            cells.setdefault(cell.name, cell)  # two ways to one config are one run
+            merged = point | overrides
+            if (key := repr(sorted(merged.items()))) not in seen:
+                seen.add(key)
+                cell = _cell(variant, merged, base, folder)
+                cells.setdefault(cell.name, cell)  # two ways to one config are one run
     return Study(
         name,
         tuple(cells.values()),
