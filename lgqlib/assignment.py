@@ -6,6 +6,7 @@ Everything a quantizer needs from it is a reduction of `p`, so no `[tokens, code
 this module. The engines return the same numbers and differ in speed and memory.
 """
 
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from lgqlib.nearest import Scores, nearest, two_best
 from lgqlib.streaming import PAIR_SHARE, StreamingAssign
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
-ENGINES = ("auto", "dense", "streaming")
+ENGINES = ("auto", "dense", "streaming", "attention", "triton")
+PRODUCTS = ("float32", "tf32x3", "tf32", "bf16")
 TILE_BYTES = 64 * 2**20
 
 
@@ -48,17 +50,31 @@ def soft_assign(
     widths: Float[Tensor, " codes"] | None = None,
     engine: str = "auto",
     tile_bytes: int = TILE_BYTES,
+    products: str = "tf32x3",
 ) -> Assignment:
     """Reduce the soft assignment of latents to codes, differentiably and in float32 or float64.
 
     Gradients reach latents, codebook, widths and a tensor `tau` through every output but the
-    indices. `tile_bytes` bounds the working memory of the tiled engines. Autocast does not lower
-    the precision. Raises `ValueError` for shapes that do not fit, a temperature or width that is
-    not positive and finite, and unknown names.
+    indices. Autocast does not lower the precision. Raises `ValueError` for shapes that do not fit,
+    a temperature or width that is not positive and finite, and unknown names.
+
+    Args:
+        latents: `z_n`.
+        codebook: `e_k`.
+        tau: temperature, in units of the energy.
+        energy: `squared` `|z-e|^2`, `norm` `|z-e|`, `cosine` `1 - cos(z, e)` or `dot` `-z.e`.
+        widths: `s_k`.
+        engine: `dense` is the definition, with `[tokens, codes]` tensors; `streaming` goes through
+            strips on any device, and skips what float32 cannot see; `triton` runs fused kernels on
+            an NVIDIA GPU, in float32; `attention` streams all but the average, which is scaled
+            dot-product attention, to compare with; `auto` takes `triton` or `streaming`.
+        tile_bytes: bound of the streaming engine's working memory.
+        products: matrix products of the fused kernels: `float32`, three `tf32` products in place
+            of one (about as precise), `tf32`, or `bf16`. Sums and softmax are float32 in all.
     """
     # What runs depends on the data; disabled here, as the decorator would import the compiler.
     run = torch.compiler.disable(_reduce) if torch.compiler.is_compiling() else _reduce
-    return run(latents, codebook, tau, energy, widths, engine, tile_bytes)
+    return run(latents, codebook, tau, energy, widths, engine, tile_bytes, products)
 
 
 def _reduce(
@@ -69,14 +85,36 @@ def _reduce(
     widths: Tensor | None,
     engine: str,
     tile_bytes: int,
+    products: str,
 ) -> Assignment:
     _check(latents, codebook, energy=energy, widths=widths, engine=engine)
     _check_tau(tau)
+    if products not in PRODUCTS:
+        raise ValueError(f"unknown products {products!r}; choose one of {', '.join(PRODUCTS)}")
     with torch.autocast(latents.device.type, enabled=False):
         latents, codebook, widths = _as_float(latents, codebook, widths)
         if engine == "dense" or len(latents) == 0:
             return _dense(latents, codebook, tau, energy, widths)
-        return _streaming(latents, codebook, tau, energy, widths, tile_bytes)
+        if _is_fused(latents, engine):
+            return _fused(latents, codebook, tau, energy, widths, products)
+        assignment = _streaming(latents, codebook, tau, energy, widths, tile_bytes)
+        if engine == "attention":
+            average = attention_average(latents, codebook, tau, energy=energy, widths=widths)
+            assignment = assignment._replace(average=average)
+        return assignment
+
+
+def _is_fused(latents: Tensor, engine: str) -> bool:
+    """Say whether to run the fused kernels, which need Triton and a GPU (or its interpreter)."""
+    fits = latents.dtype == torch.float32 and latents.shape[1] <= 256
+    if engine == "auto":
+        return latents.is_cuda and fits and find_spec("triton") is not None
+    if engine == "triton" and not fits:
+        raise ValueError(
+            f"engine 'triton' got {latents.dtype} in {latents.shape[1]} dimensions; "
+            "it takes float32 and at most 256"
+        )
+    return engine == "triton"
 
 
 def _dense(
@@ -118,6 +156,85 @@ def _streaming(
         latents, codebook, values, tau, widths, energy, tile_bytes, PAIR_SHARE
     )
     return Assignment(average, indices, collision, entropy, free_energy, usage / len(latents))
+
+
+def _fused(
+    latents: Tensor,
+    codebook: Tensor,
+    tau: float | Tensor,
+    energy: str,
+    widths: Tensor | None,
+    products: str,
+) -> Assignment:
+    """Run the fused kernels, and decide near-ties where their products are too rough to."""
+    from lgqlib import kernels  # Triton is not everywhere, and slow to import
+
+    kernels.check_device(latents)
+    tau = torch.as_tensor(tau, dtype=latents.dtype, device=latents.device)
+    values, center = None, 0
+    scores = _scores(latents.detach(), codebook.detach(), energy, widths, tau.detach())
+    if energy == "cosine":
+        values = codebook
+        latents, codebook = F.normalize(latents, dim=1), F.normalize(codebook, dim=1)
+    elif energy != "dot":
+        center = scores.center
+    average, free_energy, collision, entropy, usage, indices, margin = kernels.FusedAssign.apply(
+        latents - center, codebook - center, values, tau, widths, energy, products
+    )
+    indices = _settle(scores, indices, margin, products)
+    return Assignment(
+        average + center, indices, collision, entropy, free_energy, usage / len(latents)
+    )
+
+
+def _settle(scores: Scores, indices: Tensor, margin: Tensor, products: str) -> Tensor:
+    """Look again at latents whose best score wins by less than the rounding of products."""
+    rounding = {"float32": 1.0, "tf32x3": 4.0, "tf32": 2.0**-9, "bf16": 2.0**-7}[products]
+    if rounding < 1:
+        rounding /= torch.finfo(scores.x.dtype).eps * scores.left.shape[1]
+    rows = torch.arange(len(indices), device=indices.device)
+    best = scores.exact(rows, indices).to(margin.dtype)
+    close = (margin <= rounding * scores.slack(slice(None), best)).nonzero()[:, 0]
+    if len(close):
+        indices = indices.index_copy(0, close, nearest(scores.restrict(close)))
+    return indices
+
+
+def attention_average(
+    latents: Float[Tensor, "tokens dim"],
+    codebook: Float[Tensor, "codes dim"],
+    tau: float | Float[Tensor, ""],
+    *,
+    energy: str = "squared",
+    widths: Float[Tensor, " codes"] | None = None,
+) -> Float[Tensor, "tokens dim"]:
+    """Average codes by scaled dot-product attention, for the squared distance with query
+    `[z, 1]`, key `[2e, -|e|^2] / tau` and value `e`. A norm is no product: it raises `ValueError`.
+    """
+    _check(latents, codebook, energy=energy, widths=widths)
+    _check_tau(tau)
+    if energy == "norm":
+        raise ValueError("energy 'norm' is no dot product; attention takes the others")
+    with torch.autocast(latents.device.type, enabled=False):
+        z, e, widths = _as_float(latents, codebook, widths)
+        weights = torch.ones_like(e[:, :1]) / tau
+        if widths is not None:
+            weights = weights / rearrange(widths, "k -> k 1")
+        query, key, value = [z, torch.ones_like(z[:, :1])], [e, torch.zeros_like(weights)], e
+        if energy == "squared":
+            center = e.detach().mean(0)
+            z, value = z - center, e - center
+            zz, ee = (t.square().sum(1, keepdim=True) for t in (z, value))
+            query, key = [2 * z, -torch.ones_like(zz)], [value, ee]
+            if widths is not None:  # without, it is the same for all codes
+                query, key = [*query, -zz], [*key, torch.ones_like(ee)]
+        elif energy == "cosine":
+            query, key = [F.normalize(z, dim=1), -query[1]], [F.normalize(e, dim=1), key[1] + 1]
+        query, key = torch.cat(query, 1), torch.cat(key, 1) * weights
+        padded = F.pad(value, (0, query.shape[1] - value.shape[1]))  # one size: the fast kernels
+        q, k, v = (rearrange(t, "n c -> 1 1 n c") for t in (query, key, padded))
+        average = F.scaled_dot_product_attention(q, k, v, scale=1.0)[0, 0, :, : e.shape[1]]
+        return average + center if energy == "squared" else average
 
 
 def energies(
@@ -181,7 +298,15 @@ def hard_assign(
     """Return the index of the lowest `d_nk / s_k` for every latent, the first of tied codes."""
     _check(latents, codebook, energy=energy, widths=widths, engine=engine)
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-        return nearest(_scores(latents, codebook, energy, widths))
+        latents, codebook, widths = _as_float(latents, codebook, widths)
+        scores = _scores(latents, codebook, energy, widths)
+        if len(latents) == 0 or not _is_fused(latents, engine):
+            return nearest(scores)
+        from lgqlib import kernels  # as above
+
+        kernels.check_device(latents)
+        found = kernels.nearest(scores.x, scores.y, widths, energy=energy)
+        return _settle(scores, *found, products="tf32x3")
 
 
 def nearest_two(
@@ -196,16 +321,23 @@ def nearest_two(
     if len(codebook) < 2:
         raise ValueError(f"codebook has {len(codebook)} code; nearest_two needs at least 2")
     with torch.no_grad(), torch.autocast(latents.device.type, enabled=False):
-        scores = _scores(latents, codebook, energy, None)
+        latents, codebook, _ = _as_float(latents, codebook)
+        scores = _scores(latents, codebook, energy)
         first, second = two_best(scores)
         return -first.to(scores.x.dtype), -second.to(scores.x.dtype)
 
 
-def _scores(latents: Tensor, codebook: Tensor, energy: str, widths: Tensor | None) -> Scores:
-    latents, codebook, widths = _as_float(latents, codebook, widths)
+def _scores(
+    latents: Tensor,
+    codebook: Tensor,
+    energy: str,
+    widths: Tensor | None = None,
+    tau: Tensor | None = None,
+) -> Scores:
     if energy == "cosine":
         latents, codebook = F.normalize(latents, dim=1), F.normalize(codebook, dim=1)
-    weights = latents.new_ones(()) if widths is None else 1 / widths
+    tau = latents.new_ones(()) if tau is None else tau
+    weights = 1 / tau if widths is None else 1 / (tau * widths.detach())
     return Scores(latents, codebook, weights, energy=energy)
 
 

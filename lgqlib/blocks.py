@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lgqlib.nearest import Crowded, Scores, Search, blocks, nearest, padded, pick
 
-TILE = 2**19  # entries of a tile, to stay in the cache
 FLOOR = {torch.float32: -40.0, torch.float64: -100.0}  # no denormal arises from it, even squared
 
 
@@ -97,8 +96,9 @@ class DenseBlock:
     def __init__(self, call: Call, tokens: slice):
         self.call, self.tokens = call, tokens
         self.num = tokens.stop - tokens.start
-        height = max(128, TILE // self.num)
-        self.tiles = blocks(len(call.scores.y), min(padded(height), padded(len(call.scores.y))))
+        scores, num_codes = call.scores, len(call.scores.y)
+        height = scores.tile_tokens * scores.tile_codes // self.num
+        self.tiles = blocks(num_codes, min(padded(height), padded(num_codes)))
         self.kept: Tensor | None = None
 
     def forward(self) -> None:
@@ -201,7 +201,8 @@ class DenseBlock:
         shift = call.totals.best[tokens] + call.totals.log_mass[tokens]
         for i, codes in enumerate(self.tiles):
             if self.kept is None:
-                score = call.scores.tile(codes, tokens, out=log_p[codes], shift=shift)
+                # The same product as in the forward: its rounding must not return as a gradient.
+                score = call.scores.tile(codes, tokens, out=log_p[codes]).sub_(shift)
                 torch.exp(score.clamp_(min=FLOOR[p.dtype]), out=p[codes])
             else:
                 torch.mul(self.kept[codes], self.scale[i], out=p[codes])

@@ -15,8 +15,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-TILE_TOKENS = 512
-TILE_CODES = 1024
+TF32 = 2.0**-9  # bounds the rounding of a product of two rounded factors
 DTYPES = (torch.long, torch.long, None)  # of pairs
 GROUP = 16  # codes whose largest score is looked at before their own
 
@@ -54,30 +53,22 @@ class Scores:
             left, right = [y * w, one_y * w], [x, -one_x * (energy == "cosine")]
         else:
             left, right = [y], [x * w]
-        # The last column is for a shift of each token's scores.
-        self.left, self.right = torch.cat([*left, one_y], 1), torch.cat([*right, 0 * one_x], 1)
+        self.left, self.right = torch.cat(left, 1), torch.cat(right, 1)
+        # Tiles stay in the cache of a processor; on a GPU a launch costs more than memory.
+        self.tile_tokens, self.tile_codes = (2048, 8192) if x.is_cuda else (512, 1024)
         rounding = torch.finfo(x.dtype).eps * self.left.shape[1]
+        if x.is_cuda and torch.backends.cuda.matmul.fp32_precision == "tf32":
+            rounding += TF32
         self.error = rounding * sum(
             b.norm(dim=1) * a.norm(dim=1).max() for a, b in zip(left, right, strict=True)
         )
 
-    def tile(
-        self,
-        codes: slice,
-        tokens: slice,
-        out: Tensor,
-        shift: Float[Tensor, " tokens"] | None = None,
-    ) -> Float[Tensor, "codes tokens"]:
-        """Write the scores of some codes and tokens, less a shift of each token, to `out`."""
-        right = self.right[tokens]
-        if shift is not None and self.energy != "norm":
-            right = torch.cat([right[:, :-1], rearrange(-shift, "n -> n 1")], 1)
-        torch.mm(self.left[codes], right.T, out=out)
+    def tile(self, codes: slice, tokens: slice, out: Tensor) -> Float[Tensor, "codes tokens"]:
+        """Write the scores of some codes and tokens to `out`."""
+        torch.mm(self.left[codes], self.right[tokens].T, out=out)
         if self.energy == "norm":
             w = self.weights[codes, None] if self.weights.ndim else self.weights
             out.clamp_(min=0).sqrt_().mul_(-w)
-            if shift is not None:
-                out.sub_(shift)
         return out
 
     def slack(self, tokens: slice, best: Float[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
@@ -210,9 +201,9 @@ def search(
     `rank`-th best. `space` is where a tile goes. Raises `Crowded` beyond `limit` pairs a token."""
     seen = Search(scores, tokens, reach=reach, rank=rank, limit=limit)
     num_codes = len(scores.y)
-    size = min(TILE_CODES, padded(num_codes)) * seen.num
+    size = min(scores.tile_codes, padded(num_codes)) * seen.num
     space = scores.right.new_empty(size) if space is None else space[:size]
-    for codes in blocks(num_codes, TILE_CODES):
+    for codes in blocks(num_codes, scores.tile_codes):
         tile = space.view(-1, seen.num)[: padded(codes.stop - codes.start)]
         scores.tile(codes, tokens, out=tile[: codes.stop - codes.start])
         seen.look(codes, tile)
@@ -262,7 +253,7 @@ def nearest(scores: Scores) -> Int[Tensor, " tokens"]:
 
 def _nearest(scores: Scores, *, limit: float) -> Int[Tensor, " tokens"]:
     indices = [torch.empty(0, dtype=torch.long, device=scores.right.device)]
-    for tokens in blocks(len(scores.right), TILE_TOKENS):
+    for tokens in blocks(len(scores.right), scores.tile_tokens):
         pairs = search(scores, tokens, limit=limit)[1]
         indices.append(pick(scores, tokens, pairs))
     return torch.cat(indices)
@@ -272,7 +263,7 @@ def _nearest(scores: Scores, *, limit: float) -> Int[Tensor, " tokens"]:
 def two_best(scores: Scores) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """Return the best and second-best score of every latent, in float64."""
     values = [(scores.right.new_empty(0).double(),) * 2]
-    for tokens in blocks(len(scores.right), TILE_TOKENS):
+    for tokens in blocks(len(scores.right), scores.tile_tokens):
         pairs = search(scores, tokens, rank=2)[1]
         num = len(scores.right[tokens])
         score = scores.exact(pairs.n + tokens.start, pairs.k)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lgqlib.blocks import Call, Slopes, Upstream
-from lgqlib.nearest import TILE_CODES, Pairs, blocks, first_best, pick, search
+from lgqlib.nearest import Pairs, blocks, first_best, pick, search
 
 EXACT_SHARE = 0.001  # of all pairs: below it every score is refined in float64
 ROUGH = 0.01  # a bound on the error of scores above which they are refined in any case
@@ -67,7 +67,7 @@ class PairBlock:
     def _find(self) -> tuple[Pairs, Int[Tensor, " tokens"]]:
         """Return the pairs, with scores below the best of each token, and the best codes."""
         call, scores, tokens = self.call, self.call.scores, self.tokens
-        space = call.space("tile", TILE_CODES * self.num)
+        space = call.space("tile", scores.tile_codes * self.num)
         best, (n, k, score) = search(
             scores, tokens, reach=call.reach, limit=self.limit, space=space
         )

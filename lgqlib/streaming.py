@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 
 from lgqlib.blocks import Call, DenseBlock, Slopes, Totals, Upstream
-from lgqlib.nearest import TILE_CODES, TILE_TOKENS, Crowded, Scores, blocks
+from lgqlib.nearest import Crowded, Scores, blocks
 from lgqlib.pairs import ROUGH, PairBlock
 
 PAIR_SHARE = 0.01  # of all pairs: above it whole tiles are faster
@@ -97,15 +97,18 @@ def _run(call: Call, tile_bytes: int, pair_share: float) -> list[PairBlock | Den
     num_tokens, num_codes = call.scores.x.shape[0], call.scores.y.shape[0]
     item = call.scores.x.element_size()
     # Half of the memory is to work in: two strips, or two tiles and the pairs of a block.
-    fast = max(64, STRIP_BYTES // (item * num_codes))
-    strip = _clamp(min(fast, tile_bytes // (4 * item * num_codes)))
+    most = call.scores.tile_tokens
+    if call.scores.x.device.type == "cpu":
+        most = min(most, max(64, STRIP_BYTES // (item * num_codes)))
+    strip = min(most, max(1, tile_bytes // (4 * item * num_codes)))
     share, slack = _probe(call)
     # Rough scores are better refined, which only pairs are, unless those are too many.
     rough = slack > ROUGH and share * num_tokens * num_codes < MANY and pair_share >= 0
     if share > pair_share and not rough:
         return [_done(DenseBlock(call, tokens)) for tokens in blocks(num_tokens, strip)]
     limit = 64 + 4 * share * num_codes
-    wide = _clamp(tile_bytes // (4 * item * min(num_codes, TILE_CODES) + 48 * int(limit)))
+    row = 4 * item * min(num_codes, call.scores.tile_codes) + 48 * int(limit)
+    wide = min(call.scores.tile_tokens, max(1, tile_bytes // row))
     done = []
     for tokens in blocks(num_tokens, wide):
         try:
@@ -115,10 +118,6 @@ def _run(call: Call, tile_bytes: int, pair_share: float) -> list[PairBlock | Den
             shifted = (slice(tokens.start + r.start, tokens.start + r.stop) for r in rest)
             done += [_done(DenseBlock(call, part)) for part in shifted]
     return done
-
-
-def _clamp(tokens: int) -> int:
-    return min(TILE_TOKENS, max(1, tokens))
 
 
 def _done(block: PairBlock | DenseBlock) -> PairBlock | DenseBlock:
@@ -131,15 +130,16 @@ def _probe(call: Call) -> tuple[float, float]:
     step = max(1, len(call.scores.x) // 64)
     probe = call.scores.restrict(slice(None, 64 * step, step))
     every, num_codes = slice(0, len(probe.x)), len(probe.y)
-    rows = call.matrix("tile", TILE_CODES, every.stop)
+    tiles = blocks(num_codes, probe.tile_codes)
+    rows = call.matrix("tile", tiles[0].stop, every.stop)
     best = rows.new_full((every.stop,), -torch.inf)
-    for codes in blocks(num_codes, TILE_CODES):
+    for codes in tiles:
         tile = probe.tile(codes, every, out=rows[: codes.stop - codes.start])
         best = torch.maximum(best, tile.amax(0))
     slack = probe.slack(every, best)
     floor = best - call.reach - slack
     count = 0
-    for codes in blocks(num_codes, TILE_CODES):
+    for codes in tiles:
         tile = probe.tile(codes, every, out=rows[: codes.stop - codes.start])
         count += int((tile >= floor).sum())
     return count / max(1, every.stop * num_codes), float(slack.max())
