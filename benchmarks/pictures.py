@@ -2,7 +2,8 @@
 
     python benchmarks/pictures.py runs/quick docs
 
-One run a method, that of the lowest seed; the same photographs for all, at the same percentiles of LGQ's PSNR.
+One run a method, that of the lowest seed; the same photographs for all, at the same percentiles of
+LGQ's PSNR.
 """
 
 import argparse

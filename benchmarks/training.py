@@ -1,8 +1,10 @@
 """Cost of a whole training step: LGQ against its peers at the same backbone, in one run.
 
-    python benchmarks/training.py [--preset laptop] [--methods lgq fsq simvq vq] [--steps 20] [--save]
+    python benchmarks/training.py [--preset laptop] [--methods lgq fsq simvq vq] [--steps 20]
+    [--save]
 
-Prints medians over interleaved rounds (every method in turn, so that a noisy machine is noisy for all), and ratios to FSQ.
+Prints medians over interleaved rounds (every method in turn, so that a noisy machine is noisy for
+all), and ratios to FSQ.
 """
 
 import argparse
@@ -83,8 +85,10 @@ def main() -> None:
         else platform.processor() or platform.machine()
     )
     lines = [
-        f"Device: {name}, {torch.get_num_threads()} threads. Command: `python benchmarks/training.py "
-        f"--preset {options.preset} --methods {' '.join(options.methods)} --steps {options.steps}`. "
+        f"Device: {name}, {torch.get_num_threads()} threads. "
+        "Command: `python benchmarks/training.py "
+        f"--preset {options.preset} --methods {' '.join(options.methods)} "
+        f"--steps {options.steps}`. "
         f"Medians of {options.steps} interleaved steps; peak memory of the process "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB.",
         "",

@@ -1,4 +1,4 @@
-"""Assess a run: its trained tokenizer on the held-out images of its data, written into its folder."""
+"""Assess a run: its trained tokenizer on held-out images of its data, written into its folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,8 +61,10 @@ def assess(
 ) -> Assessment:
     """Evaluate a run's newest checkpoint and write `evaluation.json` and its arrays.
 
-    `cache`: folder of data stores and of the originals' features. `train_batches`: batches of training crops
-    from which the range coder learns how often each code occurs. `device`: a GPU when there is one, by default.
+    `cache`: folder of data stores and of the originals' features. `train_batches`: batches of
+    training crops
+    from which the range coder learns how often each code occurs. `device`: a GPU when there is one,
+    by default.
     Raises ValueError when the run has no checkpoint.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

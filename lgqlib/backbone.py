@@ -1,6 +1,7 @@
 """Encoder and decoder: `patch` for a laptop, `vqgan` as in the paper.
 
-Both map images [B, 3, S, S] in [-1, 1] to latents [B, C, S/f, S/f] and back, f the downsampling factor.
+Both map images [B, 3, S, S] in [-1, 1] to latents [B, C, S/f, S/f] and back, f the downsampling
+factor.
 """
 
 import math
@@ -47,7 +48,8 @@ class Attention(nn.Module):
 
 
 class LatentNorm(nn.Module):
-    """Normalize latents before the quantizer: over channels of each token, over the whole map, both, or not.
+    """Normalize latents before the quantizer: over channels of each token, over the whole map,
+    both, or not.
 
     Without it the scale of latents and codes drifts, and latents collapse to a few dimensions.
     """
@@ -63,7 +65,9 @@ class LatentNorm(nn.Module):
 
 
 class PatchEncoder(nn.Module):
-    """Fold each f x f patch into channels, then work at the latent resolution, where the tokens are."""
+    """Fold each f x f patch into channels, then work at the latent resolution, where the tokens
+    are.
+    """
 
     def __init__(self, *, downsample: int, width: int, depth: int, dim: int, norm: str):
         super().__init__()
@@ -94,7 +98,9 @@ class PatchDecoder(nn.Module):
 
 
 def _multipliers(downsample: int) -> list[int]:
-    """Widths of the stages, in units of the first: 1, 1, 2, 2, 4 for a factor of 16, as VQGAN has them."""
+    """Widths of the stages, in units of the first: 1, 1, 2, 2, 4 for a factor of 16, as VQGAN has
+    them.
+    """
     num_stages = int(math.log2(downsample)) + 1
     return [min(2 ** (stage // 2), 4) for stage in range(num_stages)]
 
@@ -123,7 +129,7 @@ class VQGANEncoder(nn.Module):
 
 
 class VQGANDecoder(nn.Module):
-    """Mirror `VQGANEncoder`: double the side stage by stage, nearest neighbour and a convolution."""
+    """Mirror `VQGANEncoder`: double the side stage by stage, nearest neighbor, a convolution."""
 
     def __init__(self, *, downsample: int, width: int, depth: int, dim: int):
         super().__init__()
@@ -150,7 +156,8 @@ FAMILIES = {"patch": (PatchEncoder, PatchDecoder), "vqgan": (VQGANEncoder, VQGAN
 def build_backbone(
     family: str, *, downsample: int, width: int, depth: int, dim: int, norm: str
 ) -> tuple[nn.Module, nn.Module]:
-    """Build encoder and decoder; `decoder.last` is the layer whose gradient the adaptive weight compares.
+    """Build encoder and decoder; `decoder.last` is the layer whose gradient the adaptive weight
+    compares.
 
     Raises ValueError for an unknown family.
     """

@@ -1,12 +1,14 @@
 """A run as a value: what was trained, on what, and how; standard library only.
 
-Every field is a plain scalar or a tuple of integers, so that a config is JSON, a command line and a hash.
+Every field is a plain scalar or a tuple of integers, so that a config is JSON, a command line and a
+hash.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -43,9 +45,13 @@ def _share(name: str, value: float) -> None:
 @dataclass(frozen=True)
 class DataConfig:
     name: str = "photos"
-    """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any directory of images)."""
+    """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any directory of
+    images).
+    """
     root: str = ""
-    """A folder (or tar) given by the user; required by `imagefolder`, instead of a download for the others."""
+    """A folder (or tar) given by the user; required by `imagefolder`, instead of a download for the
+    others.
+    """
     size: int = 32
     """Side of the square images that the model sees, in pixels."""
     resize: int = 0
@@ -77,7 +83,9 @@ class DataConfig:
 @dataclass(frozen=True)
 class BackboneConfig:
     family: str = "patch"
-    """`patch`: space-to-depth, then residual blocks at the latent resolution. `vqgan`: the paper's pyramid."""
+    """`patch`: space-to-depth, then residual blocks at the latent resolution. `vqgan`: the paper's
+    pyramid.
+    """
     downsample: int = 4
     """Image side over latent side; 32 / 4 gives 8 x 8 = 64 tokens."""
     width: int = 96
@@ -87,7 +95,9 @@ class BackboneConfig:
     dim: int = 5
     """C, channels of a latent."""
     norm: str = "layer"
-    """Before the quantizer: `layer` (each token over channels), `group` (the whole map), `group+layer`, `none`."""
+    """Before the quantizer: `layer` (each token over channels), `group` (the whole map),
+    `group+layer`, `none`.
+    """
 
     def __post_init__(self):
         _one_of("backbone.family", self.family, ("patch", "vqgan"))
@@ -103,18 +113,25 @@ class BackboneConfig:
             self.dim > 2 or "layer" not in self.norm,
             "backbone.norm",
             self.norm,
-            f"'group' or 'none' with backbone.dim = {self.dim}: a token normalized over so few channels has no freedom left",
+            f"'group' or 'none' with backbone.dim = {self.dim}: "
+            "a token normalized over so few channels has no freedom left",
         )
 
 
 @dataclass(frozen=True)
 class LGQConfig:
     energy: str = "squared"
-    """d(z, e) of the soft assignment: squared distance, distance, 1 - cosine, or minus the dot product."""
+    """d(z, e) of the soft assignment: squared distance, distance, 1 - cosine, or minus the dot
+    product.
+    """
     codebook_loss: str = "commit"
-    """What trains the codes: `commit` (the paper; mean (z_q - z)^2, nothing detached) or `free_energy`."""
+    """What trains the codes: `commit` (the paper; mean (z_q - z)^2, nothing detached) or
+    `free_energy`.
+    """
     identity: float = 0.0
-    """Share of the identity path in the encoder's gradient; 0 is the paper's straight-through average."""
+    """Share of the identity path in the encoder's gradient; 0 is the paper's straight-through
+    average.
+    """
     usage: str = "square"
     """`square`: K sum u^2 (the paper); `entropy`: 1 - H(u) / log K, free of K."""
     initialization: str = "random"
@@ -151,7 +168,9 @@ class QuantizerConfig:
     num_codes: int = 1024
     """K, the size of the codebook."""
     levels: tuple[int, ...] = ()
-    """Levels a channel for FSQ-like quantizers; their product is K. Empty: chosen to match `num_codes`."""
+    """Levels a channel for FSQ-like quantizers; their product is K. Empty: chosen to match
+    `num_codes`.
+    """
     lgq: LGQConfig = field(default_factory=LGQConfig)
 
     def __post_init__(self):
@@ -181,7 +200,8 @@ class TemperatureConfig:
     start: float = 1.0
     end: float = 0.1
     reduced: bool = False
-    """Read start and end in units of the first critical temperature tau_c of the running latents."""
+    """Read start and end in units of the first critical temperature tau_c of the running latents.
+    """
     span: float = 1.0
     """Share of the steps over which the temperature falls; afterwards it stays at end."""
 
@@ -217,7 +237,8 @@ class LossConfig:
     entropy: float = 1.0
     widths: float = 0.0
     perceptual: float = 0.0
-    """Weight of the perceptual distance on EfficientNet-Lite0 features; 0 never builds the network."""
+    """Weight of the perceptual distance on EfficientNet-Lite0 features; 0 never builds the network.
+    """
     perceptual_side: int = 224
     """Side to which images are enlarged for the perceptual loss, in pixels."""
     adversarial: float = 0.0
@@ -320,7 +341,8 @@ class Config:
     def __post_init__(self):
         if self.version != VERSION:
             raise ValueError(
-                f"version = {self.version!r}: this lgqlib reads configs of version {VERSION}; train the run again."
+                f"version = {self.version!r}: this lgqlib reads configs of "
+                f"version {VERSION}; train the run again."
             )
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2**32 - 1")
         _require(
@@ -333,13 +355,14 @@ class Config:
             not self.quantizer.lgq.per_channel or len(self.quantizer.levels) == self.backbone.dim,
             "backbone.dim",
             self.backbone.dim,
-            f"the number of quantizer.levels, {len(self.quantizer.levels)}, when bins are per channel",
+            f"the number of quantizer.levels, {len(self.quantizer.levels)}, with bins per channel",
         )
         _require(
             not self.temperature.reduced or self.quantizer.lgq.energy in ("squared", "norm"),
             "temperature.reduced",
             self.temperature.reduced,
-            f"False with quantizer.lgq.energy = {self.quantizer.lgq.energy!r}, which has no first critical temperature",
+            f"False with quantizer.lgq.energy = {self.quantizer.lgq.energy!r}, "
+            "which has no first critical temperature",
         )
 
     @property
@@ -350,8 +373,10 @@ class Config:
     def override(self, changes: Mapping[str, Any] | str = "", /) -> "Config":
         """Change fields by dotted name, strictly.
 
-        `changes`: `{"quantizer.num_codes": 4096}`, or the same as text, `quantizer.num_codes=4096 train.lr=1e-3`.
-        Raises ValueError for an unknown name (with the known ones), a value of another type, or a refused value.
+        `changes`: `{"quantizer.num_codes": 4096}`, or the same as text, `quantizer.num_codes=4096
+        train.lr=1e-3`.
+        Raises ValueError for an unknown name (with the known ones), a value of another type, or a
+        refused value.
         """
         pairs = _parse(changes) if isinstance(changes, str) else dict(changes)
         return _replace(self, _nest(pairs), "")
@@ -373,12 +398,13 @@ class Config:
         """Name the run after what it is, with a hash of everything that it is."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return f"{self.quantizer.method}-{self.data.name}-K{self.quantizer.num_codes}-s{self.seed}-{digest}"
+        method, num_codes = self.quantizer.method, self.quantizer.num_codes
+        return f"{method}-{self.data.name}-K{num_codes}-s{self.seed}-{digest}"
 
 
 def _parse(text: str) -> dict[str, str]:
     pairs = {}
-    for item in text.split():
+    for item in shlex.split(text):  # a folder's name may hold a space, inside quotes
         name, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"override {item!r}: write it as name=value, e.g. train.lr=1e-3.")
@@ -424,7 +450,8 @@ def _replace(old: Any, changes: Mapping[str, Any], prefix: str) -> Any:
         if is_dataclass(current):
             if not isinstance(value, Mapping):
                 raise ValueError(
-                    f"{prefix + name} = {value!r}: it holds fields; set one of them by its dotted name."
+                    f"{prefix + name} = {value!r}: it holds fields; "
+                    "set one of them by its dotted name."
                 )
             new[name] = _replace(current, value, f"{prefix}{name}.")
         else:
@@ -433,7 +460,9 @@ def _replace(old: Any, changes: Mapping[str, Any], prefix: str) -> Any:
 
 
 def _cast(name: str, value: Any, kind: Any) -> Any:
-    """Give `value` as `kind`, from JSON or from text; never by guessing (a float is no int, a number no bool)."""
+    """Give `value` as `kind`, from JSON or from text; never by guessing (a float is no int, a
+    number no bool).
+    """
     wrong = ValueError(f"{name} = {value!r}: it must be {_describe(kind)}.")
     if isinstance(kind, types.GenericAlias):
         if isinstance(value, str):

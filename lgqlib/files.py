@@ -21,9 +21,11 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, a file or a folder to be written, and put it in its place at the end.
+    """Yield a temporary path beside `path`, a file or a folder to be written, and put it in its
+    place at the end.
 
-    Whoever reads `path` sees the old content or the new, never a part, even when the process is killed between. An exception
+    Whoever reads `path` sees the old content or the new, never a part, even when the process is
+    killed between. An exception
     (a full disk, say) leaves `path` as it was and removes the temporary.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
         for part in [*temporary.rglob("*")] if temporary.is_dir() else [temporary]:
             _sync(part)
         if path.is_dir():
-            # A folder cannot be replaced in one step: move the old one aside first, to be removed last.
+            # A folder cannot be replaced in one step: move the old one aside first, to be removed
+            # last.
             path.rename(folder / "old")
         os.replace(temporary, path)
         _sync(path.parent)
@@ -45,7 +48,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporaries that a killed process left in `folder`; only for whoever holds the folder's lock."""
+    """Remove temporaries that a killed process left in `folder`; only for whoever holds the
+    folder's lock.
+    """
     for left in folder.glob(".*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -12,8 +12,10 @@ LLOYD_STEPS = 10
 def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Float[Tensor, "K c"]:
     """Draw a codebook from latents.
 
-    `random`: latents themselves, each at most once where there are enough; `kmeans`: the same, moved by Lloyd's algorithm;
-    `gaussian`: the normal with the latents' mean and per-channel deviation; `uniform`: their box, every channel on its own.
+    `random`: latents themselves, each at most once where there are enough; `kmeans`: the same,
+    moved by Lloyd's algorithm;
+    `gaussian`: the normal with the latents' mean and per-channel deviation; `uniform`: their box,
+    every channel on its own.
     Raises ValueError for another name.
     """
     if how == "random":

@@ -1,4 +1,6 @@
-"""What a step minimizes: reconstruction, the quantizer's terms, perceptual and adversarial distance."""
+"""What a step minimizes: reconstruction, the quantizer's terms, perceptual and adversarial
+distance.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from lgqlib.features import LiteFeatures
 
 
 class PatchDiscriminator(nn.Module):
-    """Judge overlapping patches of an image (Isola et al. 2017): logits, high where it looks real."""
+    """Judge overlapping patches of an image (Isola et al. 2017): high logits where it is real."""
 
     def __init__(self, width: int = 64, num_halvings: int = 2):
         super().__init__()

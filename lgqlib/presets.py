@@ -89,7 +89,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {"lgq": LGQ},
     "authors": {"lgq": AUTHORS_LGQ},
 }
-"""By preset and method: what each method needs to be at its best at that scale, from the ablations."""
+"""By preset and method: what each method needs to be at its best at that scale, from the ablations.
+"""
 
 
 def preset(
@@ -97,7 +98,8 @@ def preset(
 ) -> Config:
     """Give a named config for a method.
 
-    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; about a minute and a half on one CPU core.
+    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; about a minute and a
+    half on one CPU core.
     `paper`: 128x128 images, the VQGAN backbone, 64 tokens of 64 channels, K = 16384; for a GPU.
     `authors`: the paper's own recipe at that scale: tau from 1 to 0.1, whatever the latents are.
 

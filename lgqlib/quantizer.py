@@ -1,4 +1,5 @@
-"""Learnable Geometric Quantization, beside the equations of the paper (Altun et al. 2026, arXiv 2602.16086).
+"""Learnable Geometric Quantization, beside the equations of the paper (Altun et al. 2026, arXiv
+2602.16086).
 
 z_n are N latents of C channels, e_k are K codes, d_nk their energy, tau > 0 the temperature:
 
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from lgqlib.assignment import Assignment, hard_assign, mean_over_ranks, soft_assign
 from lgqlib.initialization import initial_codes
 
-
 TINY = 1e-10
 """Added to a probability inside a logarithm: a code without any use has a finite gradient."""
 
@@ -40,7 +40,8 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """Hold the contract of a quantizer; `forward` never initializes, evaluation never writes a weight.
+    """Hold the contract of a quantizer; `forward` never initializes, evaluation never writes a
+    weight.
 
     A subclass gives `forward(latents, tau)`, `encode(latents)` and `codebook`; the rest follows.
     """
@@ -58,7 +59,9 @@ class Quantizer(nn.Module):
 
     @property
     def sites(self) -> Float[Tensor, "K D"]:
-        """Codes in the space where the nearest one is chosen; the codebook, unless a quantizer projects."""
+        """Codes in the space where the nearest one is chosen; the codebook, unless a quantizer
+        projects.
+        """
         return self.codebook
 
     def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
@@ -76,7 +79,9 @@ class Quantizer(nn.Module):
         return rearrange(hard_assign(flat, self.sites), "(b h w) -> b h w", b=b, h=h, w=w)
 
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
-        """Start the codebook from real latents, once, before training; nothing to do for implicit codebooks."""
+        """Start the codebook from real latents, once, before training; nothing to do for implicit
+        codebooks.
+        """
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -101,9 +106,12 @@ class LGQ(Quantizer):
         num_codes: K.
         dim: C, channels of a latent.
         energy: d(z, e): `squared` (the Gaussian mixture), `norm`, `cosine` or `dot`.
-        codebook_loss: `commit` trains codes and encoder by mean (z_q - z)^2, nothing detached (the paper);
-            `free_energy` trains the codes by the mean free energy F_n / C and the encoder by a commitment.
-        identity: share of the identity path z + sg(q_hard - z) in the encoder's gradient; 0 is equation (3).
+        codebook_loss: `commit` trains codes and encoder by mean (z_q - z)^2, nothing detached (the
+        paper);
+            `free_energy` trains the codes by the mean free energy F_n / C and the encoder by a
+            commitment.
+        identity: share of the identity path z + sg(q_hard - z) in the encoder's gradient; 0 is
+        equation (3).
         usage: `square` (the paper, K sum u^2) or `entropy` (1 - H(u) / log K, free of K).
         active_floor: P_min of the floor term, in codes.
         initialization: `random`, `kmeans`, `gaussian` or `uniform`.
@@ -158,7 +166,8 @@ class LGQ(Quantizer):
         z = rearrange(latents, "b c h w -> (b h w) c").to(precision)  # (N, C)
         e = self.codes.to(precision)  # (K, C)
         free = self.codebook_loss == "free_energy"
-        # The free energy is the codes' to lower: they see the latents as they are. The paper's terms move both.
+        # The free energy is the codes' to lower: they see the latents as they are. The paper's
+        # terms move both.
         a = self._assign(z.detach() if free else z, e, tau)
 
         q_hard = F.embedding(a.indices, e)  # (N, C)
@@ -201,7 +210,8 @@ class LGQ(Quantizer):
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Start the codes from real latents [n, C]; equal on all ranks when the latents are.
 
-        `random` draws latents (without replacement where there are enough), `kmeans` runs Lloyd's algorithm on them, `gaussian`
+        `random` draws latents (without replacement where there are enough), `kmeans` runs Lloyd's
+        algorithm on them, `gaussian`
         draws from their diagonal normal, `uniform` from their box, every channel on its own.
         """
         if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
@@ -214,9 +224,11 @@ class LGQ(Quantizer):
 def prune(
     quantizer: LGQ, counts: Int[Tensor, " K"], *, least: int = 1
 ) -> tuple[LGQ, Int[Tensor, " K"]]:
-    """Drop the codes that were used fewer than `least` times; give the smaller quantizer and the index map.
+    """Drop the codes that were used fewer than `least` times; give the smaller quantizer and the
+    index map.
 
-    `map[k]` is the new index of code k, or -1 where it was dropped. Latents whose code is kept keep it.
+    `map[k]` is the new index of code k, or -1 where it was dropped. Latents whose code is kept keep
+    it.
     Raises ValueError when no code would be left.
     """
     kept = torch.nonzero(counts >= least).flatten()

@@ -2,8 +2,10 @@
 
 config.json          what the run is
 metrics.jsonl        one JSON object a line: step, split, then names and numbers
-checkpoints/         step-00000200/ {tokenizer,ema,training}.safetensors, state.json with their checksums
-snapshots/           step-00000000.safetensors: codebook and a fixed probe of latents, at log-spaced steps
+checkpoints/         step-00000200/ {tokenizer,ema,training}.safetensors, state.json with their
+checksums
+snapshots/           step-00000000.safetensors: codebook and a fixed probe of latents, at log-spaced
+steps
 evaluation.json, evaluation.safetensors
 notebooks/           executed copies
 lock                 held by the process that trains
@@ -68,13 +70,16 @@ class Snapshot:
 
 
 class Run:
-    """A folder that holds one run. Two equal configs have the same folder; two runs never share one."""
+    """A folder that holds one run. Two equal configs have the same folder; two runs never share
+    one.
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
             raise ValueError(
-                f"{self.path} is not a run: it has no config.json. Train one with notebook 01_train."
+                f"{self.path} is not a run: it has no config.json. "
+                "Train one with notebook 01_train."
             )
         try:
             self.config = Config.from_dict(read_json(self.path / "config.json"))
@@ -102,7 +107,9 @@ class Run:
 
     @classmethod
     def latest(cls, root: Path | str) -> "Run":
-        """Give the newest trained run below `root`. Raises ValueError, with what to do, when there is none."""
+        """Give the newest trained run below `root`. Raises ValueError, with what to do, when there
+        is none.
+        """
         trained = [run for run in cls.all(root) if run.step > 0]
         if not trained:
             raise ValueError(
@@ -184,7 +191,8 @@ class Run:
     ) -> None:
         """Write a checkpoint whole, then remove all but the newest few.
 
-        `tensors`: by file name (`tokenizer`, `training`, `ema`), named tensors; `state`: what JSON can hold.
+        `tensors`: by file name (`tokenizer`, `training`, `ema`), named tensors; `state`: what JSON
+        can hold.
         """
         folder = self.path / "checkpoints" / f"step-{step:08d}"
         with replacing(folder) as temporary:
@@ -202,7 +210,9 @@ class Run:
 
     @property
     def state(self) -> dict:
-        """What the newest checkpoint says of itself: `step`, `tau`, `tau_c`; empty before the first."""
+        """What the newest checkpoint says of itself: `step`, `tau`, `tau_c`; empty before the
+        first.
+        """
         found = self._checkpoints()
         return read_json(found[-1] / "state.json") if found else {}
 
@@ -306,7 +316,7 @@ class Run:
         write_json(self.path / "evaluation.json", {"step": self.step, **clean})
 
     def evaluation(self) -> dict:
-        """Give the evaluation's numbers. Raises ValueError, with what to do, before there are any."""
+        """Give the evaluation's numbers. Raises ValueError before there are any."""
         path = self.path / "evaluation.json"
         if not path.exists():
             raise ValueError(f"{self.path} has no evaluation yet: run notebook 02_evaluate on it.")

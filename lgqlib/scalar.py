@@ -14,9 +14,11 @@ from lgqlib.quantizer import Quantized, Quantizer, straight_through
 
 
 class ScalarLGQ(Quantizer):
-    """Quantize channel c to the nearest of `levels[c]` learned values; K is the product of the levels.
+    """Quantize channel c to the nearest of `levels[c]` learned values; K is the product of the
+    levels.
 
-    Equations (1) to (3) of `quantizer` hold in each channel; peak and usage are means over channels, usage in the form that is 1 when even.
+    Equations (1) to (3) of `quantizer` hold in each channel; peak and usage are means over
+    channels, usage in the form that is 1 when even.
 
     Args:
         levels: number of values of each channel, e.g. (16, 16, 8, 8) for K = 16384.

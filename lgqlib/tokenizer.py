@@ -56,10 +56,12 @@ class Reconstruction(NamedTuple):
 class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     """Encode images into a map of indices, decode indices into images.
 
-    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read config and safetensors.
+    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read
+    config and safetensors.
 
     Args:
-        config: the run, or the dict that `Config.to_dict` gives; `backbone` and `quantizer` decide what is built.
+        config: the run, or the dict that `Config.to_dict` gives; `backbone` and `quantizer` decide
+        what is built.
     """
 
     def __init__(self, config: Config | dict):
@@ -70,7 +72,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)
         self.quantizer = QUANTIZERS[config.quantizer.method](config)
         dim = config.backbone.dim
-        # Running E[grad grad'] and E[Hessian] of the energy at the mean code: tau_c follows from both.
+        # Running E[grad grad'] and E[Hessian] of the energy at the mean code: tau_c follows from
+        # both.
         self.register_buffer("moments", torch.zeros(2, dim, dim))
         self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
         self.register_buffer("trained_tau", torch.full((), math.nan))
@@ -82,7 +85,9 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
 
     @property
     def tau_c(self) -> float:
-        """First critical temperature of the latents seen in training; NaN before the first, or where none exists."""
+        """First critical temperature of the latents seen in training; NaN before the first, or
+        where none exists.
+        """
         if self.observed == 0 or self._energy not in ("squared", "norm"):
             return math.nan
         weight = 1 - MOMENTUM ** int(self.observed)
@@ -133,7 +138,9 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def forward(
         self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
     ) -> Reconstruction:
-        """Reconstruct images; in training at temperature tau, in evaluation by decode(encode(x)), bit for bit."""
+        """Reconstruct images; in training at temperature tau, in evaluation by decode(encode(x)),
+        bit for bit.
+        """
         latents = self.latents(images)  # (B, C, h, w)
         if self.training:
             quantized = self.quantizer(latents, tau)

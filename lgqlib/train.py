@@ -34,8 +34,10 @@ class NonFiniteLoss(RuntimeError):
 def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True) -> None:
     """Train `config` into `run`, from where it was left; return when all steps are done.
 
-    `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with KeyboardInterrupt or SystemExit.
-    Raises NonFiniteLoss with the step, the terms and the last good checkpoint; RuntimeError when another process
+    `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with
+    KeyboardInterrupt or SystemExit.
+    Raises NonFiniteLoss with the step, the terms and the last good checkpoint; RuntimeError when
+    another process
     holds the run; ValueError when a checkpoint is damaged or does not fit.
     """
     if run.is_complete:
@@ -241,7 +243,9 @@ class Job:
         self.last_used[indices] = self.step
 
     def _require_finite(self, total: Tensor, terms: dict[str, Tensor]) -> None:
-        """Look at every step on a CPU; on a GPU, where looking waits, only before something is written."""
+        """Look at every step on a CPU; on a GPU, where looking waits, only before something is
+        written.
+        """
         train, step = self.config.train, self.step + 1
         writes = step % train.log_every == 0 or step % train.checkpoint_every == 0
         if self.device.type == "cuda" and not writes:
@@ -249,8 +253,10 @@ class Job:
         if not torch.isfinite(total):
             values = ", ".join(f"{k} = {float(v):.4g}" for k, v in terms.items())
             raise NonFiniteLoss(
-                f"{self.run.name}: the loss is {float(total)} at step {step} (tau = {self.tau:.4g}; {values}). "
-                f"The last good checkpoint is of step {self.saved}, in {self.run.path / 'checkpoints'}; "
+                f"{self.run.name}: the loss is {float(total)} at step {step} "
+                f"(tau = {self.tau:.4g}; {values}). "
+                f"The last good checkpoint is of step {self.saved}, "
+                f"in {self.run.path / 'checkpoints'}; "
                 f"a smaller train.lr or a higher temperature.end may help."
             )
 
@@ -382,7 +388,9 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
 
 
 def parameter_groups(tokenizer: Tokenizer, *, weight_decay: float) -> list[dict]:
-    """Decay matrices and kernels of the backbone; never norms, biases or codes, which decay would pull to zero."""
+    """Decay matrices and kernels of the backbone; never norms, biases or codes, which decay would
+    pull to zero.
+    """
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
     decayed = [v for k, v in named if v.ndim > 1 and not k.startswith("quantizer.")]
     rest = [v for k, v in named if v.ndim <= 1 or k.startswith("quantizer.")]

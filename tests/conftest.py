@@ -17,9 +17,9 @@ from lgqlib.run import Run
 from lgqlib.train import train
 
 TINY = (
-    "data.eval_crops=32 backbone.width=16 backbone.depth=1 quantizer.num_codes=64 train.num_steps=8 "
-    "train.batch_size=8 train.log_every=2 train.eval_every=4 train.checkpoint_every=4 "
-    "train.num_snapshots=4 train.probe=128"
+    "data.eval_crops=32 backbone.width=16 backbone.depth=1 quantizer.num_codes=64 "
+    "train.num_steps=8 train.batch_size=8 train.log_every=2 train.eval_every=4 "
+    "train.checkpoint_every=4 train.num_snapshots=4 train.probe=128"
 )
 """Overrides under which a run takes seconds and still does all that a run does."""
 
@@ -42,7 +42,9 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, cache, tiny_config):
-    """Give a trained and evaluated tiny run of a method, trained once a process; tests only read it."""
+    """Give a trained and evaluated tiny run of a method, trained once a process; tests only read
+    it.
+    """
     root, runs = tmp_path_factory.mktemp("runs"), {}
 
     def give(method: str = "lgq") -> Run:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -51,6 +52,11 @@ def test_a_float_is_no_int_and_a_number_no_bool():
             Config().override(change)
 
 
+def test_a_quoted_value_may_hold_a_space():
+    config = Config().override("data.name=imagefolder data.root='/my images' seed=4")
+    assert (config.data.root, config.seed) == ("/my images", 4)
+
+
 def test_from_dict_misses_nothing_and_ignores_nothing():
     whole = Config().to_dict()
     del whole["train"]["lr"]
@@ -77,7 +83,7 @@ def test_schedules_go_from_start_to_end_monotonically(kind):
     assert taus[0] == pytest.approx(2.0)
     assert taus[50] == pytest.approx(0.01)
     assert taus[100] == taus[50]
-    assert all(a >= b for a, b in zip(taus, taus[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(taus))
     middle = {"linear": 1.005, "cosine": 1.005, "exponential": 0.02**0.5}[kind]
     assert schedule.at(25, 101) == pytest.approx(middle)
     assert TemperatureConfig(kind="constant", start=0.3).at(77, 101) == 0.3

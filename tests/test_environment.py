@@ -64,7 +64,9 @@ def test_conda_s_environment_is_python_the_lock_and_the_package():
 
 
 def test_conda_s_pip_section_installs_as_written_and_agrees_with_the_lock(tmp_path):
-    """In an environment that the lock made, nothing is left to install, from nowhere, but the package itself."""
+    """In an environment that the lock made, nothing is left to install, from nowhere, but the
+    package itself.
+    """
     *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     lines = tmp_path / "pip.txt"
     lines.write_text("\n".join(pip["pip"]).replace("-r ", f"-r {ROOT}/"))

@@ -14,7 +14,7 @@ from lgqlib.annealing import anneal
 from lgqlib.config import METHODS
 from lgqlib.drift import drift
 from lgqlib.figures import entropy, facets, geometry, plane, strips, style, temperature
-from lgqlib.figures.codebook import Quantity, codebook_map, sizes
+from lgqlib.figures.codebook import Quantity, clickable, codebook_map, sizes
 from lgqlib.figures.evaluation import (
     code_colors,
     code_map,
@@ -284,13 +284,24 @@ class TestCodebook:
         latents, codes, indices = cloud
         at, counts = project(codes, latents), np.bincount(indices, minlength=32)
         image = np.zeros((16, 16, 3), np.uint8)
-        fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4))
+        drawn = np.arange(32)
+        fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4), drawn=drawn)
         assert np.allclose(named(fig, "codes").x, at.codes[:, 0])
         assert len(named(fig, "grid").x) == 16
         for name in ("moved", "trails", "tokens", "shares", "neighbors", "selected", "chosen"):
             assert len(named(fig, name).x) == 0
         assert named(fig, "codes").unselected.marker.opacity == 1
         assert "% of the variance" in fig.layout.xaxis.title.text
+
+    def test_codes_that_are_no_points_are_dots_below(self, cloud):
+        latents, codes, indices = cloud
+        at, counts = project(codes, latents), np.bincount(indices, minlength=32)
+        image, drawn = np.zeros((16, 16, 3), np.uint8), np.arange(20)
+        fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4), drawn=drawn)
+        assert list(np.asarray(named(fig, "codes").customdata)[:, 0]) == list(drawn)
+        ground = decoded(named(fig, "latents").source)
+        assert (ground == (0, 114, 178, 200)).all(-1).sum() == 12
+        assert "20 of 32 codes are points" in fig.layout.title.subtitle.text.replace("<br>", " ")
 
     def test_an_unknown_value_is_grey_and_below_all_others(self):
         marker = self.quantity().coloring()
@@ -317,7 +328,7 @@ class TestCodebook:
 
     def test_a_large_codebook_is_thinned_and_its_busiest_codes_stay(self):
         counts = np.arange(5000)
-        kept = facets._some_codes(counts, 1500)
+        kept = clickable(counts, limit=1500)
         assert len(kept) <= 1500 and set(range(4250, 5000)) <= set(kept)
 
     def test_the_timeline_keeps_one_frame(self):

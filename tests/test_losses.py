@@ -1,4 +1,6 @@
-"""What a step minimizes is the weighted sum of named terms, and each network has its own gradients only."""
+"""What a step minimizes is the weighted sum of named terms, and each network has its own gradients
+only.
+"""
 
 import pytest
 import torch

@@ -44,7 +44,9 @@ def test_hard_index_does_not_depend_on_the_temperature(tau):
 
 
 def test_straight_through_gradients_are_the_soft_average_s():
-    """Upstream g reaches z as (2/tau) Cov_p(e) g, and e_k as sum_n p_nk g_n + (2/tau) p_nk [(e_k - q_soft) . g] (z - e_k)."""
+    """Upstream g reaches z as (2/tau) Cov_p(e) g, and e_k as sum_n p_nk g_n + (2/tau) p_nk [(e_k -
+    q_soft) . g] (z - e_k).
+    """
     q, z = lgq(), latents().requires_grad_()
     g = latents(seed=5)
     (q(z, TAU).z_q * g).sum().backward()

@@ -194,10 +194,10 @@ def test_replacing_a_folder_replaces_all_of_it(tmp_path):
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
     file = tmp_path / "value.json"
     write_json(file, 1)
-    with pytest.raises(OSError, match=r"could not write .*value.json: No space left"):
-        with replacing(file) as temporary:
-            temporary.write_text("2")
-            raise OSError(28, "No space left on device")
+    full = pytest.raises(OSError, match=r"could not write .*value.json: No space left")
+    with full, replacing(file) as temporary:
+        temporary.write_text("2")
+        raise OSError(28, "No space left on device")
     assert read_json(file) == 1
 
 

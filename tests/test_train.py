@@ -138,7 +138,8 @@ def test_every_method_trains_logs_and_evaluates(method, trained):
 def test_one_batch_is_overfitted(tmp_path, cache, tiny_config, monkeypatch):
     config = tiny_config(
         "lgq",
-        "train.num_steps=160 train.log_every=160 train.lr=5e-3 backbone.width=32 temperature.start=0.01",
+        "train.num_steps=160 train.log_every=160 train.lr=5e-3 backbone.width=32 "
+        "temperature.start=0.01",
     )
     batch = TrainingBatches.batch
     monkeypatch.setattr(TrainingBatches, "batch", lambda self, step: batch(self, 0))

@@ -27,6 +27,10 @@ RASTER = 360
 """Places along a side of the picture of latents below the codes."""
 
 
+CLICKABLE = 6000
+"""Codes that a map draws as points: a browser looks at each of them again at every change."""
+
+
 @dataclass(frozen=True)
 class Quantity:
     """A number for each code, NaN where it cannot be known."""
@@ -46,8 +50,8 @@ class Quantity:
         with np.errstate(divide="ignore"):
             return np.where(self.values > 0, np.log10(self.values), np.nan).astype("float32")
 
-    def coloring(self) -> dict:
-        """Give the marker's color, scale and bar; codes without a value are grey."""
+    def coloring(self, codes: Int[np.ndarray, " n"] | slice = slice(None)) -> dict:
+        """Give the marker's color, scale and bar of some codes; those without a value are grey."""
         shown = self.shown
         bar = {"title": {"text": self.unit, "side": "right"}, "thickness": 12}
         if self.classes:
@@ -56,7 +60,8 @@ class Quantity:
             colors = (FAINT, *COLORS)
             scale = [[edges[i + j], color] for i, color in enumerate(colors) for j in (0, 1)]
             limits = {"cmin": -1.5, "cmax": len(COLORS) - 0.5}
-            return {"color": turns.astype("float32"), "colorscale": scale, "colorbar": bar} | limits
+            color = turns[codes].astype("float32")
+            return {"color": color, "colorscale": scale, "colorbar": bar} | limits
         known = shown[np.isfinite(shown)]
         low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
         room = max(high - low, 1e-6) / 50
@@ -64,7 +69,7 @@ class Quantity:
         if self.log:
             bar["title"]["text"] += ", log<sub>10</sub>"
         return {
-            "color": np.where(np.isfinite(shown), shown, low - room).astype("float32"),
+            "color": np.where(np.isfinite(shown), shown, low - room)[codes].astype("float32"),
             "colorscale": scale,
             "cmin": float(low - room),
             "cmax": float(max(high, low + 1e-6)),
@@ -79,11 +84,14 @@ def codebook_map(
     *,
     image: UInt8[np.ndarray, "S S 3"],
     grid: tuple[int, int],
+    drawn: Int[np.ndarray, " n"],
 ) -> go.Figure:
     """Draw the map, an image with its grid of tokens, and one token's shares; the explorer's base.
 
+    `drawn`: codes that are points to click (`clickable`); the others are dots in the picture below.
+
     Traces that change: `moved`, `trails`, `neighbors`, `tokens`, `shares`, `selected`, `chosen` on
-    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has every code, in order.
+    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has those drawn, in order.
     """
     fig = figure(
         rows=2,
@@ -96,17 +104,17 @@ def codebook_map(
         titles=("", "Image: click a token", "Codes of the token"),
         height=600,
     )
-    _latents(fig, projection, row=1, col=1)
+    _ground(fig, projection, drawn, row=1, col=1)
     fig.add_scattergl(
-        x=projection.codes[:, 0],
-        y=projection.codes[:, 1],
+        x=projection.codes[drawn, 0],
+        y=projection.codes[drawn, 1],
         mode="markers",
-        marker={**quantity.coloring(), "size": sizes(counts), "line": {"width": 0}},
+        marker={**quantity.coloring(drawn), "size": sizes(counts)[drawn], "line": {"width": 0}},
         # A selection must not fade the others: highlights are traces of their own.
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
-        customdata=np.asarray(counts, dtype="int32"),
-        hovertemplate="code %{pointNumber}<br>%{customdata} tokens<extra></extra>",
+        customdata=np.stack([drawn, counts[drawn]], 1).astype("int32"),
+        hovertemplate="code %{customdata[0]}<br>%{customdata[1]} tokens<extra></extra>",
         name="codes",
         row=1,
         col=1,
@@ -131,7 +139,8 @@ def codebook_map(
     _map_axes(fig, projection, 1, 1)
     fig.update_xaxes(title_text="code", type="category", row=2, col=2)
     fig.update_yaxes(title_text="probability", range=[0, 1], row=2, col=2)
-    return titled(fig, " ", LOOK_MAP)
+    few = "" if len(drawn) == len(counts) else f"{len(drawn)} of {len(counts)} codes are points. "
+    return titled(fig, " ", few + LOOK_MAP)
 
 
 LOOK_MAP = (
@@ -174,8 +183,19 @@ def _scale(start: float) -> list:
     return [[start + (1 - start) * place, color] for place, color in get_colorscale(SEQUENTIAL)]
 
 
-def _latents(fig: go.Figure, projection: Projection, *, row: int, col: int) -> None:
-    """Lay the latents below the codes as one picture: tens of thousands cost what one does."""
+def clickable(counts: Int[np.ndarray, " K"], *, limit: int = CLICKABLE) -> Int[np.ndarray, " n"]:
+    """Choose the codes that are drawn as points: the most used, and a spread of the others."""
+    if len(counts) <= limit:
+        return np.arange(len(counts))
+    busiest = np.argsort(-counts, kind="stable")
+    spread = np.linspace(limit // 2, len(counts) - 1, limit - limit // 2).astype(int)
+    return np.unique(np.concatenate([busiest[: limit // 2], busiest[spread]]))
+
+
+def _ground(
+    fig: go.Figure, projection: Projection, drawn: np.ndarray, *, row: int, col: int
+) -> None:
+    """Lay latents, and codes that are no points, below as one picture: many cost what one does."""
     low = np.minimum(projection.latents.min(0), projection.codes.min(0))
     high = np.maximum(projection.latents.max(0), projection.codes.max(0))
     step = np.maximum(high - low, 1e-6) / (RASTER - 1)
@@ -185,7 +205,10 @@ def _latents(fig: go.Figure, projection: Projection, *, row: int, col: int) -> N
         y, x = np.minimum(at[:, ::-1] + shift, RASTER - 1).T
         np.add.at(hits, (y, x), 1)
     pixels = np.full((RASTER, RASTER, 4), 128, dtype=np.uint8)
+    rest = np.delete(projection.codes, drawn, axis=0)
     pixels[..., 3] = np.where(hits > 0, np.clip(50 + 40 * np.log2(1 + hits), 0, 255), 0)
+    x, y = np.round((rest - low) / step).astype(int).T
+    pixels[y, x] = (0, 114, 178, 200)
     fig.add_image(
         source=data_uri(pixels),
         x0=float(low[0]),

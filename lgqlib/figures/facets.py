@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from lgqlib.figures.codebook import Quantity, frame_label, sizes
+from lgqlib.figures.codebook import Quantity, clickable, frame_label, sizes
 from lgqlib.figures.style import BLUE, figure, titled
 from lgqlib.projection import Projection
 
@@ -24,7 +24,7 @@ def codebook_facets(
     """Draw the map once for each quantity: the drop-down list, standing still."""
     cols = 4
     rows = -(-len(quantities) // cols)
-    drawn = _some_codes(counts, FACET_CODES)
+    drawn = clickable(counts, limit=FACET_CODES)
     fig = figure(
         rows=rows,
         cols=cols,
@@ -34,13 +34,13 @@ def codebook_facets(
         vertical_spacing=0.09,
     )
     for i, quantity in enumerate(quantities.values()):
-        marker = quantity.coloring()
+        marker = quantity.coloring(drawn)
         marker.pop("colorbar")
         fig.add_scatter(
             x=projection.codes[drawn, 0],
             y=projection.codes[drawn, 1],
             mode="markers",
-            marker={**marker, "color": marker["color"][drawn], "size": sizes(counts)[drawn] * 0.6},
+            marker={**marker, "size": sizes(counts)[drawn] * 0.6},
             customdata=np.stack([drawn, quantity.values[drawn]], 1).astype("float32"),
             hovertemplate="code %{customdata[0]}<br>%{customdata[1]:.3g} "
             + f"{quantity.unit}<extra></extra>",
@@ -98,11 +98,3 @@ def timeline(
         "One frame for all steps: what moves is what training moved. A born code had no tokens "
         "between the snapshots before, and some after.",
     )
-
-
-def _some_codes(counts: np.ndarray, limit: int) -> np.ndarray:
-    if len(counts) <= limit:
-        return np.arange(len(counts))
-    busiest = np.argsort(-counts, kind="stable")
-    spread = busiest[np.linspace(limit // 2, len(counts) - 1, limit // 2).astype(int)]
-    return np.unique(np.concatenate([busiest[: limit // 2], spread]))

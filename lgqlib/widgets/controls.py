@@ -17,7 +17,7 @@ class Throttled:
     loop it runs at once.
     """
 
-    def __init__(self, action: Callable[..., None], *, seconds: float = 0.03):
+    def __init__(self, action: Callable[..., None], *, seconds: float = 0.015):
         self.action, self.seconds = action, seconds
         self._arguments: tuple[Any, ...] = ()
         self._pending = False

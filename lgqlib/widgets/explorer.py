@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from lgqlib.figures.codebook import codebook_map
+from lgqlib.figures.codebook import clickable, codebook_map
 from lgqlib.figures.pixels import data_uri, png_bytes, sheet
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Explorer, Throttled, dropdown, picture, play, slider, whole
@@ -34,8 +34,16 @@ class CodebookExplorer(Explorer):
         self.codes, self.view, self.folder = codes, codes.view, Path(folder)
         view = self.view
         first = next(iter(codes.quantities.values()))
+        self.drawn = clickable(view.counts)
         super().__init__(
-            codebook_map(codes.map, first, view.counts, image=view.pixels(0), grid=view.grid)
+            codebook_map(
+                codes.map,
+                first,
+                view.counts,
+                image=view.pixels(0),
+                grid=view.grid,
+                drawn=self.drawn,
+            )
         )
         self.code = int(view.counts.argmax())
         self.selection: np.ndarray = np.zeros(0, dtype=np.int64)
@@ -118,7 +126,7 @@ class CodebookExplorer(Explorer):
 
     def color_by(self, name: str) -> None:
         """Color the map by another quantity; this sends every code's color, once."""
-        quantity = self.codes.quantities[name].coloring()
+        quantity = self.codes.quantities[name].coloring(self.drawn)
         quantity["colorbar"] |= {"x": 0.575, "len": 0.7, "y": 0.5}
         with self.figure.batch_update():
             self.traces["codes"].marker.update(quantity)
@@ -171,12 +179,12 @@ class CodebookExplorer(Explorer):
         self.traces["grid"].on_click(self._token_clicked)
 
     def _pointed(self, trace: Any, points: Any, state: Any) -> None:
-        if points.point_inds and points.point_inds[0] != self.code:
-            self.choose(points.point_inds[0])
+        if points.point_inds and self.drawn[points.point_inds[0]] != self.code:
+            self.choose(int(self.drawn[points.point_inds[0]]))
 
     def _lassoed(self, trace: Any, points: Any, selector: Any) -> None:
         if points.point_inds:
-            self.select(points.point_inds)
+            self.select(self.drawn[points.point_inds])
             # The lasso itself goes away: while it stays, a browser ignores changes of the trace.
             self.figure.plotly_relayout({"selections": []})
 

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from lgqlib.assignment import energies, probabilities, soft_assign
 from lgqlib.run import Snapshot
 from lgqlib.theory import FreeEnergyCurve, critical_temperature, free_energy_curve
-from lgqlib.widgets.view import LENS, View
+from lgqlib.widgets.view import LENS, UNDERFLOW, View
 
 WORK = 2**21
 """Pairs of token and code that one temperature looks at: bounds time for any K."""
@@ -85,7 +85,7 @@ class Softness:
         d -= d.amin(1, keepdim=True)
         rows = []
         for tau in tqdm(self.taus, desc="entropies", unit="temperature", leave=False):
-            weights = torch.exp(d / -tau)
+            weights = torch.exp((d / -tau).clamp_(min=UNDERFLOW))
             total = weights.sum(1)
             rows.append(total.log() + torch.linalg.vecdot(weights, d) / total / tau)
         return torch.stack(rows).clamp(min=0).numpy()
