@@ -156,7 +156,7 @@ class TestCodes:
     @pytest.mark.parametrize("method", ["fsq", "vq"])
     def test_every_method_has_a_map(self, method, trained, cache):
         run = trained(method)
-        other = Codes(View.open(run, cache=cache, num_images=4), run.snapshots())
+        other = Codes(View.open(run, cache=cache, num_images=16), run.snapshots())
         assert other.map.codes.shape == (other.view.num_codes, 2)
         assert other.evidence(0).shape[2] == 4
 
