@@ -70,7 +70,7 @@ def _forward(
     x, y, values, xx, yy, w, average, best, log_mass, collision, entropy, index, margin,
     num_tokens, num_codes, dim,
     DIM: tl.constexpr, TOKENS: tl.constexpr, CODES: tl.constexpr, ENERGY: tl.constexpr,
-    PRODUCT: tl.constexpr, WIDEN: tl.constexpr, SOFT: tl.constexpr,
+    PRODUCT: tl.constexpr, WIDEN: tl.constexpr, SHARED: tl.constexpr, SOFT: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     seen = n < num_tokens
@@ -105,7 +105,7 @@ def _forward(
             mean = (mean + fall * mass) * shrink + tl.sum(p * below, 1)
             mass = mass * shrink + tl.sum(p, 1)
             square = square * shrink * shrink + tl.sum(p * p, 1)
-            vs = _rows(values, k, num_codes, dim, DIM)
+            vs = ys if SHARED else _rows(values, k, num_codes, dim, DIM)
             total = _times(p, vs, total * shrink[:, None], PRODUCT, WIDEN)
         top = newest
     tl.store(index + n, first, mask=seen)
@@ -170,9 +170,9 @@ def _slope(w, d, ENERGY: tl.constexpr, EVEN: tl.constexpr):
 @_tuned
 def _latents(
     x, y, values, xx, yy, w, shift, from_average, from_usage, from_collision, from_entropy,
-    from_all, common, average, dx, spread, offset, marks, num_tokens, num_codes, dim, reach,
+    from_all, common, average, scale, dx, spread, offset, marks, num_tokens, num_codes, dim, reach,
     DIM: tl.constexpr, TOKENS: tl.constexpr, CODES: tl.constexpr, ENERGY: tl.constexpr,
-    PRODUCT: tl.constexpr, WIDEN: tl.constexpr, EVEN: tl.constexpr,
+    PRODUCT: tl.constexpr, WIDEN: tl.constexpr, SHARED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0).to(tl.int64)
     n = block * TOKENS + tl.arange(0, TOKENS)
@@ -204,7 +204,7 @@ def _latents(
         tl.store(marks + tile, visible.to(tl.int8))
         if visible:
             p = tl.exp(log_p)
-            vs = _rows(values, k, num_codes, dim, DIM)
+            vs = ys if SHARED else _rows(values, k, num_codes, dim, DIM)
             q = _times(gs, tl.trans(vs), tl.zeros([TOKENS, CODES], tl.float32), PRODUCT, WIDEN)
             q += tl.load(from_usage + k, mask=k < num_codes, other=0.0)[None, :]
             q += 2 * collision_n[:, None] * p
@@ -227,7 +227,8 @@ def _latents(
         slope -= exact * (pulled - mean * rested)[:, None]
     channels = tl.arange(0, DIM)
     inside = seen[:, None] & (channels[None, :] < dim)
-    tl.store(dx + n[:, None] * dim + channels[None, :], slope, mask=inside)
+    place = n[:, None] * dim + channels[None, :]
+    tl.store(dx + place, slope * tl.load(scale), mask=inside)
     tl.store(spread + n, logs, mask=seen)
     tl.store(offset + n, mean + common_n, mask=seen)
 
@@ -235,18 +236,19 @@ def _latents(
 @_tuned
 def _codes(
     x, y, values, xx, yy, w, shift, from_average, from_usage, from_collision, from_entropy,
-    offset, log_sum, dy, dv, dw, marks, num_tokens, num_codes, dim, per_part,
+    offset, log_sum, scale, dy, dv, dw, marks, num_tokens, num_codes, dim, per_part,
     DIM: tl.constexpr, TOKENS: tl.constexpr, CODES: tl.constexpr, ENERGY: tl.constexpr,
-    PRODUCT: tl.constexpr, WIDEN: tl.constexpr, EVEN: tl.constexpr,
+    PRODUCT: tl.constexpr, WIDEN: tl.constexpr, SHARED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     block, part = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     k = block * CODES + tl.arange(0, CODES)
     known = k < num_codes
     ys = _rows(y, k, num_codes, dim, DIM)
-    vs = _rows(values, k, num_codes, dim, DIM)
+    vs = ys if SHARED else _rows(values, k, num_codes, dim, DIM)
     yy_k = tl.load(yy + k, mask=known, other=0.0)
     w_k = tl.load(w + k, mask=known, other=0.0)
     usage_k = tl.load(from_usage + k, mask=known, other=0.0)
+    common_factor = tl.load(scale)
     to_y = tl.zeros([CODES, DIM], tl.float32)
     to_v = tl.zeros([CODES, DIM], tl.float32)
     to_w = tl.zeros([CODES], tl.float32)
@@ -272,8 +274,11 @@ def _codes(
             slope = p * tl.where(p > 0, q, 0.0)
             whole = log_p + tl.load(log_sum + n, mask=seen, other=0.0)[None, :]
             to_w += tl.sum(slope * tl.where(p > 0, whole, 0.0), 1)
-            to_v = _times(p, gs, to_v, PRODUCT, WIDEN)
-            slope *= _slope(w_k[:, None], d, ENERGY, EVEN)
+            slope *= _slope(w_k[:, None], d, ENERGY, EVEN) * common_factor
+            if SHARED:
+                to_y = _times(p, gs, to_y, PRODUCT, WIDEN)
+            else:
+                to_v = _times(p, gs, to_v, PRODUCT, WIDEN)
             pulled += tl.sum(slope, 1)
             to_y = _times(slope, xs, to_y, PRODUCT, WIDEN)
     if ENERGY < 2:
@@ -282,7 +287,8 @@ def _codes(
     inside = known[:, None] & (channels[None, :] < dim)
     place = (part * num_codes + k[:, None]) * dim + channels[None, :]
     tl.store(dy + place, to_y, mask=inside)
-    tl.store(dv + place, to_v, mask=inside)
+    if not SHARED:
+        tl.store(dv + place, to_v, mask=inside)
     tl.store(dw + part * num_codes + k, to_w, mask=known)
 
 
@@ -296,8 +302,7 @@ class FusedAssign(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, y, values, tau, widths, energy, products):
-        ctx.shared, ctx.products = values is None, products
-        values = y if values is None else values
+        ctx.energy, ctx.products = energy, products
         side = _Side(x, y, values, tau, widths, energy, products)
         average, (best, log_mass, collision, entropy, margin), index = side.forward()
         usage = side.usage(best + log_mass)
@@ -305,7 +310,6 @@ class FusedAssign(torch.autograd.Function):
         ctx.save_for_backward(
             x, y, values, tau, widths, average, best, log_mass, collision, entropy, index, log_sum
         )
-        ctx.energy = energy
         ctx.mark_non_differentiable(index, margin)
         ctx.set_materialize_grads(False)
         return average, -tau * log_sum, collision, entropy, usage, index, margin
@@ -320,8 +324,6 @@ class FusedAssign(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             side = _Side(x[order], y, values, tau, widths, ctx.energy, ctx.products)
             dx, dy, dv, dtau, dw = side.backward(totals, grads)
-        if ctx.shared:
-            dy, dv = dy + dv, None
         return (
             torch.empty_like(dx).index_copy_(0, order, dx), dy, dv, dtau,
             None if widths is None else dw, None, None,
@@ -352,7 +354,8 @@ class _Side:
         self.even = widths is None and energy in ("squared", "dot")
         self.dtype = torch.bfloat16 if products == "bf16" else torch.float32
         self.x, self.y = self.rounded(x), self.rounded(y)
-        self.values = self.y if values is y else self.rounded(values)
+        self.shared = values is None
+        self.values = self.y if self.shared else self.rounded(values)
         self.options = {
             "DIM": max(16, triton.next_power_of_2(x.shape[1])),
             "TOKENS": TOKENS,
@@ -360,6 +363,7 @@ class _Side:
             "ENERGY": ENERGY[energy],
             "PRODUCT": PRODUCTS[products],
             "WIDEN": INTERPRETED,
+            "SHARED": self.shared,
         }
 
     def rounded(self, x: Tensor) -> Tensor:
@@ -383,7 +387,7 @@ class _Side:
         usage = self.xx.new_empty(parts, self.shape[1])
         _usage[(triton.cdiv(self.shape[1], CODES), parts)](
             self.x, self.y, self.xx, self.yy, self.weights, shift, usage, *self.shape, per_part,
-            **self.options,
+            **{key: value for key, value in self.options.items() if key != "SHARED"},
         )  # fmt: skip
         return usage.sum(0)
 
@@ -417,28 +421,29 @@ class _Side:
             dtype=torch.int8,
             device=dx.device,
         )
+        scale = (1 / self.tau if self.even else torch.ones_like(self.tau)).contiguous()
+        if self.energy == "squared":
+            scale = 2 * scale
         reach = math.log(num_codes) - math.log(torch.finfo(torch.float32).eps)
         _latents[(triton.cdiv(num_tokens, TOKENS),)](
             self.x, self.y, self.values, self.xx, self.yy, self.weights, shift, average, usage,
             collision, entropy, (self.tau * energy).contiguous(), common.contiguous(),
-            totals.average, dx, logs, offset, marks, *self.shape, reach, EVEN=self.even,
+            totals.average, scale, dx, logs, offset, marks, *self.shape, reach, EVEN=self.even,
             **self.options,
         )  # fmt: skip
         parts, per_part = self.split()
-        dy, dv = self.xx.new_empty(2, parts, num_codes, dim)
+        dy = self.xx.new_empty(parts, num_codes, dim)
+        dv = dy if self.shared else torch.empty_like(dy)
         dw = self.xx.new_empty(parts, num_codes)
         _codes[(triton.cdiv(num_codes, CODES), parts)](
             self.x, self.y, self.values, self.xx, self.yy, self.weights, shift, average, usage,
-            collision, entropy, offset, totals.log_sum, dy, dv, dw, marks, *self.shape, per_part,
+            collision, entropy, offset, totals.log_sum, scale, dy, dv, dw, marks, *self.shape, per_part,
             EVEN=self.even, **self.options,
         )  # fmt: skip
-        factor = 2.0 if self.energy == "squared" else 1.0
-        if self.even:
-            factor = factor / self.tau
         mean = offset - common
         dtau = -(logs + mean * totals.entropy).sum() / self.tau
         dw = None if self.widths is None else -dw.sum(0) / self.widths
-        return factor * dx, factor * dy.sum(0), dv.sum(0), dtau, dw
+        return dx, dy.sum(0), None if self.shared else dv.sum(0), dtau, dw
 
 
 def check_device(latents: Tensor) -> None:
@@ -456,7 +461,7 @@ def nearest(
     products: str = "tf32x3",
 ) -> tuple[Int[Tensor, " tokens"], Float[Tensor, " tokens"]]:
     """Return the best code of each latent, and the margin by which its score `-d / s` wins."""
-    side = _Side(x, y, y, x.new_ones(()), widths, energy, products)
+    side = _Side(x, y, None, x.new_ones(()), widths, energy, products)
     _, (*_, margin), index = side.forward(soft=False)
     return index, margin
 
