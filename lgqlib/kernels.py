@@ -437,8 +437,8 @@ class _Side:
         dw = self.xx.new_empty(parts, num_codes)
         _codes[(triton.cdiv(num_codes, CODES), parts)](
             self.x, self.y, self.values, self.xx, self.yy, self.weights, shift, average, usage,
-            collision, entropy, offset, totals.log_sum, scale, dy, dv, dw, marks, *self.shape, per_part,
-            EVEN=self.even, **self.options,
+            collision, entropy, offset, totals.log_sum, scale, dy, dv, dw, marks, *self.shape,
+            per_part, EVEN=self.even, **self.options,
         )  # fmt: skip
         mean = offset - common
         dtau = -(logs + mean * totals.entropy).sum() / self.tau
