@@ -16,24 +16,32 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PRODUCTS = {"float32": "ieee", "tf32x3": "tf32x3", "tf32": "tf32", "bf16": "ieee"}
+PRODUCTS = {"float32": "ieee", "tf32x3": "tf32x3", "tf32": "tf32", "bf16": "tf32"}
+TILES = {"float32": (32, 32), "tf32x3": (64, 32), "tf32": (64, 64), "bf16": (64, 64)}
+"""Tokens and codes of a tile, as large as registers hold it; marks are shared between kernels."""
 ENERGY = {"squared": 0, "norm": 1, "cosine": 2, "dot": 3}
 MAX_DIM = 256  # channels that fit the registers of a block
 LOW = tl.constexpr(-1e30)  # in place of -inf, which makes nan of differences
-TOKENS, CODES = 64, 64  # of a tile; the same in both walks of the backward, which share marks
 PROGRAMS = 528  # keep a large GPU busy
 INTERPRETED = triton.knobs.runtime.interpret
 LAUNCHES = [
     triton.Config({}, num_warps=warps, num_stages=stages)
-    for warps, stages in ((4, 3), (4, 2), (8, 3), (8, 2))
+    for warps, stages in ((8, 1), (4, 2), (4, 3), (8, 2), (8, 3))
 ][: 1 if INTERPRETED else None]
 
 
+def _fitting(configs, named, **options):
+    """Leave exact products, which are no matter of tensor cores, to many threads."""
+    exact = options["PRODUCT"] == "ieee"
+    return [config for config in configs if (config.num_stages == 1) == exact]
+
+
 def _tuned(kernel):
-    """Compile a kernel, and measure once for each shape of a row how to launch it."""
-    keys = ["DIM", "ENERGY", "PRODUCT", "EVEN", "SOFT"]
+    """Compile a kernel, and measure once for each kind of call how to launch it."""
+    keys = ["DIM", "TOKENS", "CODES", "ENERGY", "PRODUCT", "SHARED", "SOFT", "EVEN"]
     known = [key for key in keys if key in kernel.__code__.co_varnames]
-    return triton.autotune(configs=LAUNCHES, key=known)(triton.jit(kernel))
+    prune = {"early_config_prune": _fitting}
+    return triton.autotune(configs=LAUNCHES, key=known, prune_configs_by=prune)(triton.jit(kernel))
 
 
 @triton.jit
@@ -356,10 +364,11 @@ class _Side:
         self.x, self.y = self.rounded(x), self.rounded(y)
         self.shared = values is None
         self.values = self.y if self.shared else self.rounded(values)
+        self.tile = TILES[products] if x.shape[1] <= 128 else (32, 32)
         self.options = {
             "DIM": max(16, triton.next_power_of_2(x.shape[1])),
-            "TOKENS": TOKENS,
-            "CODES": CODES,
+            "TOKENS": self.tile[0],
+            "CODES": self.tile[1],
             "ENERGY": ENERGY[energy],
             "PRODUCT": PRODUCTS[products],
             "WIDEN": INTERPRETED,
@@ -376,7 +385,7 @@ class _Side:
         rows = list(self.xx.new_empty(5, num_tokens))
         index = torch.empty_like(self.xx, dtype=torch.long)
         best, log_mass, collision, entropy, margin = rows
-        _forward[(triton.cdiv(num_tokens, TOKENS),)](
+        _forward[(triton.cdiv(num_tokens, self.tile[0]),)](
             self.x, self.y, self.values, self.xx, self.yy, self.weights, average, best, log_mass,
             collision, entropy, index, margin, *self.shape, SOFT=soft, **self.options,
         )  # fmt: skip
@@ -385,7 +394,7 @@ class _Side:
     def usage(self, shift: Float[Tensor, " tokens"]) -> Float[Tensor, " codes"]:
         parts, per_part = self.split()
         usage = self.xx.new_empty(parts, self.shape[1])
-        _usage[(triton.cdiv(self.shape[1], CODES), parts)](
+        _usage[(triton.cdiv(self.shape[1], self.tile[1]), parts)](
             self.x, self.y, self.xx, self.yy, self.weights, shift, usage, *self.shape, per_part,
             **{key: value for key, value in self.options.items() if key != "SHARED"},
         )  # fmt: skip
@@ -394,10 +403,10 @@ class _Side:
     def split(self) -> tuple[int, int]:
         """Cut tokens into parts, so that few codes still occupy the whole GPU."""
         num_tokens, num_codes, _ = self.shape
-        blocks = triton.cdiv(num_tokens, TOKENS)
-        parts = min(blocks, max(1, PROGRAMS // triton.cdiv(num_codes, CODES)))
+        blocks = triton.cdiv(num_tokens, self.tile[0])
+        parts = min(blocks, max(1, PROGRAMS // triton.cdiv(num_codes, self.tile[1])))
         per_part = triton.cdiv(blocks, parts)
-        return triton.cdiv(blocks, per_part), per_part * TOKENS
+        return triton.cdiv(blocks, per_part), per_part * self.tile[0]
 
     def backward(self, totals: _Totals, grads: list[Tensor | None]):
         """Walk token blocks for the latents, then code blocks for codes, values and widths."""
@@ -417,7 +426,7 @@ class _Side:
         dx = torch.empty_like(totals.average)
         logs, offset = self.xx.new_empty(2, num_tokens)
         marks = torch.empty(
-            triton.cdiv(num_tokens, TOKENS) * triton.cdiv(num_codes, CODES),
+            triton.cdiv(num_tokens, self.tile[0]) * triton.cdiv(num_codes, self.tile[1]),
             dtype=torch.int8,
             device=dx.device,
         )
@@ -425,7 +434,7 @@ class _Side:
         if self.energy == "squared":
             scale = 2 * scale
         reach = math.log(num_codes) - math.log(torch.finfo(torch.float32).eps)
-        _latents[(triton.cdiv(num_tokens, TOKENS),)](
+        _latents[(triton.cdiv(num_tokens, self.tile[0]),)](
             self.x, self.y, self.values, self.xx, self.yy, self.weights, shift, average, usage,
             collision, entropy, (self.tau * energy).contiguous(), common.contiguous(),
             totals.average, scale, dx, logs, offset, marks, *self.shape, reach, EVEN=self.even,
@@ -435,7 +444,7 @@ class _Side:
         dy = self.xx.new_empty(parts, num_codes, dim)
         dv = dy if self.shared else torch.empty_like(dy)
         dw = self.xx.new_empty(parts, num_codes)
-        _codes[(triton.cdiv(num_codes, CODES), parts)](
+        _codes[(triton.cdiv(num_codes, self.tile[1]), parts)](
             self.x, self.y, self.values, self.xx, self.yy, self.weights, shift, average, usage,
             collision, entropy, offset, totals.log_sum, scale, dy, dv, dw, marks, *self.shape,
             per_part, EVEN=self.even, **self.options,
