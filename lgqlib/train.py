@@ -251,9 +251,9 @@ class Job:
         if self.device.type == "cuda" and not writes:
             return
         if not torch.isfinite(total):
-            values = ", ".join(f"{k} = {float(v):.4g}" for k, v in terms.items())
+            values = ", ".join(f"{k} = {v.item():.4g}" for k, v in terms.items())
             raise NonFiniteLoss(
-                f"{self.run.name}: the loss is {float(total)} at step {step} "
+                f"{self.run.name}: the loss is {total.item()} at step {step} "
                 f"(tau = {self.tau:.4g}; {values}). "
                 f"The last good checkpoint is of step {self.saved}, "
                 f"in {self.run.path / 'checkpoints'}; "

@@ -69,7 +69,8 @@ def test_conda_s_pip_section_installs_as_written_and_agrees_with_the_lock(tmp_pa
     """
     *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     lines = tmp_path / "pip.txt"
-    lines.write_text("\n".join(pip["pip"]).replace("-r ", f"-r {ROOT}/"))
+    quoted = "\n".join(pip["pip"]).replace("-r requirements.lock", f'-r "{ROOT}/requirements.lock"')
+    lines.write_text(quoted)
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index"]
     command += ["--no-build-isolation", "--quiet", "--report", "-", "-r", str(lines)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -241,9 +241,9 @@ def test_drift_of_known_displacement():
     assert result.churn == pytest.approx([1 / 3, 0])
     assert result.active.tolist() == [2, 2, 2]
     assert result.age.tolist() == [100, 0, 0, -1]
-    assert drift([5], [codes], [np.zeros(3, int)], [np.ones(4)]).displacement.shape == (0, 4)
+    assert drift([5], [codes], [np.zeros(3, int)], [np.ones(4, int)]).displacement.shape == (0, 4)
     with pytest.raises(ValueError, match="increase"):
-        drift([1, 1], [codes] * 2, [np.zeros(3)] * 2, [np.ones(4)] * 2)
+        drift([1, 1], [codes] * 2, [np.zeros(3, int)] * 2, [np.ones(4, int)] * 2)
 
 
 def test_dominant_class_counts_and_breaks_ties_to_the_lower_label():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from lgqlib.bounds import (
     GERSHO_LIMIT,
@@ -119,7 +120,7 @@ def test_widths_divide_the_energy(cloud):
 def test_bad_arguments_are_refused(cloud):
     with pytest.raises(ValueError, match="positive"):
         free_energy_curve(*cloud, [0.0])
-    with pytest.raises(ValueError, match="channels"):
+    with pytest.raises((ValueError, TypeCheckError), match="channels|codebook"):
         free_energy_curve(cloud[0], cloud[1][:, :2], [1.0])
     with pytest.raises(ValueError, match="unknown energy"):
         free_energy_curve(*cloud, [1.0], energy="manhattan")

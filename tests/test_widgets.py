@@ -168,7 +168,7 @@ class TestCodebookExplorer:
         assert explorer.code == explorer.code_field.value == 9
         assert explorer.traces["chosen"].x[0] == codes.map.codes[9, 0]
         assert np.allclose(explorer.traces["neighbors"].x, codes.map.codes[codes.neighbors(9), 0])
-        assert explorer.evidence.value != before and "Code 9:" in explorer.figure.layout.title.text
+        assert explorer.evidence.value != before and "Code 9:" in explorer.headline.value
 
     def test_the_same_choice_by_keyboard(self, explorer, codes):
         explorer.code_field.value = 11
@@ -195,7 +195,7 @@ class TestCodebookExplorer:
     def test_a_token_lights_up_its_codes(self, explorer, view):
         explorer._token_clicked(None, point(12), None)
         best, shares = view.shares(int(view.tokens(0)[12]), view.tau)
-        assert list(explorer.traces["bars"].x) == [f"#{k}" for k in best]
+        assert list(explorer.traces["bars"].x) == [f"k{k}" for k in best]
         assert np.allclose(explorer.traces["bars"].y, shares)
         assert explorer.traces["token"].x[0] == explorer.traces["grid"].x[12]
 
