@@ -137,7 +137,7 @@ def codebook_map(
     fig.add_bar(x=[], y=[], marker_color=ORANGE, name="bars", row=2, col=2)
     fig.update_layout(showlegend=False, hovermode="closest", dragmode="pan")
     _map_axes(fig, projection, 1, 1)
-    fig.update_xaxes(title_text="code", type="category", row=2, col=2)
+    fig.update_xaxes(title_text="code k", type="category", row=2, col=2)
     fig.update_yaxes(title_text="probability", range=[0, 1], row=2, col=2)
     few = "" if len(drawn) == len(counts) else f"{len(drawn)} of {len(counts)} codes are points. "
     return titled(fig, " ", few + LOOK_MAP)

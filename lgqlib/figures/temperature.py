@@ -81,7 +81,7 @@ def laboratory(
         for axis in (axes.xaxis, axes.yaxis):
             axis.update(showticklabels=False, showgrid=False, zeroline=False, ticks="")
     fig.add_bar(x=[], y=[], marker_color=ORANGE, name="bars", row=2, col=1)
-    fig.update_xaxes(title_text="code", type="category", row=2, col=1)
+    fig.update_xaxes(title_text="code k", type="category", row=2, col=1)
     fig.update_yaxes(title_text="probability", range=[0, 1], row=2, col=1)
     _parts(fig, curve, scale, row=2, col=5)
     for name, color in zip(("here F", "here d", "here H"), PARTS.values(), strict=True):

@@ -1,6 +1,7 @@
 """What all explorers are made of: a box of controls around one figure, and events in measure."""
 
 import asyncio
+import html
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,22 +46,34 @@ class Explorer:
     name = "explorer"
 
     def __init__(self, figure: go.Figure):
+        # Text beside the figure wraps, is read out, and costs the figure no redraw.
+        self.headline = ipywidgets.HTML()
+        caption = (figure.layout.title.subtitle.text or "").replace("<br>", " ")
+        self.caption = ipywidgets.HTML(f"<span style='opacity: .75'>{caption}</span>")
+        figure = go.Figure(figure).update_layout(title=None, margin_t=44)
+        figure.layout.height -= 40
         self.figure = go.FigureWidget(figure)
         self.traces = {trace.name: trace for trace in self.figure.data if trace.name}
         self.box = ipywidgets.VBox()
 
     def lay_out(self, *rows: Sequence[ipywidgets.Widget] | ipywidgets.Widget) -> None:
-        """Stack rows of controls and the figure."""
-        self.box.children = [
-            row if isinstance(row, ipywidgets.Widget) else wrapped(*row) for row in rows
-        ]
+        """Stack rows of controls and, where the figure comes, its headline, itself and its
+        caption.
+        """
+        children: list[ipywidgets.Widget] = []
+        for row in rows:
+            if row is self.figure:
+                children += [self.headline, row, self.caption]
+            else:
+                children.append(row if isinstance(row, ipywidgets.Widget) else wrapped(*row))
+        self.box.children = children
 
     def show(self, finding: str, **traces: dict[str, Any]) -> None:
-        """Change overlay traces by name and the title, in one message."""
+        """Say what is found, and change overlay traces by name in one message."""
+        self.headline.value = f"<b>{html.escape(finding)}</b>"
         with self.figure.batch_update():
             for name, changes in traces.items():
                 self.traces[name].update(changes)
-            self.figure.layout.title.text = finding
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
         bundle = self.box._repr_mimebundle_(**options)

@@ -92,7 +92,7 @@ class CodebookExplorer(Explorer):
             image={"source": data_uri(view.pixels(self.image))},
             tokens=_at(xy[np.unique(view.indices[tokens])]),
             shares={**_at(xy[best]), "marker": {"size": 4 + 20 * np.sqrt(shares)}},
-            bars={"x": [f"#{k}" for k in best], "y": shares.astype("float32")},
+            bars={"x": [f"k{k}" for k in best], "y": shares.astype("float32")},
             token={"x": [grid.x[self.place]], "y": [grid.y[self.place]]},
             hits={"x": np.asarray(grid.x)[hits], "y": np.asarray(grid.y)[hits]},
         )

@@ -31,6 +31,7 @@ class PlaneExplorer(Explorer):
         self.tau = slider("τ / τc", [(label, i) for i, label in enumerate(labels)], index=index)
         self.tau.observe(Throttled(lambda change: self.update()), names="value")
         self.lay_out([play(self.tau), self.tau], self.figure)
+        self.update()
 
     def update(self) -> None:
         """Redraw what depends on the temperature."""

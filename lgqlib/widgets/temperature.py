@@ -72,7 +72,7 @@ class TemperatureLaboratory(Explorer):
             soft={"source": data_uri(view.decode(soft.average))},
             map={key: map_trace(entropy)[key] for key in ("z", "zmax")},
             place={"x": [col], "y": [row]},
-            bars={"x": [f"#{k}" for k in best], "y": shares.astype(np.float32)},
+            bars={"x": [f"k{k}" for k in best], "y": shares.astype(np.float32)},
             **{
                 "here F": {"x": x, "y": [curve.free_energy[index]]},
                 "here d": {"x": x, "y": [curve.mean_energy[index]]},
