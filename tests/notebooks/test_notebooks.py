@@ -9,6 +9,8 @@ import nbformat
 import papermill
 import pytest
 
+from lgqlib.execute import parameters_of
+
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 MOST_LINES = 12
 
@@ -84,8 +86,8 @@ def test_every_notebook_passes_nbval_as_it_stands(tmp_path):
 def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
     """Execute a notebook with parameters that it must know; give what came out."""
     source = next(path for path in NOTEBOOKS if path.stem == name)
-    known = papermill.inspect_notebook(str(source))
-    assert set(parameters) <= set(known), f"{name} has no {set(parameters) - set(known)}"
+    known = parameters_of(source)
+    assert set(parameters) <= known, f"{name} has no {set(parameters) - known}"
     return papermill.execute_notebook(
         str(source),
         str(folder / f"{name}.ipynb"),
