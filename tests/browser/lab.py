@@ -140,7 +140,7 @@ def place_notebook(
     return f"{name}.ipynb"
 
 
-def open_and_run(page: Page, address: str, name: str, *, seconds: float = 150) -> None:
+def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -> None:
     """Open a notebook, run all its cells, and wait for the last; raise when a cell writes an
     error.
     """

@@ -15,7 +15,7 @@ ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(
         lab.chromium_path() is None,
