@@ -5,6 +5,7 @@ the gradient at `l_k` is `p_k (q_k - sum_j p_j q_j)`, plus `p_k` times what arri
 log-sum-exp. The chain from a score `-w |x - y|^2` on needs products with `x` and `y` only.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from lgqlib.nearest import Crowded, Scores, Search, blocks, nearest, padded, pick
 
+BITS = math.log2(math.e)  # in a nat: powers of two are three times faster than exp
 FLOOR = {torch.float32: -40.0, torch.float64: -100.0}  # no denormal arises from it, even squared
 
 
@@ -113,8 +115,8 @@ class DenseBlock:
             before, score = seen.best[0], scores.tile(codes, tokens, out=space[:count])
             seen.look(codes, space[: padded(count)])
             tops[i] = seen.best[0]
-            score.sub_(tops[i]).clamp_(min=FLOOR[p.dtype])
-            mass[i] = torch.exp(score, out=p).sum(0)
+            score.sub_(tops[i]).clamp_(min=FLOOR[p.dtype]).mul_(BITS)
+            mass[i] = torch.exp2(score, out=p).sum(0)
             mean[i] = score.mul_(p).sum(0)
             square[i] = torch.mul(p, p, out=score).sum(0)
             average.mul_(_column((before - tops[i]).exp())).addmm_(p.T, call.values[codes])
@@ -125,7 +127,7 @@ class DenseBlock:
         totals.best[tokens], totals.log_mass[tokens] = best, total.log()
         totals.collision[tokens] = (scale.square() * square).sum(0) / total.square()
         gap = (tops - best).clamp(min=FLOOR[best.dtype])
-        totals.entropy[tokens] = total.log() - (scale * (mean + gap * mass)).sum(0) / total
+        totals.entropy[tokens] = total.log() - (scale * (mean / BITS + gap * mass)).sum(0) / total
         for codes, factor in zip(self.tiles, scale / total, strict=True):
             totals.usage[codes] += strip[codes] @ factor
         if self.kept is not None:
@@ -203,7 +205,7 @@ class DenseBlock:
             if self.kept is None:
                 # The same product as in the forward: its rounding must not return as a gradient.
                 score = call.scores.tile(codes, tokens, out=log_p[codes]).sub_(shift)
-                torch.exp(score.clamp_(min=FLOOR[p.dtype]), out=p[codes])
+                torch.mul(score.clamp_(min=FLOOR[p.dtype]), BITS, out=p[codes]).exp2_()
             else:
                 torch.mul(self.kept[codes], self.scale[i], out=p[codes])
                 if needs_log:

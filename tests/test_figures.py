@@ -13,7 +13,17 @@ from PIL import Image
 from lgqlib.annealing import anneal
 from lgqlib.config import METHODS
 from lgqlib.drift import drift
-from lgqlib.figures import entropy, facets, geometry, plane, strips, style, temperature
+from lgqlib.figures import (
+    entropy,
+    facets,
+    geometry,
+    information,
+    plane,
+    strips,
+    style,
+    temperature,
+)
+from lgqlib.figures import laboratory as laboratories
 from lgqlib.figures.codebook import Quantity, clickable, codebook_map, sizes
 from lgqlib.figures.evaluation import (
     code_colors,
@@ -23,6 +33,7 @@ from lgqlib.figures.evaluation import (
     usage_histogram,
 )
 from lgqlib.figures.pixels import data_uri, enlarge, sheet
+from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
 from lgqlib.portrait import portrait
 from lgqlib.projection import project
@@ -226,7 +237,7 @@ class TestPlane:
 
     def test_the_staircase_marks_the_predicted_temperature(self, annealing):
         _, a = annealing
-        fig = plane.staircase(a)
+        fig = staircase(a)
         assert list(named(fig, "τ<sub>c</sub> = 2 λ<sub>max</sub>").x) == [a.predicted] * 2
 
     def test_the_soft_code_ends_at_the_nearest(self, annealing):
@@ -358,12 +369,12 @@ class TestEntropy:
         assert "1 nats at a; 0 nats at b" in fig.layout.title.text
 
     def test_information_is_usage_less_doubt(self, curve):
-        fig = entropy.information({"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0})
+        fig = information.information({"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0})
         usage, doubt, known = (np.asarray(t.y) for t in fig.data[:3])
         assert np.allclose(usage - doubt, known)
 
     def test_even_use_has_gini_zero(self):
-        fig = entropy.evenness({"lgq": np.full(8, 5), "fsq": np.array([40, 0, 0, 0])})
+        fig = information.evenness({"lgq": np.full(8, 5), "fsq": np.array([40, 0, 0, 0])})
         assert "LGQ 0.00; FSQ 0.75" in fig.layout.title.text
 
     def test_uncertain_codes_are_named(self):
@@ -394,14 +405,14 @@ class TestTemperature:
 
     def test_the_laboratory_has_every_trace_that_moves(self, curve):
         image = np.zeros((8, 8, 3), np.uint8)
-        fig = temperature.laboratory(image, curve, np.ones(3), scale=1.0, grid=(2, 2))
+        fig = laboratories.laboratory(image, curve, np.ones(3), scale=1.0, grid=(2, 2))
         names = {trace.name for trace in fig.data}
         moving = {"original", "soft", "hard", "map", "place", "bars", "here", "here F"}
         assert moving <= names
 
     def test_frames_and_soft_to_hard_state_their_numbers(self, curve):
         image = np.zeros((8, 8, 3), np.uint8)
-        fig = temperature.laboratory_frames(image, [image + 51], [np.ones((2, 2))], image, ["hot"])
+        fig = laboratories.laboratory_frames(image, [image + 51], [np.ones((2, 2))], image, ["hot"])
         assert "0.200 of the range at hot" in fig.layout.title.text
         away, tied = np.linspace(1, 0.25, 48), np.full(48, 0.5)
         fig = temperature.soft_to_hard(curve, away, tied, scale=1.0)
@@ -415,7 +426,7 @@ def test_every_figure_says_something_and_has_axes_with_units(curve):
         for fig in (
             temperature.free_energy(curve, scale=1.0, schedule=[1.0]),
             temperature.entropy_slope(curve, scale=1.0),
-            entropy.evenness({"lgq": np.arange(5)}),
+            information.evenness({"lgq": np.arange(5)}),
             usage_histogram(np.arange(5)),
         ):
             assert len(fig.layout.title.text) > 10 and len(fig.layout.title.subtitle.text) > 10

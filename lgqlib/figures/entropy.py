@@ -2,29 +2,22 @@
 used.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.evaluation import square
-from lgqlib.figures.geometry import label_of, run_color
 from lgqlib.figures.pixels import data_uri
 from lgqlib.figures.strips import strips
 from lgqlib.figures.style import (
     BLUE,
-    COLORS,
-    GREEN,
     INK,
-    ORANGE,
     RED,
     figure,
-    legend_in,
     titled,
 )
-from lgqlib.geometry import lorenz, occupancy
-from lgqlib.theory import FreeEnergyCurve
 
 HEAT = "Cividis"
 """Colors of an entropy map: dark is sure."""
@@ -179,168 +172,6 @@ def uncertain_codes(
         f"{relation:+.2f} over {len(used)} used codes",
         "Dashed: mean over tokens. Doubt that grows with use is crowding: many tokens share few "
         "codes that lie close together.",
-    )
-
-
-def information(
-    curves: Mapping[str, FreeEnergyCurve], taus: Mapping[str, float], scales: Mapping[str, float]
-) -> go.Figure:
-    """Draw entropy of usage, mean token entropy and their difference over temperature."""
-    fig = figure(height=440)
-    for key, curve in curves.items():
-        x, color = curve.taus / scales[key], run_color(key)
-        for values, name, dash in (
-            (curve.usage_entropy, "H(u), of usage", "solid"),
-            (curve.entropy, "E H(p), of a token", "dot"),
-            (curve.mutual_information, "I, what a code tells", "dash"),
-        ):
-            fig.add_scatter(
-                x=x,
-                y=values / np.log(2),
-                mode="lines",
-                line={"color": color, "dash": dash},
-                name=f"{label_of(key)}: {name}",
-            )
-        fig.add_vline(taus[key] / scales[key], line={"color": color, "width": 1})
-    fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
-    fig.update_yaxes(title_text="bits a token", rangemode="tozero")
-    parts = []
-    for key, curve in curves.items():
-        i = int(np.abs(np.log(curve.taus / taus[key])).argmin())
-        known, used = curve.mutual_information[i] / np.log(2), curve.usage_entropy[i] / np.log(2)
-        parts.append(f"{label_of(key)} {known:.2f} of {used:.2f} bits")
-    return titled(
-        fig,
-        "At its own temperature (thin line) a code tells about its token: " + "; ".join(parts),
-        "H(u) is what evenness of use allows; E H(p) is lost to doubt; the difference is mutual "
-        "information. Hot, doubt eats everything.",
-    )
-
-
-def entropy_history(
-    histories: Mapping[str, Sequence], *, num_codes: Mapping[str, int]
-) -> go.Figure:
-    """Draw both entropies and their difference over the steps of training."""
-    fig = figure(cols=2, titles=("Entropies of the probe", "Temperature of the step"), height=400)
-    legend = legend_in(fig, 1, 1, y=0.5)
-    for key, moments in histories.items():
-        steps, color = [m.step + 1 for m in moments], run_color(key)
-        for values, name, dash in (
-            ([m.usage for m in moments], "H(u)", "solid"),
-            ([m.token for m in moments], "E H(p)", "dot"),
-            ([m.information for m in moments], "I", "dash"),
-        ):
-            fig.add_scatter(
-                x=steps,
-                y=np.array(values) / np.log(2),
-                mode="lines+markers",
-                line={"color": color, "dash": dash},
-                name=f"{label_of(key)}: {name}",
-                legend=legend,
-                row=1,
-                col=1,
-            )
-        fig.add_scatter(
-            x=steps,
-            y=[m.tau for m in moments],
-            mode="lines+markers",
-            line={"color": color},
-            name=label_of(key),
-            legend=legend_in(fig, 1, 2),
-            row=1,
-            col=2,
-        )
-        top = np.log2(num_codes[key])
-        fig.add_hline(top, line={"color": color, "dash": "dot", "width": 1}, row=1, col=1)
-    fig.update_xaxes(title_text="training step + 1", type="log")
-    fig.update_yaxes(title_text="bits a token", rangemode="tozero", row=1, col=1)
-    fig.update_yaxes(title_text="τ, units of the energy", type="log", row=1, col=2)
-    parts = [
-        f"{label_of(k)} from {m[0].information / np.log(2):.2f} to "
-        f"{m[-1].information / np.log(2):.2f} bits"
-        for k, m in histories.items()
-    ]
-    return titled(
-        fig,
-        "Mutual information of token and code: " + "; ".join(parts),
-        "Thin dotted line: log2 K. As τ falls doubt goes, and what a code tells comes to equal the "
-        "entropy of its use.",
-    )
-
-
-def evenness(counts: Mapping[str, Int[np.ndarray, " K"]]) -> go.Figure:
-    """Draw the Lorenz curve of code use, and uses by rank."""
-    fig = figure(cols=2, titles=("Lorenz curve", "Uses by rank"), height=420)
-    parts = []
-    for key, n in counts.items():
-        color, about = run_color(key), occupancy(n)
-        codes, mass = lorenz(n)
-        keep = np.unique(np.linspace(0, len(codes) - 1, 400).astype(int))
-        fig.add_scatter(
-            x=100 * codes[keep],
-            y=100 * mass[keep],
-            mode="lines",
-            line={"color": color},
-            name=f"{label_of(key)}, Gini {about.gini:.2f}",
-            legend=legend_in(fig, 1, 1, x=0.01),
-            row=1,
-            col=1,
-        )
-        share = np.sort(n[n > 0])[::-1] / n.sum()
-        keep = np.unique(np.geomspace(1, len(share), 300).astype(int)) - 1
-        fig.add_scatter(
-            x=keep + 1,
-            y=share[keep],
-            mode="lines",
-            line={"color": color},
-            name=f"{label_of(key)}, {about.active} active",
-            legend=legend_in(fig, 1, 2),
-            row=1,
-            col=2,
-        )
-        parts.append(f"{label_of(key)} {about.gini:.2f}")
-    fig.add_scatter(
-        x=[0, 100],
-        y=[0, 100],
-        mode="lines",
-        line={"color": INK, "dash": "dash"},
-        name="even use",
-        legend=legend_in(fig, 1, 1, x=0.01),
-        row=1,
-        col=1,
-    )
-    fig.update_xaxes(title_text="codes, rarest first, %", row=1, col=1)
-    fig.update_yaxes(title_text="tokens that they have, %", row=1, col=1)
-    fig.update_xaxes(title_text="rank of the code", type="log", row=1, col=2)
-    fig.update_yaxes(title_text="share of the tokens", type="log", row=1, col=2)
-    return titled(
-        fig,
-        f"Gini coefficient of code use: {'; '.join(parts)} (0 is even, 1 is one code for all)",
-        "A flat start of the Lorenz curve is dead codes. Even use is not the optimum: on a "
-        "Gaussian, "
-        "rare cells are larger and used less.",
-    )
-
-
-def term_effects(effects: Sequence, *, tau_label: str) -> go.Figure:
-    """Draw what one small step down each term does to both entropies."""
-    fig = figure(height=400)
-    for effect, color in zip(effects, (RED, BLUE, GREEN, ORANGE, *COLORS), strict=False):
-        fig.add_scatter(
-            x=[0, effect.token],
-            y=[0, effect.usage],
-            mode="lines+markers",
-            marker={"symbol": ["circle", "arrow"], "size": [1, 14], "angleref": "previous"},
-            line={"color": color, "width": 3},
-            name=effect.term,
-        )
-    fig.update_xaxes(title_text="change of E H(p), doubt of a token, nats")
-    fig.update_yaxes(title_text="change of H(u), evenness of use, nats")
-    return titled(
-        fig,
-        "; ".join(f"{e.term}: doubt {e.token:+.3f}, evenness {e.usage:+.3f}" for e in effects),
-        f"One step of tokens and codes by 2 % of their spread down each term's gradient, at "
-        f"{tau_label}. Left is surer, up is more even: a term that trades one for the other leans.",
     )
 
 

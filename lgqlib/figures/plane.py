@@ -11,7 +11,8 @@ from jaxtyping import Float, UInt8
 from lgqlib.annealing import Annealing
 from lgqlib.assignment import ENERGIES, probabilities
 from lgqlib.figures.pixels import data_uri
-from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, RED, SKY, figure, legend_in, titled
+from lgqlib.figures.staircase import stairs
+from lgqlib.figures.style import BLUE, GREEN, INK, RED, figure, legend_in, titled
 
 Pixels = UInt8[np.ndarray, "S S 4"]
 
@@ -41,7 +42,7 @@ def plane_view(
     )
     colors = code_tints(annealing.codebooks[-1])
     _plane(fig, points, annealing.codebooks[index], colors, annealing.taus[index], size=size)
-    _stairs(fig, annealing, row=1, col=2)
+    stairs(fig, annealing, row=1, col=2)
     fig.add_scatter(
         x=[annealing.taus[index]],
         y=[annealing.num_distinct[index]],
@@ -117,56 +118,6 @@ def annealing_frames(
         "Tints are soft cells: one blend when hot, sharp nearest-code cells when cold. A code "
         "keeps "
         "its tint, so a split shows as one tint becoming two.",
-    )
-
-
-def staircase(annealing: Annealing) -> go.Figure:
-    """Draw the number of distinct codes against temperature, and each split where it was
-    foretold.
-    """
-    fig = figure(cols=2, titles=("Distinct codes", "Splits, foretold and seen"), height=420)
-    _stairs(fig, annealing, row=1, col=1)
-    splits = [s for s in annealing.splits if np.isfinite(s.predicted)]
-    seen = np.array([np.sqrt(s.high * s.low) for s in splits])
-    foretold = np.array([s.predicted for s in splits])
-    legend = legend_in(fig, 1, 2, x=0.01)
-    fig.add_scatter(
-        x=foretold,
-        y=seen,
-        error_y={
-            "type": "data",
-            "array": [s.high - m for s, m in zip(splits, seen, strict=True)],
-            "arrayminus": [m - s.low for s, m in zip(splits, seen, strict=True)],
-            "thickness": 1,
-        },
-        mode="markers",
-        marker={"color": BLUE, "size": 8},
-        name="a split (bar: step of the schedule)",
-        legend=legend,
-        row=1,
-        col=2,
-    )
-    ends = [annealing.taus[-1], annealing.taus[0]]
-    fig.add_scatter(
-        x=ends,
-        y=ends,
-        mode="lines",
-        line={"color": INK, "dash": "dash"},
-        name="as foretold",
-        legend=legend,
-        row=1,
-        col=2,
-    )
-    fig.update_xaxes(title_text="2 λ<sub>max</sub> of the cell's covariance", type="log", col=2)
-    fig.update_yaxes(title_text="temperature of the split", type="log", col=2)
-    off = 100 * (annealing.observed / annealing.predicted - 1)
-    return titled(
-        fig,
-        f"First split at τ = {annealing.observed:.3f}; 2 λmax(Cov z) foretells "
-        f"{annealing.predicted:.3f} ({off:+.1f} %)",
-        "Each step of the staircase is a phase transition: a cell splits along its longest axis "
-        "when "
-        "τ passes twice its largest eigenvalue.",
     )
 
 
@@ -297,36 +248,6 @@ def _scatter(fig, points, name, marker, *, row=1, col=1) -> None:
     fig.add_scatter(
         x=xy[:, 0], y=xy[:, 1], mode="markers", marker=marker, name=name, row=row, col=col
     )
-
-
-def _stairs(fig, annealing: Annealing, *, row: int, col: int) -> None:
-    legend = legend_in(fig, row, col)
-    fig.add_scatter(
-        x=annealing.taus,
-        y=annealing.num_distinct,
-        line={"color": BLUE, "shape": "hv"},
-        name="distinct",
-        legend=legend,
-        row=row,
-        col=col,
-    )
-    top = int(annealing.num_distinct.max())
-    for tau, name, color, dash in (
-        (annealing.predicted, "τ<sub>c</sub> = 2 λ<sub>max</sub>", ORANGE, "dash"),
-        (annealing.observed, "first split seen", SKY, "dot"),
-    ):
-        fig.add_scatter(
-            x=[tau, tau],
-            y=[0, top],
-            mode="lines",
-            line={"color": color, "dash": dash, "width": 2},
-            name=name,
-            legend=legend,
-            row=row,
-            col=col,
-        )
-    fig.update_xaxes(title_text="τ, units of the energy", type="log", row=row, col=col)
-    fig.update_yaxes(title_text="distinct codes", rangemode="tozero", row=row, col=col)
 
 
 def _grid(points, size, *, margin=0.1):

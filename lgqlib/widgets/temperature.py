@@ -6,8 +6,8 @@ import ipywidgets
 import numpy as np
 
 from lgqlib.figures.entropy import map_trace
+from lgqlib.figures.laboratory import laboratory
 from lgqlib.figures.pixels import data_uri
-from lgqlib.figures.temperature import laboratory
 from lgqlib.geometry import spectrum
 from lgqlib.widgets.controls import Explorer, Throttled, play, whole
 from lgqlib.widgets.entropy import tau_slider
