@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +33,15 @@ def test_what_is_installed_here_is_the_lock():
         if requirement.marker is None or requirement.marker.evaluate():
             installed = version(name).split("+")[0]
             assert requirement.specifier.contains(installed), f"{name} {installed}: {requirement}"
+
+
+def test_the_lock_installs_on_the_oldest_python_that_the_package_promises():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = re.fullmatch(r">=(3\.\d+)", project["requires-python"]).group(1) + ".0"
+    for name, requirement in PINNED.items():
+        if requirement.marker is None or requirement.marker.evaluate():
+            needs = distribution(name).metadata["Requires-Python"]
+            assert needs is None or oldest in SpecifierSet(needs), f"{name} needs Python {needs}"
 
 
 def test_the_lock_is_complete():
