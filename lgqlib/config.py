@@ -209,6 +209,7 @@ class TemperatureConfig:
         _one_of("temperature.kind", self.kind, ("linear", "cosine", "exponential", "constant"))
         _positive("temperature.start", self.start)
         _positive("temperature.end", self.end)
+        _positive("temperature.end", self.end)
         _require(0 < self.span <= 1, "temperature.span", self.span, "in (0, 1]")
 
     def at(self, step: int, num_steps: int) -> float:
@@ -378,6 +379,8 @@ class Config:
         Raises ValueError for an unknown name (with the known ones), a value of another type, or a
         refused value.
         """
+        if not isinstance(changes, str | Mapping):
+            raise ValueError(f"overrides = {changes!r}: it must be text, name=value name=value.")
         pairs = _parse(changes) if isinstance(changes, str) else dict(changes)
         return _replace(self, _nest(pairs), "")
 
@@ -388,6 +391,8 @@ class Config:
     @classmethod
     def from_dict(cls, value: Mapping) -> "Config":
         """Read what `to_dict` wrote; every field must be there, and none besides."""
+        if not isinstance(value, Mapping):
+            raise ValueError(f"the config is {value!r}: it must hold fields.")
         missing = _missing(cls(), value, "")
         if missing:
             raise ValueError(f"the config lacks {', '.join(missing)}.")
@@ -396,7 +401,8 @@ class Config:
     @property
     def run_name(self) -> str:
         """Name the run after what it is, with a hash of everything that it is."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        # As it is read back: a whole number in a field of type float is a float.
+        text = json.dumps(_replace(self, self.to_dict(), "").to_dict(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         method, num_codes = self.quantizer.method, self.quantizer.num_codes
         return f"{method}-{self.data.name}-K{num_codes}-s{self.seed}-{digest}"
@@ -404,7 +410,11 @@ class Config:
 
 def _parse(text: str) -> dict[str, str]:
     pairs = {}
-    for item in shlex.split(text):  # a folder's name may hold a space, inside quotes
+    try:
+        items = shlex.split(text)  # a folder's name may hold a space, inside quotes
+    except ValueError as error:
+        raise ValueError(f"overrides = {text!r}: {error}.") from None
+    for item in items:
         name, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"override {item!r}: write it as name=value, e.g. train.lr=1e-3.")

@@ -15,9 +15,11 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import json
+import hashlib
+import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,10 +34,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lgqlib.config import Config
-from lgqlib.files import read_json, replacing, sha256, sweep, write_json
+from lgqlib.files import (
+    as_os_error,
+    json_text,
+    naming,
+    read_json,
+    read_line,
+    read_sealed,
+    replacing,
+    sealed,
+    sealed_line,
+    sha256,
+    sweep,
+    write_json,
+)
 from lgqlib.tokenizer import Tokenizer
 
 KEPT_CHECKPOINTS = 2
+HASH = re.compile(r"(?<=-)[0-9a-f]{10}$")
+"""The hash of the config, at the end of a run's name."""
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,10 +99,18 @@ class Run:
                 f"{self.path} is not a run: it has no config.json. "
                 "Train one with notebook 01_train."
             )
+        file = self.path / "config.json"
         try:
-            self.config = Config.from_dict(read_json(self.path / "config.json"))
+            self.config = Config.from_dict(read_json(file))
         except ValueError as error:
-            raise ValueError(f"{self.path / 'config.json'}: {error}") from None
+            raise ValueError(f"{file}: {error}") from None
+        # A folder under another name (a copy, say) has no hash to hold the config against.
+        named, written = HASH.search(self.path.name), HASH.search(self.config.run_name)
+        if named and named[0] != written[0]:
+            raise ValueError(
+                f"{file} is not the config that this folder was made for: its hash is "
+                f"{written[0]}, not {named[0]}. It was damaged or edited; train the run again."
+            )
 
     @classmethod
     def create(cls, root: Path | str, config: Config) -> "Run":
@@ -102,20 +128,33 @@ class Run:
     @classmethod
     def all(cls, root: Path | str) -> list["Run"]:
         """Give all runs below `root`, the newest last."""
+        return [cls(folder) for folder in cls._folders(root)]
+
+    @staticmethod
+    def _folders(root: Path | str) -> list[Path]:
         found = sorted(Path(root).rglob("config.json"), key=lambda file: file.stat().st_mtime)
-        return [cls(file.parent) for file in found]
+        return [file.parent for file in found]
 
     @classmethod
     def latest(cls, root: Path | str) -> "Run":
-        """Give the newest trained run below `root`. Raises ValueError, with what to do, when there
-        is none.
+        """Give the newest trained run below `root`; one that cannot be read is logged and passed
+        over.
+
+        Raises ValueError, with what to do, when there is none.
         """
-        trained = [run for run in cls.all(root) if run.step > 0]
-        if not trained:
-            raise ValueError(
-                f"no trained run below {root}: train one with notebook 01_train, or `make study`."
-            )
-        return trained[-1]
+        damaged = []
+        for folder in reversed(cls._folders(root)):
+            try:
+                run = cls(folder)
+                if run.step > 0:
+                    return run
+            except ValueError as error:  # damaged, or of another version
+                LOG.warning("passed over: %s", error)
+                damaged.append(str(error))
+        raise ValueError(
+            f"no trained run below {root}: train one with notebook 01_train, or `make study`."
+            + (f" {len(damaged)} could not be read: {damaged[0]}" if damaged else "")
+        )
 
     @property
     def name(self) -> str:
@@ -130,18 +169,21 @@ class Run:
 
         Raises RuntimeError that names the owner when another process holds it.
         """
-        with open(self.path / "lock", "a+", encoding="utf-8") as file:
+        lock = self.path / "lock"
+        with contextlib.ExitStack() as stack:
+            with naming(lock):
+                file = stack.enter_context(open(lock, "a+", encoding="utf-8"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                raise RuntimeError(
-                    f"{self.path} is being written by {file.read().strip()}."
-                ) from None
-            file.truncate(0)
+                owner = file.read().strip() or "another process"
+                raise RuntimeError(f"{self.path} is being written by {owner}.") from None
             now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-            file.write(f"process {os.getpid()}, started {now}\n")
-            file.flush()
+            with naming(lock):
+                file.truncate(0)
+                file.write(f"process {os.getpid()}, started {now}\n")
+                file.flush()
             for folder in (self.path, self.path / "checkpoints", self.path / "snapshots"):
                 sweep(folder)
             yield
@@ -151,9 +193,9 @@ class Run:
     def log(self, step: int, split: str, **numbers: float) -> None:
         """Append one line to the metrics. A number that is not finite is written as null."""
         clean = {name: _finite(value) for name, value in numbers.items()}
-        line = json.dumps({"step": step, "split": split, **clean}, allow_nan=False)
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        path = self.path / "metrics.jsonl"
+        with naming(path), open(path, "a", encoding="utf-8") as file:
+            file.write(sealed_line({"step": step, "split": split, **clean}))
 
     def _records(self) -> list[dict]:
         """Read whole lines; a last one that was torn by a kill is left out."""
@@ -164,22 +206,23 @@ class Run:
         records = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                records.append(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}, line {number} is not JSON ({error}).") from None
+                records.append(read_line(line))
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number} is {error}; without that line, training goes on."
+                ) from None
         return records
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after `step`, and a torn last line: training will log it again."""
-        kept = [json.dumps(record) for record in self._records() if record["step"] <= step]
+        kept = [sealed_line(record) for record in self._records() if record["step"] <= step]
         with replacing(self.path / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(kept), encoding="utf-8")
 
     def metrics(self) -> pandas.DataFrame:
         """Give the metrics as a table: `step`, `split`, then a column a name."""
-        return pandas.DataFrame(
-            self._records(), columns=None if self._records() else ["step", "split"]
-        )
+        records = self._records()
+        return pandas.DataFrame(records, columns=None if records else ["step", "split"])
 
     # Checkpoints ---------------------------------------------------------------------------------
 
@@ -198,13 +241,13 @@ class Run:
         with replacing(folder) as temporary:
             temporary.mkdir()
             for name, values in tensors.items():
-                save_file(
-                    {k: v.contiguous() for k, v in values.items()},
-                    temporary / f"{name}.safetensors",
-                )
+                plain = {k: v.contiguous() for k, v in values.items()}
+                with as_os_error():
+                    save_file(plain, temporary / f"{name}.safetensors")
             sums = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
             clean = {k: _finite(v) if isinstance(v, float) else v for k, v in state.items()}
-            write_json(temporary / "state.json", {"step": step, "files": sums, **clean})
+            text = json_text(sealed({"step": step, "files": sums, **clean}))
+            (temporary / "state.json").write_text(text, encoding="utf-8")
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -214,7 +257,7 @@ class Run:
         first.
         """
         found = self._checkpoints()
-        return read_json(found[-1] / "state.json") if found else {}
+        return _read_state(found[-1]) if found else {}
 
     @property
     def step(self) -> int:
@@ -240,7 +283,7 @@ class Run:
         found = self._checkpoints()
         if not found:
             return None
-        state = read_json(found[-1] / "state.json")
+        state = _read_state(found[-1])
         tensors = {}
         for name, expected in state["files"].items():
             file = found[-1] / name
@@ -279,18 +322,16 @@ class Run:
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Write one snapshot, whole."""
-        arrays = {name: getattr(snapshot, name) for name in SNAPSHOT_ARRAYS}
+        arrays = {k: np.ascontiguousarray(getattr(snapshot, k)) for k in SNAPSHOT_ARRAYS}
         about = {
             "step": str(snapshot.step),
             "tau": repr(snapshot.tau),
             "tau_c": repr(snapshot.tau_c),
         }
-        with replacing(
-            self.path / "snapshots" / f"step-{snapshot.step:08d}.safetensors"
-        ) as temporary:
-            save_arrays(
-                {k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata=about
-            )
+        about["checksum"] = _checksum(about, arrays)
+        path = self.path / "snapshots" / f"step-{snapshot.step:08d}.safetensors"
+        with replacing(path) as temporary, as_os_error():
+            save_arrays(arrays, temporary, metadata=about)
 
     def snapshots(self) -> list[Snapshot]:
         """Read all snapshots, in the order of training."""
@@ -310,37 +351,84 @@ class Run:
 
     def save_evaluation(self, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Write the evaluation: numbers as JSON, and arrays (per image, per code) beside them."""
-        with replacing(self.path / "evaluation.safetensors") as temporary:
+        file, arrays_file = self.path / "evaluation.json", self.path / "evaluation.safetensors"
+        # Killed between the two, a run has no evaluation rather than one of two halves.
+        with naming(file):
+            file.unlink(missing_ok=True)
+        with replacing(arrays_file) as temporary, as_os_error():
             save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
         clean = {k: _finite(v) if isinstance(v, float) else v for k, v in numbers.items()}
-        write_json(self.path / "evaluation.json", {"step": self.step, **clean})
+        sums = {ARRAYS_SUM: sha256(arrays_file)}
+        write_json(file, sealed({"step": self.step, **clean, **sums}))
 
     def evaluation(self) -> dict:
         """Give the evaluation's numbers. Raises ValueError before there are any."""
+        numbers = self._evaluation()
+        numbers.pop(ARRAYS_SUM, None)
+        return numbers
+
+    def _evaluation(self) -> dict:
         path = self.path / "evaluation.json"
         if not path.exists():
             raise ValueError(f"{self.path} has no evaluation yet: run notebook 02_evaluate on it.")
-        return read_json(path)
+        return read_sealed(path)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Give the evaluation's arrays."""
-        self.evaluation()
-        return load_arrays(self.path / "evaluation.safetensors")
+        """Give the evaluation's arrays. Raises ValueError when they are damaged or missing."""
+        expected = self._evaluation().get(ARRAYS_SUM)
+        file = self.path / "evaluation.safetensors"
+        again = "run notebook 02_evaluate again"
+        if not file.is_file():
+            raise ValueError(f"{file} is missing: {again}.")
+        if expected is not None and sha256(file) != expected:
+            raise ValueError(
+                f"{file} is damaged: its checksum is not the one that was written; {again}."
+            )
+        try:
+            return load_arrays(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}); {again}.") from None
 
 
+ARRAYS_SUM = "arrays_sha256"
 SNAPSHOT_ARRAYS = ("codebook", "latents", "indices", "counts", "last_used")
+
+
+def _read_state(folder: Path) -> dict:
+    file = folder / "state.json"
+    try:
+        state = read_sealed(file)
+        whole = isinstance(state.get("step"), int) and isinstance(state.get("files"), dict)
+        if not whole:
+            raise ValueError(f"{file} is damaged: it lacks the step or the names of the files.")
+    except ValueError as error:
+        raise ValueError(f"{error} Remove {folder} to go on from the checkpoint before.") from None
+    return state
 
 
 def _read_snapshot(file: Path) -> Snapshot:
     try:
         with safe_open(file, framework="numpy") as stored:
-            about = stored.metadata()
+            about = stored.metadata() or {}
             arrays = {name: stored.get_tensor(name) for name in SNAPSHOT_ARRAYS}
-    except SafetensorError as error:
+        expected = about.pop("checksum", None)
+        if expected is not None and _checksum(about, arrays) != expected:
+            raise ValueError("its checksum is not the one that was written")
+        about = {"step": int(about["step"])} | {k: float(about[k]) for k in ("tau", "tau_c")}
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} is damaged ({error}); remove it, the rest of the run is unharmed."
         ) from None
-    return Snapshot(int(about["step"]), float(about["tau"]), float(about["tau_c"]), **arrays)
+    return Snapshot(**about, **arrays)
+
+
+def _checksum(about: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> str:
+    """Give the SHA-256 of arrays, with their names, types and shapes, and of metadata."""
+    digest = hashlib.sha256(json_text(dict(about)).encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
 
 
 def _load(file: Path, device: str) -> dict[str, Tensor]:

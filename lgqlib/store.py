@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import warnings
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,14 +21,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lgqlib.decode import decode
-from lgqlib.files import read_json, replacing, sweep
+from lgqlib.files import json_text, read_sealed, replacing, sealed, sweep
 from lgqlib.locks import locked
 
-VERSION = 1
+VERSION = 2
 """Part of every key: raise it when the decoding or the layout changes, and every store is built
 anew.
 """
 WORKERS = 2
+VERIFIED = 1 << 28
+"""Bytes of pixels up to which opening a store reads them all against their checksum: a fraction of
+a second. Of a larger one only the sizes are verified.
+"""
 LOG = logging.getLogger(__name__)
 
 
@@ -163,31 +168,48 @@ def _open(path: Path) -> ImageSet | None:
     if not path.is_dir():
         return None
     try:
-        meta = read_json(path / "meta.json")
-        with open(path / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as index:
-            columns = {
-                name: torch.from_numpy(index[name]) for name in ("heights", "widths", "labels")
-            }
-        lengths = columns["heights"] * columns["widths"] * 3
-        total = int(lengths.sum())
-        size = (path / "pixels.bin").stat().st_size
-        if size != total or len(lengths) != len(meta["names"]):
-            raise ValueError(f"{size} bytes of pixels where the index says {total}")
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        return _read(path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         LOG.warning("%s is damaged (%s) and is built again", path, error)
         return None
+
+
+def _read(path: Path) -> ImageSet:
+    """Map the store at `path`, and verify it. Raises any of many errors when it is damaged."""
+    meta = read_sealed(path / "meta.json")
+    with open(path / "index.npz", "rb") as file, np.load(file, allow_pickle=False) as index:
+        columns = {name: index[name] for name in ("heights", "widths", "labels")}
+    lengths = columns["heights"] * columns["widths"] * 3
+    total = int(lengths.sum())
+    size = (path / "pixels.bin").stat().st_size
+    if size != total or not all(len(c) == len(meta["names"]) for c in columns.values()):
+        raise ValueError(f"{size} bytes of pixels where the index says {total}")
+    if size <= VERIFIED:
+        with open(path / "pixels.bin", "rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        if _content(digest, columns, meta["classes"]) != meta["content"]:
+            raise ValueError("its checksum is not the one that was written")
+    offsets = torch.from_numpy(lengths.cumsum() - lengths)
     return ImageSet(
         pixels=torch.from_file(
             str(path / "pixels.bin"), shared=False, size=total, dtype=torch.uint8
         ),
-        offsets=lengths.cumsum(0) - lengths,
-        **columns,
+        offsets=offsets,
+        **{name: torch.from_numpy(column) for name, column in columns.items()},
         classes=tuple(meta["classes"]),
         names=tuple(meta["names"]),
         skipped=tuple((name, reason) for name, reason in meta["skipped"]),
         by_area=meta["by_area"],
         content=meta["content"],
     )
+
+
+def _content(digest, columns: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
+    """Finish the digest of the pixels with that of the index and the classes."""
+    for name in ("heights", "widths", "labels"):
+        digest.update(columns[name])
+    digest.update(json.dumps(list(classes)).encode())
+    return digest.hexdigest()
 
 
 def _build(path: Path, source: Source, *, resize: int, at_least: int) -> None:
@@ -217,18 +239,16 @@ def _build(path: Path, source: Source, *, resize: int, at_least: int) -> None:
             + (f" ({len(skipped)} skipped: {seen})" if seen else "")
         )
     heights, widths, labels = np.array(rows, dtype=np.int64).T.copy()
-    np.savez(path / "index.npz", heights=heights, widths=widths, labels=labels)
-    for column in (heights, widths, labels):
-        digest.update(column)
-    digest.update(json.dumps(listing.classes).encode())
+    columns = {"heights": heights, "widths": widths, "labels": labels}
+    np.savez(path / "index.npz", **columns)
     meta = {
         "classes": listing.classes,
         "names": names,
         "skipped": skipped,
         "by_area": source.by_area,
-        "content": digest.hexdigest(),
+        "content": _content(digest, columns, listing.classes),
     }
-    (path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    (path / "meta.json").write_text(json_text(sealed(meta)), encoding="utf-8")
 
 
 def _decoded(
