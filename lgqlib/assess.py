@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from lgqlib.bounds import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
 from lgqlib.evaluate import Evaluation, evaluate, reference_features
 from lgqlib.features import LiteFeatures
@@ -56,6 +57,49 @@ def training_counts(
     return counts
 
 
+@torch.no_grad()
+def latent_geometry(
+    tokenizer: Tokenizer, images: UInt8[Tensor, "N 3 S S"], *, batch_size: int = 64
+) -> dict[str, float]:
+    """Hold a codebook against its latents, in the space where the nearest code is chosen.
+
+    `latent_error`: squared error of the latents as a share of their variance. `effective_dim`:
+    participation ratio of their covariance. `geometry_efficiency`: the error that a Gaussian of
+    this covariance must have at the rate H(u), over the error (`bounds.geometry_efficiency`).
+    `mass_law_share`: perplexity / K of an optimal quantizer of a Gaussian of that dimension.
+    Nothing when the latents do not vary, or nothing of them is lost.
+    """
+    device = next(tokenizer.parameters()).device
+    quantizer = tokenizer.eval().quantizer
+    sites = quantizer.sites.double()
+    dim = sites.shape[1]
+    total, products = sites.new_zeros(dim), sites.new_zeros(dim, dim)
+    error, count = 0.0, 0
+    counts = torch.zeros(tokenizer.num_codes, dtype=torch.float64, device=device)
+    for batch in images.split(batch_size):
+        latents = tokenizer.latents(to_model(batch.to(device)))
+        indices = quantizer.encode(latents).flatten()
+        z = quantizer.points(latents).flatten(0, -2).double()
+        error += float((z - sites[indices]).square().sum())
+        total += z.sum(0)
+        products += z.T @ z
+        counts += torch.bincount(indices, minlength=len(counts))
+        count += len(z)
+    mean = total / count
+    eigenvalues = torch.linalg.eigvalsh(products / count - torch.outer(mean, mean))
+    spectrum = eigenvalues.clamp(min=0).cpu().numpy()
+    entropy = float(torch.special.entr(counts / count).sum())
+    dimension = participation_ratio(spectrum)
+    if not error > 0 or not dimension > 0:
+        return {}
+    return {
+        "latent_error": error / count / float(spectrum.sum()),
+        "effective_dim": dimension,
+        "geometry_efficiency": geometry_efficiency(spectrum, entropy, error / count),
+        "mass_law_share": mass_law_perplexity(dimension),
+    }
+
+
 def assess(
     run: Run, *, cache: Path | str, train_batches: int = 32, device: str = "", progress: bool = True
 ) -> Assessment:
@@ -95,6 +139,9 @@ def assess(
         image_ids=image_ids,
         seed=config.seed,
         **shared,
+    )
+    evaluation.numbers.update(
+        latent_geometry(tokenizer, images, batch_size=config.evaluation.batch_size)
     )
     arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}
     arrays |= {"counts": evaluation.counts, "indices": evaluation.indices, "labels": labels.numpy()}

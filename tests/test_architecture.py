@@ -56,7 +56,7 @@ MAY_IMPORT: dict[str, str] = {
     "evaluate": "coding data features files metrics tokenizer",
     # layer 5
     "train": "config data evaluate losses run tokenizer",
-    "assess": "data evaluate features run tokenizer",
+    "assess": "bounds data evaluate features run tokenizer",
     "figures": "annealing assignment bounds drift geometry portrait projection theory",
     "widgets": "annealing assess assignment cells config data drift figures files geometry "
     "neighbors portrait projection quantizer run scalar theory tokenizer",
@@ -66,6 +66,8 @@ MAY_IMPORT: dict[str, str] = {
     "progress": "run",
     "execute": "",
     "crew": "execute",
+    "comparison": "intervals results run",
+    "claims": "assignment comparison theory",
     "report": "figures files results run",
     "study": "crew execute files grid locks progress report results run",
 }
