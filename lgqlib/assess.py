@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,6 +55,32 @@ def training_counts(
         indices = tokenizer.encode(to_model(batches.batch(step)[0]))
         counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
     return counts
+
+
+class Examples(NamedTuple):
+    """Held-out images through a run's tokenizer."""
+
+    originals: Float[Tensor, "n 3 S S"]
+    """In [0, 1], as are the decoded ones."""
+    decoded: Float[Tensor, "n 3 S S"]
+    indices: Int[np.ndarray, "n h w"]
+    sites: Float[Tensor, "K D"]
+
+
+@torch.no_grad()
+def examples(run: Run, which: Sequence[int], *, cache: Path | str) -> Examples:
+    """Encode and decode some held-out images, by their places in the evaluation.
+
+    Raises ValueError when the run has no checkpoint.
+    """
+    data, tokenizer = run.config.data, run.tokenizer("cpu")
+    images, _, _ = evaluation_images(
+        load(data, "val", cache=Path(cache)), size=data.size, limit=data.eval_crops
+    )
+    picked = images[list(which)]
+    indices = tokenizer.encode(to_model(picked))
+    decoded = to_unit(tokenizer.decode(indices)).clamp(0, 1)
+    return Examples(picked / 255, decoded, indices.numpy(), tokenizer.quantizer.sites)
 
 
 @torch.no_grad()

@@ -7,9 +7,11 @@ both methods have with two seeds or more; the other sizes stand beside it.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas
 import torch
 from scipy.stats import multivariate_normal
 
@@ -22,6 +24,7 @@ from lgqlib.comparison import (
     difference,
     find,
 )
+from lgqlib.files import write_json
 from lgqlib.theory import energies
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided at this scale"
@@ -62,6 +65,27 @@ def claims(found: Sequence[Cohort]) -> list[Claim]:
         _mixture(),
         _usage_term(found),
     ]
+
+
+def claims_table(found: Sequence[Cohort]) -> pandas.DataFrame:
+    """Give the claims as a table: `claim`, `verdict`, `evidence`, `in the paper`, by their ids."""
+    rows = claims(found)
+    return pandas.DataFrame(
+        {
+            "claim": [c.text for c in rows],
+            "verdict": [c.verdict for c in rows],
+            "evidence": [c.evidence for c in rows],
+            "in the paper": [c.paper for c in rows],
+        },
+        index=[c.id for c in rows],
+    )
+
+
+def write_claims(found: Sequence[Cohort], study: Path | str) -> Path:
+    """Write the claims into a study's folder as claims.json; give the path."""
+    path = Path(study) / "claims.json"
+    write_json(path, {"claims": [asdict(c) for c in claims(found)]})
+    return path
 
 
 def all_of(verdicts: Sequence[str]) -> str:

@@ -51,9 +51,13 @@ class Cohort:
         """Seeds, ascending."""
         return tuple(sorted(self.rows))
 
+    def run(self, seed: int) -> Run:
+        """Open the run of a seed."""
+        return Run.open(self.folder / self.rows[seed]["run"])
+
     @functools.cached_property
     def _arrays(self) -> dict[int, dict[str, np.ndarray]]:
-        return {s: Run.open(self.folder / self.rows[s]["run"]).arrays() for s in self.rows}
+        return {seed: self.run(seed).arrays() for seed in self.rows}
 
     def values(
         self, metric: str, seeds: Sequence[int] | None = None, *, per_image: bool = True
@@ -103,6 +107,16 @@ def find(
     if variant is not None:
         return next((c for c in fitting if c.variant == variant), None)
     return next((c for c in fitting if not c.variant), fitting[0] if fitting else None)
+
+
+def plain(found: Sequence[Cohort]) -> list[Cohort]:
+    """Give one cohort a method, at the (largest) size of codebook that most methods have."""
+    sizes: dict[int, set[str]] = {}
+    for cohort in found:
+        sizes.setdefault(cohort.num_codes, set()).add(cohort.method)
+    size = max(sizes, key=lambda k: (len(sizes[k]), k))
+    methods = dict.fromkeys(c.method for c in found if c.num_codes == size)
+    return [find(found, method, size) for method in methods]
 
 
 @dataclass(frozen=True)

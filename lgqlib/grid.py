@@ -71,7 +71,8 @@ class _Strict(yaml.SafeLoader):
     """Refuse a key given twice, of which YAML would keep the last."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` gives keys that may be given again
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1

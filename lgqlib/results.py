@@ -48,6 +48,24 @@ def study_runs(study: Path | str) -> dict[str, str]:
     return {path.parent.name: "" for path in sorted(study.glob("*/config.json"))}
 
 
+def newest_study(runs: Path | str, study: str = "") -> Path:
+    """Give the folder of a study: the one named, else the newest below `runs`, else `runs` itself.
+
+    Raises ValueError when there is no such folder.
+    """
+    if study:
+        inside = Path(runs) / study
+        chosen = inside if inside.is_dir() else Path(study)
+    else:
+        files = sorted(Path(runs).glob(f"*/{STUDY_FILE}"), key=lambda path: path.stat().st_mtime)
+        chosen = files[-1].parent if files else Path(runs)
+    if not chosen.is_dir():
+        raise ValueError(
+            f"{chosen} is not a folder of a study; `python -m lgqlib.study` makes one."
+        )
+    return chosen
+
+
 def collect(study: Path | str) -> pandas.DataFrame:
     """Tabulate a study, one row a run: `run`, `state`, `variant`, the config, and the evaluation.
 

@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, str] = {
     "execute": "",
     "crew": "execute",
     "comparison": "intervals results run",
-    "claims": "assignment comparison theory",
+    "claims": "assignment comparison files theory",
     "report": "figures files results run",
     "study": "crew execute files grid locks progress report results run",
 }

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from lgqlib.figures.evaluation import code_colors
 from lgqlib.figures.style import WIDTH, figure, titled
 
 Array = np.ndarray | Tensor
@@ -40,6 +41,51 @@ def side_by_side(
         fig,
         f"The same {count} held-out crops of {side} x {side} pixels through each tokenizer",
         "Look at fine texture and at edges: that is where the methods differ.",
+    )
+
+
+def codes_side_by_side(
+    original: Float[Array, "3 S S"],
+    decoded: Mapping[str, Float[Array, "3 S S"]],
+    codes: Mapping[str, tuple[Int[np.ndarray, "h w"], np.ndarray]],
+) -> go.Figure:
+    """Show one image through every method, with the map of its codes below.
+
+    `codes`: by the label of a column, the indices of the image's tokens and the codes' sites.
+    Raises ValueError when a method has images but no codes, or the other way round.
+    """
+    if set(decoded) != set(codes):
+        raise ValueError(f"images of {sorted(decoded)}, codes of {sorted(codes)}: give both.")
+    labels = ["original", *decoded]
+    fig = figure(
+        rows=2,
+        cols=len(labels),
+        titles=labels,
+        height=int(90 + 2 * (WIDTH - 40) / len(labels)),
+        horizontal_spacing=0.01,
+        vertical_spacing=0.02,
+    )
+    for col, image in enumerate([original, *decoded.values()], start=1):
+        pixels = np.moveaxis(np.asarray(image), 0, -1)
+        fig.add_image(z=np.round(pixels * 255).astype("uint8"), row=1, col=col)
+    told = []
+    for col, (label, (indices, sites)) in enumerate(codes.items(), start=2):
+        fig.add_image(
+            z=code_colors(sites)[indices],
+            customdata=indices[..., None],
+            hovertemplate=f"{label}, code %{{customdata[0]}}<extra></extra>",
+            row=2,
+            col=col,
+        )
+        told.append(f"{label} {len(np.unique(indices))}")
+    fig.update_xaxes(visible=False)
+    fig.update_yaxes(visible=False)
+    fig.update_layout(margin={"l": 10, "r": 10, "b": 8})
+    return titled(
+        fig,
+        f"Distinct codes in this image's {indices.size} tokens: {', '.join(told)}",
+        "Below each reconstruction, its codes: like colors are neighbors in that method's own "
+        "codebook, so compare patterns, not colors, between methods.",
     )
 
 

@@ -225,8 +225,12 @@ class _Loop:
             return
         build_report(self.places.study)  # the tables that they read
         folder = self.places.study / "notebooks"
-        parameters = {"study": str(self.places.study)}
-        tasks = {name: [_job(name, self.places, folder, parameters)] for name in names}
+        values = {"study": str(self.places.study), "cache": str(self.places.cache)}
+        tasks = {}
+        for name in names:
+            known = parameters_of(_source(name, self.places))
+            given = {key: value for key, value in values.items() if key in known}
+            tasks[name] = [_job(name, self.places, folder, given)]
         for name, outcome in self.crew.outcomes(tasks, self._watch_summaries):
             self._record(name, outcome)
             self._say(name, outcome)
