@@ -1,8 +1,8 @@
 """Quantizers with an implicit codebook: levels (FSQ, iFSQ) or signs (LFQ, BSQ) of channels.
 
 Each maps latents into a small space of D channels (linearly, unless a latent has D channels
-already), rounds there, and maps back. The results agree with `vector-quantize-pytorch` where it has
-the method; the entropies of LFQ and BSQ are exact here and need no [tokens, codes] tensor.
+already), rounds there, and maps back, by the modules of `vector-quantize-pytorch`; the entropies of
+LFQ and BSQ are our own, exact and without a [tokens, codes] tensor.
 """
 
 import functools
@@ -10,6 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+import vector_quantize_pytorch as vqp
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -39,11 +40,6 @@ def in_float32(method):
             return method(self, latents.float(), *args)
 
     return call
-
-
-def exactly(path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]) -> Tensor:
-    """Give `value` forward, and its gradient to `path`; `straight_through` for any shape."""
-    return straight_through(path.flatten(1), value.flatten(1)).reshape(path.shape)
 
 
 def matching_levels(num_codes: int) -> tuple[int, ...]:
@@ -80,13 +76,12 @@ def _factors(product: int) -> tuple[int, ...] | None:
     return min(cost, key=cost.get) if found else None
 
 
-class _Projected(Quantizer):
-    """Share the way into a space of `inner` channels and back; the identity where dim = inner."""
+class _Implicit(Quantizer):
+    """Hold a library's quantizer: its projections, codes and indices behind our contract."""
 
-    def __init__(self, num_codes: int, dim: int, inner: int):
+    def __init__(self, num_codes: int, dim: int, library: nn.Module):
         super().__init__(num_codes, dim)
-        self.project_in = nn.Identity() if dim == inner else nn.Linear(dim, inner)
-        self.project_out = nn.Identity() if dim == inner else nn.Linear(inner, dim)
+        self.library = library
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
@@ -94,24 +89,27 @@ class _Projected(Quantizer):
 
     @in_float32
     def _outward(self, codes: Float[Tensor, "n D"]) -> Float[Tensor, "n C"]:
-        return self.project_out(codes)
+        return self.library.project_out(codes)
 
     @in_float32
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
-        return self._indices(self.points(latents))
+    def _inward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
+        return self.library.project_in(rearrange(latents, "b c h w -> b h w c"))
 
     def _finish(self, hard: Tensor, indices: Tensor, terms: dict[str, Tensor]) -> Quantized:
         """Map codes [B, H, W, D] and their gradient to exactly the codebook's rows."""
-        path = rearrange(self.project_out(hard), "b h w c -> b c h w")
-        return Quantized(exactly(path, self.lookup(indices)), indices, terms)
+        path = rearrange(self.library.project_out(hard), "b h w c -> b c h w")
+        return Quantized(straight_through(path, self.lookup(indices)), indices, terms)
 
 
-class FSQ(_Projected):
+class FSQ(_Implicit):
     """Round each channel to one of its levels (Mentzer et al. 2023, arXiv 2309.15505).
 
     Args:
         levels: number of values of each channel; by default `matching_levels(num_codes)`.
     """
+
+    symmetric = False
+    """The library's grid with half-steps where a number of levels is even."""
 
     def __init__(self, num_codes: int, dim: int, *, levels: tuple[int, ...] = ()):
         levels = tuple(levels) or matching_levels(num_codes)
@@ -120,80 +118,63 @@ class FSQ(_Projected):
                 f"levels = {levels}: each must be at least {FEWEST}, "
                 f"and their product num_codes = {num_codes}."
             )
-        super().__init__(num_codes, dim, len(levels))
+        library = vqp.FSQ(list(levels), dim=dim, preserve_symmetry=self.symmetric)
+        super().__init__(num_codes, dim, library)
         self.levels = levels
-        count = torch.tensor(levels, dtype=torch.float32)
-        low, width = self._frame(count)
-        # Index = sum_c digit_c * basis_c, the first channel fastest; a digit's value is
-        # (digit + low) / width.
-        basis = torch.cumprod(torch.tensor([1, *levels[:-1]]), 0)
-        self.register_buffer("count", count, persistent=False)
-        self.register_buffer("low", low, persistent=False)
-        self.register_buffer("width", width, persistent=False)
-        self.register_buffer("basis", basis, persistent=False)
-
-    @staticmethod
-    def _frame(count: Tensor) -> tuple[Tensor, Tensor]:
-        return -(count // 2), count // 2
-
-    def _bound(self, x: Tensor) -> Tensor:
-        """Bound to the span of the integer levels: tanh(x + shift) (L - 1) / 2 - offset."""
-        half = (self.count - 1) * (1 + 1e-3) / 2
-        offset = 0.5 * (self.count % 2 == 0)
-        return torch.tanh(x + torch.atanh(offset / half)) * half - offset
 
     @property
     def sites(self) -> Float[Tensor, "K D"]:
-        indices = torch.arange(self.num_codes, device=self.basis.device)
-        digits = rearrange(indices, "k -> k 1") // self.basis % self.count.long()
-        return (digits + self.low) / self.width
+        return self.library.implicit_codebook
 
     @in_float32
     def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
-        """Give bounded latents before they are rounded, in the units of `sites`."""
-        x = self.project_in(rearrange(latents, "b c h w -> b h w c"))
-        return self._bound(x) / self.width
+        """Give bounded latents before they are rounded, which the library keeps to itself."""
+        count = torch.tensor(self.levels, device=latents.device)
+        half, offset = (count - 1) * (1 + 1e-3) / 2, 0.5 * (count % 2 == 0)
+        x = self._inward(latents) + torch.atanh(offset / half)
+        return (torch.tanh(x) * half - offset) / (count // 2)
 
-    def _digits(self, points: Tensor) -> Tensor:
-        digits = torch.round(points * self.width - self.low)
-        return torch.minimum(digits.clamp(min=0), self.count - 1)
-
-    def _indices(self, points: Tensor) -> Tensor:
-        return (self._digits(points).long() * self.basis).sum(-1)
+    @in_float32
+    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+        return self.library.codes_to_indices(self.library.quantize(self._inward(latents))).long()
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents; the temperature has no part in it, and there are no terms."""
-        points = self.points(latents)
-        hard = (self._digits(points) + self.low) / self.width
-        return self._finish(exactly(points, hard), self._indices(points), {})
+        hard = self.library.quantize(self._inward(latents))
+        return self._finish(hard, self.library.codes_to_indices(hard).long(), {})
 
 
 class IFSQ(FSQ):
     """FSQ with the bound 2 sigmoid(1.6 x) - 1, which spreads a Gaussian evenly (Lin et al. 2026).
 
-    The paper has odd levels, with values k / ((L - 1) / 2); even ones, needed for K = 2^b, are the
-    same symmetric grid.
+    The bound is tanh(0.8 x), on the library's symmetric grid: values k / ((L - 1) / 2) for the odd
+    levels of the paper, and the same grid for even ones, needed for K = 2^b.
     """
 
-    @staticmethod
-    def _frame(count: Tensor) -> tuple[Tensor, Tensor]:
-        return -(count - 1) / 2, (count - 1) / 2
+    symmetric = True
 
-    def _bound(self, x: Tensor) -> Tensor:
-        return (2 * torch.sigmoid(1.6 * x) - 1) * self.width
+    @in_float32
+    def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
+        return torch.tanh(self._inward(latents))
+
+    @in_float32
+    def _inward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
+        return 0.8 * super()._inward(latents)
 
 
-class LFQ(_Projected):
+class LFQ(_Implicit):
     """Take the sign of each of log2 K channels (Yu et al. 2023, arXiv 2310.05737).
 
     Terms: `commit`, and `entropy` = mean_n H(p_n) - H(mean_n p_n) in nats over the corners of the
     cube, with p_nk = softmax_k(2 beta x_n . c_k): negative where the use of codes is broad and each
-    choice sure.
+    choice sure. Codes and projections are the library's; its forward pass is not, which holds
+    several [tokens, K] tensors for the entropy and floors its probabilities at 1e-5.
     """
 
     beta = 100.0
     """Inverse temperature of the entropies (Open-MAGVIT2: 1 / 0.01)."""
+    spherical = False
 
     def __init__(self, num_codes: int, dim: int):
         bits = num_codes.bit_length() - 1
@@ -202,38 +183,37 @@ class LFQ(_Projected):
                 f"num_codes = {num_codes}: signs need a power of two; "
                 f"{2 ** max(bits, 1)} or {2 ** (bits + 1)} would do."
             )
-        super().__init__(num_codes, dim, bits)
-        self.register_buffer("basis", 2 ** torch.arange(bits).flip(0), persistent=False)
-
-    @property
-    def radius(self) -> float:
-        """Absolute value of a code's channels."""
-        return 1.0
+        library = vqp.LFQ(dim=dim, codebook_size=num_codes, spherical=self.spherical)
+        super().__init__(num_codes, dim, library)
 
     @property
     def sites(self) -> Float[Tensor, "K D"]:
-        indices = torch.arange(self.num_codes, device=self.basis.device)
-        bits = rearrange(indices, "k -> k 1") // self.basis % 2
-        return self.radius * (2.0 * bits - 1)
+        return self.library.maybe_l2norm(self.library.codebook)
 
     @in_float32
     def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
-        return self.project_in(rearrange(latents, "b c h w -> b h w c"))
+        """Give projected latents, on the unit sphere for BSQ."""
+        return self.library.maybe_l2norm(self._inward(latents))
+
+    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+        return self._indices(self.points(latents))
 
     def _indices(self, points: Tensor) -> Tensor:
-        return ((points > 0) * self.basis).sum(-1)
+        return ((points > 0) * self.library.mask).sum(-1)
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents; the temperature has no part in it."""
         points = self.points(latents)
-        hard = torch.where(points > 0, self.radius, -self.radius)
+        indices = self._indices(points)
+        hard = F.embedding(indices, self.sites)
         terms = {"commit": (points - hard).square().mean(), "entropy": self._entropy(points)}
-        return self._finish(exactly(points, hard), self._indices(points), terms)
+        return self._finish(straight_through(points, hard), indices, terms)
 
     def _entropy(self, points: Tensor) -> Tensor:
         # Over a cube's corners the softmax is a product over bits: p(code) = prod_i sigmoid(+-l_i).
-        logits = 4 * self.beta * self.radius * rearrange(points, "b h w d -> (b h w) d")
+        radius = self.sites[-1, 0]  # absolute value of a code's channels
+        logits = 4 * self.beta * radius * rearrange(points, "b h w d -> (b h w) d")
         surprise = F.softplus(-logits.abs()) + logits.abs() * torch.sigmoid(-logits.abs())
         sample = surprise.sum(-1).mean()  # mean_n H(p_n), bit by bit
         # mean_n p_n is a mean of outer products of the two halves of the bits: one matrix product.
@@ -257,12 +237,4 @@ class BSQ(LFQ):
 
     beta = 1.0
     """Inverse temperature of the entropies, as in the authors' code."""
-
-    @property
-    def radius(self) -> float:
-        return len(self.basis) ** -0.5
-
-    @in_float32
-    def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
-        """Give projected latents on the unit sphere."""
-        return F.normalize(super().points(latents), dim=-1)
+    spherical = True

@@ -1,5 +1,6 @@
 """The quantizers that LGQ is held against, behind the same contract.
 
+They hold the modules of `vector-quantize-pytorch` wherever these keep the contract.
 Those with a table of codes are here, those with an implicit one in `implicit`. Terms are
 unweighted; `RECOMMENDED_WEIGHTS` has each method's own weights as overrides of the config.
 """
@@ -8,15 +9,15 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+import vector_quantize_pytorch as vqp
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from vector_quantize_pytorch import SimVQ as FrozenTable
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from lgqlib.assignment import hard_assign, mean_over_ranks
-from lgqlib.implicit import BSQ, EPS, FSQ, IFSQ, LFQ, exactly, in_float32
+from lgqlib.implicit import BSQ, EPS, FSQ, IFSQ, LFQ, in_float32
 from lgqlib.initialization import initial_codes
 from lgqlib.quantizer import Quantized, Quantizer, straight_through
 
@@ -41,6 +42,7 @@ DEAD_SHARE = 0.2
 class VQ(Quantizer):
     """Quantize to the nearest row of a table that learns by gradient (arXiv 1711.00937).
 
+    The library has one weight for both terms, so that this table is our own.
     Terms: `commit` = mean (z - sg e)^2 moves the encoder, `codebook` = mean (sg z - e)^2 the codes.
     """
 
@@ -61,7 +63,7 @@ class VQ(Quantizer):
             "commit": (latents - codes.detach()).square().mean(),
             "codebook": (latents.detach() - codes).square().mean(),
         }
-        return Quantized(exactly(latents, codes), indices, terms)
+        return Quantized(straight_through(latents, codes), indices, terms)
 
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
@@ -78,20 +80,21 @@ def _drawn(latents: Tensor, num_codes: int, dim: int) -> Tensor:
 class SimVQ(Quantizer):
     """Quantize to a frozen random table through a linear map that learns (arXiv 2411.02038).
 
-    Initialization scales the map, so that the codes are as large as the latents. Terms as in `VQ`.
+    Initialization scales the map, so that the codes are as large as the latents. Table and map are
+    the library's; its forward pass is not, for it adds up the terms, which are as in `VQ`.
     """
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__(num_codes, dim)
-        self.table = FrozenTable(dim, num_codes, rotation_trick=False)
+        self.library = vqp.SimVQ(dim, num_codes, rotation_trick=False)
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
-        return self._mapped(self.table.frozen_codebook)
+        return self._mapped(self.library.frozen_codebook)
 
     @in_float32
     def _mapped(self, rows: Float[Tensor, "K C"]) -> Float[Tensor, "K C"]:
-        return self.table.code_transform(rows)
+        return self.library.code_transform(rows)
 
     forward = VQ.forward
 
@@ -99,7 +102,7 @@ class SimVQ(Quantizer):
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Scale the map to the root mean square of real latents [n, C]."""
         size = _drawn(latents, len(latents), self.dim).square().mean().sqrt()
-        self.table.code_transform.weight.mul_(size / self.codebook.square().mean().sqrt())
+        self.library.code_transform.weight.mul_(size / self.codebook.square().mean().sqrt())
 
 
 class EMAVQ(Quantizer):
@@ -107,7 +110,9 @@ class EMAVQ(Quantizer):
 
     A call in training quantizes with the codes as they are and moves them afterwards, by the batch
     of all ranks. A dead code takes a random latent of the batch. What is dead scales with tokens/K:
-    a fixed count would kill every code of a large table at every step.
+    a fixed count would kill every code of a large table at every step. Codes, averages and their
+    moves are the library's; the search is `encode`, and the rotation is taken apart from its
+    forward pass, whose output is a code only up to rounding.
 
     Args:
         rotate: carry the encoder's gradient by the rotation trick (arXiv 2410.06424).
@@ -116,14 +121,18 @@ class EMAVQ(Quantizer):
     def __init__(self, num_codes: int, dim: int, *, rotate: bool = False):
         super().__init__(num_codes, dim)
         self.rotate = rotate
-        codes = torch.randn(num_codes, dim)
-        self.register_buffer("codes", codes)
-        self.register_buffer("sums", codes.clone())
-        self.register_buffer("uses", torch.ones(num_codes))
+        self.library = vqp.VectorQuantize(
+            dim,
+            num_codes,
+            accept_image_fmap=True,
+            decay=DECAY,
+            threshold_ema_dead_code=DEAD_SHARE,  # set again by each batch
+            sync_codebook=_num_ranks() > 1,
+        )
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
-        return self.codes
+        return self.library.codebook
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
@@ -136,40 +145,19 @@ class EMAVQ(Quantizer):
             z, e = (rearrange(x, "b c h w -> b h w c") for x in (latents, codes))
             path = rearrange(rotate_to(z, e), "b h w c -> b c h w")
         if self.training:
-            self._move(rearrange(latents.detach(), "b c h w -> (b h w) c"), indices.flatten())
-        return Quantized(exactly(path, codes), indices, terms)
-
-    @torch.no_grad()
-    def _move(self, z: Float[Tensor, "n c"], indices: Int[Tensor, " n"]) -> None:
-        counts = torch.bincount(indices, minlength=self.num_codes).float()
-        sums = torch.zeros_like(self.sums).index_add_(0, indices, z)
-        ranks = _num_ranks()
-        counts, sums = mean_over_ranks(counts) * ranks, mean_over_ranks(sums) * ranks
-        self.uses.lerp_(counts, 1 - DECAY)
-        self.sums.lerp_(sums, 1 - DECAY)
-        even = float(counts.sum()) / self.num_codes
-        self._replace(self.uses < DEAD_SHARE * even, even, z)
-        # Laplace smoothing keeps the division finite, as in the paper's code.
-        total = self.uses.sum()
-        smooth = (self.uses + 1e-5) / (total + 1e-5 * self.num_codes) * total
-        self.codes.copy_(self.sums / rearrange(smooth, "k -> k 1"))
-
-    def _replace(self, dead: Tensor, even: float, z: Tensor) -> None:
-        where = torch.nonzero(dead).flatten()[: len(z)]
-        if len(where) == 0:
-            return
-        fresh = z[torch.randperm(len(z))[: len(where)].to(z.device)]
-        if _num_ranks() > 1:
-            torch.distributed.broadcast(fresh, src=0)
-        self.sums[where] = fresh * even
-        self.uses[where] = even  # as if used evenly so far: time to earn its keep
+            moving = self.library._codebook
+            even = indices.numel() * _num_ranks() / self.num_codes
+            moving.threshold_ema_dead_code = DEAD_SHARE * even
+            moving.reset_cluster_size = even  # as if used evenly so far: time to earn its keep
+            self.library.update_indices(latents.detach(), indices)
+        return Quantized(straight_through(path, codes), indices, terms)
 
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Start the codes, and their averages, from real latents [n, C]."""
-        self.codes.copy_(_drawn(latents, self.num_codes, self.dim))
-        self.sums.copy_(self.codes)
-        self.uses.fill_(1)
+        self.library.codebook = _drawn(latents, self.num_codes, self.dim)
+        self.library._codebook.embed_avg.copy_(self.library._codebook.embed)
+        self.library._codebook.cluster_size.fill_(1)
 
 
 def _num_ranks() -> int:

@@ -76,6 +76,8 @@ PRESETS = {"laptop": LAPTOP, "paper": PAPER, "authors": PAPER}
 
 IMPLICIT: dict[str, Any] = {"backbone.dim": 4, "backbone.norm": "none"}
 """FSQ's own bound is its normalization; with as many channels as levels nothing is projected."""
+FREE: dict[str, Any] = {"backbone.norm": "none"}
+"""SimVQ's codes stay a linear image of a Gaussian: few reach the sphere of normalized latents."""
 SIGNS: dict[str, Any] = {"backbone.dim": 10, "backbone.norm": "none"}
 """One channel a bit: K = 2^10."""
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
@@ -83,6 +85,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "lgq": LGQ,
         "fsq": IMPLICIT,
         "ifsq": IMPLICIT,
+        "simvq": FREE,
         "lfq": SIGNS,
         "bsq": SIGNS,
     },

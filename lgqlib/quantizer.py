@@ -94,7 +94,9 @@ class _StraightThrough(torch.autograd.Function):
         return gradient, None
 
 
-def straight_through(path: Float[Tensor, "n c"], value: Float[Tensor, "n c"]) -> Tensor:
+def straight_through(
+    path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
     """Give `path + sg(value - path)`, without its rounding: the decoder receives exactly a code."""
     return _StraightThrough.apply(path, value)
 

@@ -1,5 +1,6 @@
 """Peers: the contract that each keeps, and agreement with vector-quantize-pytorch."""
 
+import copy
 import math
 from dataclasses import fields
 
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch as vqp
 from einops import rearrange
+from safetensors.torch import load_file, save_file
 
 from lgqlib.assignment import hard_assign
 from lgqlib.config import METHODS, TERMS, Config, LossConfig
@@ -180,11 +182,16 @@ def test_the_encoder_gets_a_gradient(name):
 
 
 @every_peer
-def test_state_survives_a_round_trip(name):
+def test_state_survives_a_file_and_a_copy(name, tmp_path):
     trained, fresh = started(name).train(), started(name, seed=2)
     trained(latents(11), 0.5)
-    fresh.load_state_dict(trained.state_dict())
-    assert torch.equal(trained.eval()(latents(12), 0.5).z_q, fresh.eval()(latents(12), 0.5).z_q)
+    save_file(trained.state_dict(), tmp_path / "state.safetensors")
+    fresh.load_state_dict(load_file(tmp_path / "state.safetensors"))
+    copied = copy.deepcopy(trained)
+    expected = trained.eval()(latents(12), 0.5).z_q
+    assert torch.equal(fresh.eval()(latents(12), 0.5).z_q, expected)
+    copied(latents(13, shift=1.0), 0.5)  # moves its own codes only
+    assert torch.equal(trained(latents(12), 0.5).z_q, expected)
 
 
 # Levels ------------------------------------------------------------------------------------------
@@ -233,7 +240,7 @@ def test_signs_need_a_power_of_two(cls):
         cls(1000, 10)
 
 
-# Agreement with the library ------------------------------------------------------------
+# Agreement with the library's forward pass ----------------------------------------------
 
 
 @pytest.mark.parametrize("levels, dim", [((8, 6, 5), 3), ((8, 8, 4, 4), 6), ((7, 5, 3), 5)])
@@ -241,7 +248,7 @@ def test_fsq_is_the_library_s(levels, dim):
     torch.manual_seed(0)
     reference = vqp.FSQ(list(levels), dim=dim, channel_first=True)
     peer = FSQ(math.prod(levels), dim, levels=levels)
-    peer.load_state_dict(reference.state_dict())
+    peer.library.load_state_dict(reference.state_dict())
     z1, z2 = (latents(1, scale=2.0, shape=(2, dim, 5, 5)).requires_grad_() for _ in range(2))
     expected, indices = reference(z1)
     out = peer(z2, 1.0)
@@ -283,9 +290,7 @@ def test_lfq_is_the_library_s(spherical, dim):
         spherical=spherical,
     ).train()
     peer = (BSQ if spherical else LFQ)(K, dim)
-    peer.load_state_dict(
-        {k: v for k, v in reference.state_dict().items() if k.startswith("project")}
-    )
+    peer.library.load_state_dict(reference.state_dict())
     peer.beta = 2.0  # soft enough for the library's floor of 1e-5 under its logarithms not to show
     z1, z2 = (latents(1, scale=0.4, shape=(2, dim, 6, 6)).requires_grad_() for _ in range(2))
     (quantized, indices, _), breakdown = reference(
@@ -308,7 +313,7 @@ def test_simvq_is_the_library_s():
     reference = vqp.SimVQ(
         C, K, channel_first=True, rotation_trick=False, input_to_quantize_commit_loss_weight=0.25
     )
-    reference.load_state_dict(peer.table.state_dict())
+    reference.load_state_dict(peer.library.state_dict())
     z1, z2 = (latents(1).requires_grad_() for _ in range(2))
     expected, indices, loss = reference(z1)
     out = peer(z2, 1.0)
@@ -320,7 +325,7 @@ def test_simvq_is_the_library_s():
     (out.z_q.square().sum() + mine).backward()
     torch.testing.assert_close(z2.grad, z1.grad)
     torch.testing.assert_close(
-        peer.table.code_transform.weight.grad, reference.code_transform.weight.grad
+        peer.library.code_transform.weight.grad, reference.code_transform.weight.grad
     )
 
 
@@ -357,8 +362,7 @@ def test_ema_is_the_library_s(rotate):
         C, K, accept_image_fmap=True, rotation_trick=rotate, decay=0.99, threshold_ema_dead_code=0
     ).train()
     peer.initialize(flat(latents(1, shape=(16, C, 4, 4))))
-    reference._codebook.embed.copy_(peer.codes[None])
-    reference._codebook.embed_avg.copy_(peer.sums[None])
+    reference.load_state_dict(peer.library.state_dict())
     for step in range(5):
         z1, z2 = (latents(30 + step).requires_grad_() for _ in range(2))
         expected, indices, loss = reference(z1)
@@ -379,12 +383,14 @@ def test_ema_brings_dead_codes_back_to_where_latents_are():
     torch.manual_seed(0)
     peer = EMAVQ(K, C)
     peer.initialize(flat(latents(1, shape=(16, C, 4, 4))))
-    peer.codes[: K // 2] += 100.0
-    peer.sums[: K // 2] += 100.0
-    far = peer.codes[: K // 2].clone()
+    peer.library._codebook.embed[:, : K // 2] += 100.0
+    peer.library._codebook.embed_avg[:, : K // 2] += 100.0
+    far = peer.codebook[: K // 2].clone()
     for step in range(300):
         peer(latents(step, shape=(2, C, 8, 8)), 1.0)
-    assert (peer.codes[: K // 2] - far).abs().amin() > 50, "a dead code stayed where no latent is"
+    assert (peer.codebook[: K // 2] - far).abs().amin() > 50, (
+        "a dead code stayed where no latent is"
+    )
     used = peer.encode(latents(999, shape=(8, C, 16, 16))).unique()
     assert len(used) > 0.9 * K
 
@@ -393,10 +399,10 @@ def test_ema_does_not_kill_a_table_larger_than_the_batch():
     torch.manual_seed(0)
     peer = EMAVQ(512, C)
     peer.initialize(flat(latents(1, shape=(64, C, 4, 4))))
-    before = peer.codes.clone()
+    before = peer.codebook.clone()
     for step in range(20):
         peer(latents(step, shape=(1, C, 4, 4)), 1.0)  # 16 tokens for 512 codes
-    assert ((peer.codes - before).abs().amax(1) < 1.0).float().mean() > 0.9
+    assert ((peer.codebook - before).abs().amax(1) < 1.0).float().mean() > 0.9
 
 
 def test_ibq_gives_the_gradient_of_its_formula():
