@@ -20,6 +20,10 @@ bench: .venv/stamp
 	$(PY) benchmarks/assignment.py
 	$(PY) benchmarks/training.py
 
+# Kills, damaged files and configs of any values; at most 30 minutes. ARGUMENTS="--seed 1 --save"
+soak: .venv/stamp
+	$(PY) benchmarks/soak.py $(ARGUMENTS)
+
 .venv/stamp: requirements.lock pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; say which: make PYTHON=python3.12')"
 	$(PYTHON) -m venv --clear .venv

@@ -19,6 +19,8 @@ ENERGIES = ("squared", "norm", "cosine", "dot")
 INITIALIZATIONS = ("random", "kmeans", "gaussian", "uniform")
 METHODS = ("lgq", "fsq", "vq", "vq_ema", "rotation", "simvq", "lfq", "bsq", "ibq", "ifsq")
 VERSION = 1
+SMALLEST = 11
+"""Side of the smallest image that SSIM can judge, in pixels."""
 
 
 def _require(condition: bool, name: str, value: Any, right: str) -> None:
@@ -34,8 +36,15 @@ def _at_least(name: str, value: float, least: float) -> None:
     _require(math.isfinite(value) and value >= least, name, value, f"a finite number >= {least}")
 
 
-def _positive(name: str, value: float) -> None:
+def _within(name: str, value: float, least: float, most: float) -> None:
+    """Refuse what no machine can hold by its name, rather than by an allocation that fails."""
+    right = f"a finite number >= {least}" if value < least else f"between {least} and {most}"
+    _require(math.isfinite(value) and least <= value <= most, name, value, right)
+
+
+def _positive(name: str, value: float, most: float) -> None:
     _require(math.isfinite(value) and value > 0, name, value, "a finite number > 0")
+    _require(value <= most, name, value, f"at most {most:g}")
 
 
 def _share(name: str, value: float) -> None:
@@ -69,8 +78,8 @@ class DataConfig:
             self.root,
             "a folder of images when data.name is 'imagefolder'",
         )
-        _at_least("data.size", self.size, 8)
-        _at_least("data.resize", self.resize, 0)
+        _within("data.size", self.size, 8, 4096)
+        _within("data.resize", self.resize, 0, 8192)
         _require(
             self.resize == 0 or self.resize >= self.size,
             "data.resize",
@@ -102,13 +111,13 @@ class BackboneConfig:
     def __post_init__(self):
         _one_of("backbone.family", self.family, ("patch", "vqgan"))
         _one_of("backbone.norm", self.norm, ("layer", "group", "group+layer", "none"))
-        _at_least("backbone.downsample", self.downsample, 1)
+        _within("backbone.downsample", self.downsample, 1, 256)
         power = self.downsample & (self.downsample - 1) == 0
         _require(power, "backbone.downsample", self.downsample, "a power of two")
-        _at_least("backbone.width", self.width, 8)
+        _within("backbone.width", self.width, 8, 4096)
         _require(self.width % 8 == 0, "backbone.width", self.width, "a multiple of 8")
-        _at_least("backbone.depth", self.depth, 1)
-        _at_least("backbone.dim", self.dim, 1)
+        _within("backbone.depth", self.depth, 1, 256)
+        _within("backbone.dim", self.dim, 1, 4096)
         _require(
             self.dim > 2 or "layer" not in self.norm,
             "backbone.norm",
@@ -175,9 +184,9 @@ class QuantizerConfig:
 
     def __post_init__(self):
         _one_of("quantizer.method", self.method, METHODS)
-        _at_least("quantizer.num_codes", self.num_codes, 1)
+        _within("quantizer.num_codes", self.num_codes, 1, 2**24)
         for level in self.levels:
-            _at_least("quantizer.levels", level, 2)
+            _within("quantizer.levels", level, 2, 2**24)
         product = math.prod(self.levels)
         _require(
             not self.levels or product == self.num_codes,
@@ -207,9 +216,8 @@ class TemperatureConfig:
 
     def __post_init__(self):
         _one_of("temperature.kind", self.kind, ("linear", "cosine", "exponential", "constant"))
-        _positive("temperature.start", self.start)
-        _positive("temperature.end", self.end)
-        _positive("temperature.end", self.end)
+        _positive("temperature.start", self.start, 1e6)
+        _positive("temperature.end", self.end, 1e6)
         _require(0 < self.span <= 1, "temperature.span", self.span, "in (0, 1]")
 
     def at(self, step: int, num_steps: int) -> float:
@@ -253,10 +261,10 @@ class LossConfig:
     def __post_init__(self):
         _one_of("loss.reconstruction", self.reconstruction, ("l1", "l2"))
         for name in (*TERMS, "perceptual", "adversarial"):
-            _at_least(f"loss.{name}", getattr(self, name), 0)
-        _at_least("loss.perceptual_side", self.perceptual_side, 32)
+            _within(f"loss.{name}", getattr(self, name), 0, 1e6)
+        _within("loss.perceptual_side", self.perceptual_side, 32, 1024)
         _share("loss.adversarial_start", self.adversarial_start)
-        _positive("loss.discriminator_lr", self.discriminator_lr)
+        _positive("loss.discriminator_lr", self.discriminator_lr, 1.0)
 
 
 TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
@@ -292,10 +300,14 @@ class TrainConfig:
     """Latents in each snapshot's fixed probe, in tokens."""
 
     def __post_init__(self):
-        for name in ("num_steps", "batch_size", "log_every", "checkpoint_every", "probe"):
+        for name in ("num_steps", "log_every", "checkpoint_every"):
             _at_least(f"train.{name}", getattr(self, name), 1)
-        _positive("train.lr", self.lr)
-        for name in ("weight_decay", "clip", "eval_every", "num_snapshots"):
+        _within("train.batch_size", self.batch_size, 1, 2**20)
+        _within("train.probe", self.probe, 1, 2**24)
+        _within("train.num_snapshots", self.num_snapshots, 0, 10_000)
+        _positive("train.lr", self.lr, 1.0)
+        _within("train.weight_decay", self.weight_decay, 0, 1e3)
+        for name in ("clip", "eval_every"):
             _at_least(f"train.{name}", getattr(self, name), 0)
         _share("train.warmup", self.warmup)
         _require(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
@@ -321,7 +333,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         _one_of("evaluation.extractor", self.extractor, ("lite2", "lite0", ""))
-        _at_least("evaluation.batch_size", self.batch_size, 1)
+        _within("evaluation.batch_size", self.batch_size, 1, 2**20)
 
 
 @dataclass(frozen=True)
@@ -346,6 +358,12 @@ class Config:
                 f"version {VERSION}; train the run again."
             )
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2**32 - 1")
+        _require(
+            self.data.size >= SMALLEST,
+            "data.size",
+            self.data.size,
+            f"at least {SMALLEST}, the side of SSIM's window, by which a run is evaluated",
+        )
         _require(
             self.data.size % self.backbone.downsample == 0,
             "data.size",

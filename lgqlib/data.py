@@ -31,6 +31,12 @@ def load(config: DataConfig, split: str, *, cache: Path) -> ImageSet:
                 f"data.root = {config.root!r}: photos are embedded; "
                 "for a folder use data.name = 'imagefolder'"
             )
+        short = config.resize or sources.SMALLEST_SIDE
+        if config.size > short:
+            raise ValueError(
+                f"data.size = {config.size}: it must be at most {short}, the short side of the "
+                "smallest photograph"
+            )
         source = sources.photographs(split)
     elif config.root:
         source = sources.user(Path(config.root), split, name=config.name)
@@ -80,6 +86,11 @@ class TrainingBatches:
         self._columns = (image_set.widths - size + 1).numpy()
         self._ends = np.cumsum(self._rows * self._columns)
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    @property
+    def num_crops(self) -> int:
+        """How many different crops there are, flipped ones too."""
+        return int(self._ends[-1]) * (2 if self.flip else 1)
 
     def batch(
         self, step: int
@@ -170,7 +181,7 @@ def _check_sides(image_set: ImageSet, *, size: int) -> None:
     if shortest < size:
         name = image_set.names[int(i)]
         raise ValueError(
-            f"a crop of {size} pixels exceeds {name}, whose short side is {int(shortest)}"
+            f"data.size = {size}: a crop of it exceeds {name}, whose short side is {int(shortest)}"
         )
 
 

@@ -26,6 +26,8 @@ PHOTOGRAPHS = {
 """The natural color photographs of scikit-image and scikit-learn: split, package, file. See
 data/README.md.
 """
+SMALLEST_SIDE = 300
+"""Short side of the smallest photograph, in pixels."""
 WHEELS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 

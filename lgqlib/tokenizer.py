@@ -70,7 +70,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.config = config
         shape = asdict(config.backbone)
         self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)
-        self.quantizer = QUANTIZERS[config.quantizer.method](config)
+        try:
+            self.quantizer = QUANTIZERS[config.quantizer.method](config)
+        except ValueError as error:  # it begins with the name of the field: num_codes, levels
+            raise ValueError(f"quantizer.{error}") from None
         dim = config.backbone.dim
         # Running E[grad grad'] and E[Hessian] of the energy at the mean code: tau_c follows from
         # both.

@@ -92,6 +92,11 @@ class Job:
     def __init__(self, config: Config, run: Run, accelerator: Accelerator, *, cache: Path):
         self.config, self.run, self.accelerator = config, run, accelerator
         self.device = accelerator.device
+        if config.quantizer.lgq.engine == "triton" and self.device.type != "cuda":
+            raise ValueError(
+                "quantizer.lgq.engine = 'triton': it must be 'auto', 'dense' or 'streaming' on "
+                f"{self.device.type}; triton needs an NVIDIA GPU."
+            )
         self._load_data(cache)
         torch.manual_seed(config.seed)
         tokenizer = Tokenizer(config).to(self.device)
@@ -151,6 +156,16 @@ class Job:
         flat = torch.cat([z.movedim(1, -1).flatten(0, -2) for z in latents])
         tokenizer.quantizer.initialize(flat)
         tokenizer.observe(latents[0])
+        self._require_apart(tokenizer.quantizer.codebook, whole.num_crops * config.latent_side**2)
+
+    def _require_apart(self, codebook: Tensor, most: int) -> None:
+        """Refuse a codebook with equal codes, which never part, where the images give no more."""
+        if most < len(codebook) and (apart := len(codebook.unique(dim=0))) < len(codebook):
+            raise ValueError(
+                f"quantizer.num_codes = {len(codebook)}: the training images have {most} different "
+                f"crops' tokens, and only {apart} codes start apart; it must be at most that many, "
+                "or quantizer.lgq.initialization 'gaussian' or 'uniform'."
+            )
 
     def _prepare(self) -> None:
         train, cuda = self.config.train, self.device.type == "cuda"
@@ -177,6 +192,11 @@ class Job:
         torch.manual_seed((config.seed * 1_000_003 + step) * 64 + self.accelerator.process_index)
         images = to_model(self.batches.batch(step)[0])  # (B, 3, S, S)
         scale = self.tau_c if config.temperature.reduced else 1.0
+        if not scale > 0:
+            raise ValueError(
+                f"temperature.reduced = True: it must be False at step {step + 1}, where tau_c = "
+                f"{scale:.4g}: the latents have no spread to measure a temperature by."
+            )
         self.tau = config.temperature.at(step, config.train.num_steps) * scale
         for group in self.optimizer.param_groups:
             group["lr"] = config.train.lr_at(step)

@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/soak.py`, of which `make test` runs a few rounds."""
