@@ -265,6 +265,8 @@ def two_best(scores: Scores) -> tuple[Float[Tensor, " tokens"], Float[Tensor, " 
     values = [(scores.right.new_empty(0).double(),) * 2]
     for tokens in blocks(len(scores.right), scores.tile_tokens):
         pairs = search(scores, tokens, rank=2)[1]
+        # With one group of codes there is no second-best group, and what pads it is found as well.
+        pairs = Pairs(*(column[pairs.k < len(scores.codebook)] for column in pairs))
         num = len(scores.right[tokens])
         score = scores.exact(pairs.n + tokens.start, pairs.k)
         best, index = first_best(pairs.n, pairs.k, score, num)
