@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -161,7 +162,7 @@ def main() -> int:
             if options.configs:
                 lines += ["", *misconfigure(options, folder, until(0.95))]
         except AssertionError as error:
-            say(f"LOST: {error}")
+            say(f"LOST: {error}\n{traceback.format_exc()}")
             return 1
     text = "\n".join(lines) + "\n"
     say(text)

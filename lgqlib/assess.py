@@ -14,6 +14,7 @@ from lgqlib.bounds import geometry_efficiency, mass_law_perplexity, participatio
 from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
 from lgqlib.evaluate import Evaluation, evaluate, reference_features
 from lgqlib.features import LiteFeatures
+from lgqlib.parameters import require_whole
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
@@ -137,6 +138,7 @@ def assess(
     by default.
     Raises ValueError when the run has no checkpoint.
     """
+    require_whole(train_batches=train_batches)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     config, cache = run.config, Path(cache)
     tokenizer = run.tokenizer(device)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lgqlib import sources
 from lgqlib.config import DataConfig
+from lgqlib.parameters import require_whole
 from lgqlib.store import ImageSet, open_or_build
 
 SPLITS = ("train", "val")
@@ -139,6 +140,7 @@ def evaluation_images(
     From photographs the cells of a centered grid, which do not overlap; from other sets the center
     of every image. Of more than `limit` crops, that many are taken, evenly spread (0 takes all).
     """
+    require_whole(least=0, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)
     rows = image_set.heights // size if image_set.by_area else torch.ones_like(image_set.heights)
     columns = image_set.widths // size if image_set.by_area else torch.ones_like(image_set.widths)

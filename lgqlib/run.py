@@ -48,6 +48,7 @@ from lgqlib.files import (
     sweep,
     write_json,
 )
+from lgqlib.parameters import require_folder
 from lgqlib.tokenizer import Tokenizer
 
 KEPT_CHECKPOINTS = 2
@@ -93,6 +94,7 @@ class Run:
     """
 
     def __init__(self, path: Path | str):
+        require_folder(run=path)
         self.path = Path(path)
         if not (self.path / "config.json").is_file():
             raise ValueError(
@@ -115,6 +117,7 @@ class Run:
     @classmethod
     def create(cls, root: Path | str, config: Config) -> "Run":
         """Make, or find, the folder of `config` under `root`."""
+        require_folder(runs=root)
         path = Path(root) / config.run_name
         if not (path / "config.json").exists():
             write_json(path / "config.json", config.to_dict())
@@ -142,6 +145,7 @@ class Run:
 
         Raises ValueError, with what to do, when there is none.
         """
+        require_folder(runs=root)
         damaged = []
         for folder in reversed(cls._folders(root)):
             try:
@@ -249,7 +253,9 @@ class Run:
             text = json_text(sealed({"step": step, "files": sums, **clean}))
             (temporary / "state.json").write_text(text, encoding="utf-8")
         for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old, ignore_errors=True)
+            # Half removed, by a kill, it must not pass for a checkpoint.
+            left = old.rename(old.with_name(f".{old.name}.tmp"))
+            shutil.rmtree(left, ignore_errors=True)
 
     @property
     def state(self) -> dict:

@@ -106,7 +106,8 @@ class Job:
         if checkpoint is None:
             self._initialize(tokenizer)
         else:
-            tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
+            with self._fitting(checkpoint):
+                tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
         self.tokenizer, self.judge = tokenizer, judge
         self._prepare()
 
@@ -118,7 +119,8 @@ class Job:
         self.last_used = torch.full((codes,), -1, dtype=torch.int64, device=self.device)
         self.snapshot_steps = snapshot_steps(config.train.num_steps, config.train.num_snapshots)
         if checkpoint is not None:
-            self._restore(checkpoint)
+            with self._fitting(checkpoint):
+                self._restore(checkpoint)
         elif 0 in self.snapshot_steps:
             self._snapshot()
         self.clock, self.clock_step = time.perf_counter(), self.step
@@ -381,6 +383,16 @@ class Job:
         if self.accelerator.is_main_process:
             self.run.save_checkpoint(self.step, tensors, tau=self.tau, tau_c=self.tau_c, **state)
         self.accelerator.wait_for_everyone()  # nobody reads the run before it is written
+
+    @contextmanager
+    def _fitting(self, checkpoint: Checkpoint) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, KeyError, ValueError) as error:  # of another shape, or of fewer parts
+            raise ValueError(
+                f"{self.run.path}: the checkpoint of step {checkpoint.step} does not fit its "
+                f"config.json ({error})."
+            ) from None
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         training, state = checkpoint.tensors["training"], checkpoint.state

@@ -13,6 +13,7 @@ MAY_IMPORT: dict[str, str] = {
     "config": "",
     "files": "",
     "locks": "",
+    "parameters": "",
     "decode": "",
     "listing": "",
     "download": "files locks",
@@ -38,7 +39,7 @@ MAY_IMPORT: dict[str, str] = {
     "initialization": "assignment",
     "quantizer": "assignment initialization",
     "sources": "download listing store",
-    "data": "config sources store",
+    "data": "config parameters sources store",
     "losses": "config features",
     "geometry": "bounds metrics neighbors",
     "cells": "bounds geometry neighbors",
@@ -52,11 +53,11 @@ MAY_IMPORT: dict[str, str] = {
     "presets": "config peers",
     "tokenizer": "assignment backbone config peers quantizer scalar theory",
     # layer 4
-    "run": "config files tokenizer",
+    "run": "config files parameters tokenizer",
     "evaluate": "coding data features files metrics tokenizer",
     # layer 5
     "train": "config data evaluate losses run tokenizer",
-    "assess": "bounds data evaluate features run tokenizer",
+    "assess": "bounds data evaluate features parameters run tokenizer",
     "figures": "annealing assignment bounds drift geometry portrait projection theory",
     "widgets": "annealing assess assignment cells config data drift figures files geometry "
     "neighbors portrait projection quantizer run scalar theory tokenizer",
