@@ -29,6 +29,12 @@ BETTER = {n.key: {"higher": 1, "lower": -1}.get(n.better, 0) for n in NUMBERS}
 """The sign of an improvement."""
 LABELS = {n.key: f"{n.label}, {n.unit}" if n.unit else n.label for n in NUMBERS}
 
+TABULATED = (
+    *("at", "a", "b", "metric", "difference", "low", "high"),
+    *("bootstrap low", "bootstrap high", "seeds", "images", "verdict"),
+)
+"""Columns of a table of differences."""
+
 
 @dataclass(frozen=True)
 class Cohort:
@@ -287,7 +293,7 @@ def ablations(
 
 def tabulated(differences: Sequence[Difference]) -> pandas.DataFrame:
     """Write differences as a table, a row each."""
-    return pandas.DataFrame(
+    rows = [
         {
             "at": d.at,
             "a": d.a,
@@ -303,4 +309,5 @@ def tabulated(differences: Sequence[Difference]) -> pandas.DataFrame:
             "verdict": d.verdict,
         }
         for d in differences
-    )
+    ]
+    return pandas.DataFrame(rows, columns=TABULATED)

@@ -1,5 +1,6 @@
 """Every notebook runs: as it stands under nbval, and with other parameters under papermill."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -143,6 +144,26 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
         for o in cell.get("outputs", [])
     )
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
+    folder = tmp_path / "study"
+    for method in ("lgq", "fsq"):
+        run = trained(method)
+        shutil.copytree(run.path, folder / run.name)
+    text = printed(execute("06_compare", tmp_path, study=str(folder), cache=str(cache)))
+    assert "2 of 2 runs finished, 2 cohorts" in text
+    assert "C1: undecided at this scale" in text and "C7: reproduced" in text
+    assert len(json.loads((folder / "claims.json").read_text())["claims"]) == 10
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+def test_a_comparison_of_nothing_says_what_to_do(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="no finished run"):
+        execute("06_compare", tmp_path, runs=str(tmp_path))
 
 
 @pytest.mark.notebook
