@@ -45,13 +45,17 @@ MAY_IMPORT: dict[str, str] = {
     "cells": "bounds geometry neighbors",
     "drift": "neighbors",
     "portrait": "bounds cells geometry neighbors",
+    "clouds": "bounds geometry",
     # layer 2
     "scalar": "assignment initialization quantizer",
     "implicit": "assignment quantizer",
     "peers": "assignment implicit initialization quantizer",
     # layer 3
     "presets": "config peers",
+    "variants": "peers presets",
     "tokenizer": "assignment backbone config peers quantizer scalar theory",
+    "laboratory": "bounds clouds config geometry implicit initialization theory tokenizer variants",
+    "hypotheses": "intervals",
     # layer 4
     "run": "config files parameters tokenizer",
     "evaluate": "coding data features files metrics tokenizer",
@@ -59,7 +63,7 @@ MAY_IMPORT: dict[str, str] = {
     "train": "config data evaluate losses run tokenizer",
     "assess": "bounds data evaluate features parameters run tokenizer",
     "figures": "annealing assignment bounds drift geometry portrait projection theory",
-    "widgets": "annealing assess assignment cells config data drift figures files geometry "
+    "widgets": "annealing assess assignment cells clouds config data drift figures files geometry "
     "neighbors portrait projection quantizer run scalar theory tokenizer",
     # layer 6
     "grid": "config presets tokenizer",
