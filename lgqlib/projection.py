@@ -5,10 +5,11 @@ UMAP is imported when it is first asked for: in a fresh installation it compiles
 """
 
 import hashlib
+import io
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -92,14 +93,15 @@ def project_snapshots(
     method: str = "pca",
     seed: int = 0,
     cache: Path | None = None,
+    report: Callable[[float], None] | None = None,
 ) -> list[Projection]:
     """Project checkpoints of one run into one frame, so that nothing jumps by itself.
 
     Row i of each codebook is the same code, and row i of the latents the same token. PCA uses the
     plane of the last checkpoint's latents for all; UMAP starts each fit at the result before it and
     registers the outcome by a similarity (shift, turn, scale). At most 20000 latents: see
-    `stratified_sample`. Raises ValueError for an unknown method, and for `plane` in other than two
-    channels.
+    `stratified_sample`. `report` is told the share of UMAP's work that is done. Raises ValueError
+    for an unknown method, and for `plane` in other than two channels.
     """
     if not len(codebooks) == len(latents) > 0:
         raise ValueError(
@@ -129,7 +131,7 @@ def project_snapshots(
         for c, z in zip(codebooks, latents, strict=True)
     ]
     results = []
-    for codes_and_latents in _umap_chain(clouds, seed=seed, cache=cache):
+    for codes_and_latents in _umap_chain(clouds, seed, cache, report):
         codes, tokens = np.split(codes_and_latents, [len(codebooks[0])])
         results.append(Projection(codes, tokens, method, basis))
     return results
@@ -175,24 +177,56 @@ def _variance_shares(points: Array) -> np.ndarray:
     return variances / max(variances.sum(), np.finfo(float).tiny)
 
 
-def _umap_chain(clouds: list[np.ndarray], *, seed: int, cache: Path | None) -> list[np.ndarray]:
+def _umap_chain(
+    clouds: list[np.ndarray],
+    seed: int,
+    cache: Path | None,
+    report: Callable[[float], None] | None,
+) -> list[np.ndarray]:
     """Fit each cloud from the result before it; the first from PCA."""
     placed: list[np.ndarray] = []
-    for cloud in tqdm(clouds, desc="UMAP", unit="checkpoint", disable=len(clouds) == 1):
-        previous = placed[-1] if placed else None
-        path = None if cache is None else Path(cache) / f"{_key(cloud, previous, seed)}.npz"
-        if path is not None and path.exists():
-            with np.load(path, allow_pickle=False) as stored:
-                placed.append(stored["points"])
-            continue
-        points = _fit_umap(cloud, previous, seed)
-        placed.append(points if previous is None else register(points, previous))
-        if path is not None:
-            _store(path, placed[-1])
+    bar = tqdm(total=100, desc="UMAP", unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
+
+    def at(share: float) -> None:
+        """Note how much of the fit in hand is done."""
+        done = (len(placed) + share) / len(clouds)
+        bar.update(round(100 * done, 1) - bar.n)
+        if report is not None:
+            report(done)
+
+    with bar:
+        for cloud in clouds:
+            previous = placed[-1] if placed else None
+            path = None if cache is None else Path(cache) / f"{_key(cloud, previous, seed)}.npz"
+            if path is not None and path.exists():
+                with np.load(path, allow_pickle=False) as stored:
+                    placed.append(stored["points"])
+            else:
+                points = _fit_umap(cloud, previous, seed, at)
+                placed.append(points if previous is None else register(points, previous))
+                if path is not None:
+                    _store(path, placed[-1])
+            at(0.0)
     return placed
 
 
-def _fit_umap(cloud: np.ndarray, previous: np.ndarray | None, seed: int) -> np.ndarray:
+class _Epochs(io.StringIO):
+    """Where UMAP writes its own progress, "epoch of epochs": handed on as a share."""
+
+    def __init__(self, at: Callable[[float], None]):
+        super().__init__()
+        self.at = at
+
+    def write(self, text: str) -> int:
+        done, _, total = text.strip().partition(" of ")
+        if done.isdigit() and total.isdigit():
+            self.at(int(done) / int(total))
+        return len(text)
+
+
+def _fit_umap(
+    cloud: np.ndarray, previous: np.ndarray | None, seed: int, at: Callable[[float], None]
+) -> np.ndarray:
     """Return UMAP's plane for a cloud, started from PCA or from a previous plane."""
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
@@ -204,6 +238,12 @@ def _fit_umap(cloud: np.ndarray, previous: np.ndarray | None, seed: int) -> np.n
             init="pca" if previous is None else previous.astype(np.float32),
             random_state=seed,
             n_jobs=1,
+            tqdm_kwds={
+                "disable": False,
+                "file": _Epochs(at),
+                "bar_format": "{n_fmt} of {total_fmt}",
+                "mininterval": 0.3,
+            },
         )
         points = reducer.fit_transform(cloud)
     torch.set_num_threads(threads)  # numba changes the count that OpenMP keeps for both

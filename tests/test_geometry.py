@@ -8,6 +8,7 @@ import torch
 from scipy.spatial import KDTree
 from scipy.stats import norm
 
+from lgqlib import neighbors
 from lgqlib.bounds import (
     gersho_constant,
     mass_law_perplexity,
@@ -156,11 +157,12 @@ def test_hubs_appear_in_many_dimensions():
 
 
 @pytest.mark.parametrize("dim", [2, 8, 9, 40])
-def test_neighbors_equal_brute_force_also_among_twins(dim):
+def test_neighbors_equal_brute_force_also_among_twins(dim, monkeypatch):
+    monkeypatch.setattr(neighbors, "COLUMNS", 128)  # several tiles, the last a part of one
     rng = np.random.default_rng(dim)
     points = rng.standard_normal((400, dim)).astype(np.float32)
     points[:30] = points[30:60]
-    distances, indices = nearest(points, points, 5, exclude=np.arange(400), tile_elements=9999)
+    distances, indices = nearest(points, points, 5, exclude=np.arange(400))
     brute = np.linalg.norm(points[:, None].astype(float) - points, axis=2)
     np.fill_diagonal(brute, np.inf)
     assert distances == pytest.approx(np.sort(brute, 1)[:, :5], abs=1e-5)

@@ -22,8 +22,9 @@ def fake_umap(monkeypatch):
     """Replace the fit by PCA, turned and scaled by what no seed fixes; count the calls."""
     calls = []
 
-    def fit(points, previous, seed):
+    def fit(points, previous, seed, at):
         calls.append(previous)
+        at(0.5)
         turn = np.linalg.qr(np.random.default_rng(len(calls)).standard_normal((2, 2)))[0]
         return (pca_basis(points).project(points) @ turn * len(calls) + 7).astype(np.float32)
 
@@ -80,6 +81,13 @@ def test_the_umap_chain_starts_from_the_checkpoint_before_and_stays_in_its_frame
     assert np.array_equal(fake_umap[2][:40], chain[1].codes)
     for step in chain[1:]:
         assert step.latents == pytest.approx(chain[0].latents, abs=1e-3)
+
+
+def test_umap_tells_how_much_is_done(cloud, fake_umap):
+    codes, latents = cloud
+    told = []
+    project_snapshots([codes] * 2, [latents] * 2, method="umap", report=told.append)
+    assert told == [0.25, 0.5, 0.75, 1.0]
 
 
 def test_the_cache_answers_instead_of_a_fit_until_something_differs(cloud, fake_umap, tmp_path):
