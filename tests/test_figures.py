@@ -3,6 +3,7 @@
 import base64
 import io
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas
@@ -376,6 +377,16 @@ class TestEntropy:
     def test_even_use_has_gini_zero(self):
         fig = information.evenness({"lgq": np.full(8, 5), "fsq": np.array([40, 0, 0, 0])})
         assert "LGQ 0.00; FSQ 0.75" in fig.layout.title.text
+
+    def test_the_spread_counts_the_tokens_that_are_sure(self):
+        entropies = np.array([[0.05, 0.05, 0.5, 1.0], [0.0, 0.0, 0.05, 0.2]])
+        moment = SimpleNamespace(step=3, deciles=tuple(np.arange(1, 10) / 10))
+        fig = information.spread(
+            {"lgq": entropies}, {"lgq": np.array([1.0, 0.1])}, {"lgq": 1}, {"lgq": [moment]}
+        )
+        assert "LGQ 75 %" in fig.layout.title.text
+        assert list(named(fig, "LGQ, 4 tokens").x) == [0.0, 0.0, 0.05, 0.2]
+        assert [t.y[0] for t in fig.data if t.xaxis == "x3"] == [0.9, 0.5]
 
     def test_uncertain_codes_are_named(self):
         indices, doubt = np.array([0, 0, 2, 2]), np.array([0.0, 0.0, 1.0, 1.0])

@@ -19,10 +19,11 @@ from lgqlib.run import Run
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Throttled
 from lgqlib.widgets.entropy import EntropyExplorer
-from lgqlib.widgets.explorer import CodebookExplorer, parse
+from lgqlib.widgets.explorer import CodebookExplorer
 from lgqlib.widgets.live import LiveCurves
 from lgqlib.widgets.plane import PlaneExplorer
 from lgqlib.widgets.runs import open_runs, record
+from lgqlib.widgets.selection import enclosed, parse
 from lgqlib.widgets.softness import Softness, num_looked_at
 from lgqlib.widgets.temperature import TemperatureLaboratory
 from lgqlib.widgets.view import View
@@ -194,7 +195,7 @@ class TestCodebookExplorer:
 
     def test_a_token_lights_up_its_codes(self, explorer, view):
         explorer._token_clicked(None, point(12), None)
-        best, shares = view.shares(int(view.tokens(0)[12]), view.tau)
+        best, shares = view.shares(int(view.tokens(explorer.image)[12]), view.tau)
         assert list(explorer.traces["bars"].x) == [f"k{k}" for k in best]
         assert np.allclose(explorer.traces["bars"].y, shares)
         assert explorer.traces["token"].x[0] == explorer.traces["grid"].x[12]
@@ -244,7 +245,24 @@ class TestCodebookExplorer:
         assert {"Dropdown", "BoundedIntText", "Text", "Button", "SelectionSlider", "Play"} <= kinds
 
     def test_numbers_that_are_none_are_left_out(self, view):
-        assert parse("3, x, 60-99, -2, 7-5", view) == [3, *range(60, view.num_codes)]
+        assert parse("3, x, 60-99, -2, 7-5", view.num_codes) == [3, *range(60, view.num_codes)]
+
+    def test_a_line_encloses_what_lies_inside_drawn_as_a_point_or_not(self):
+        points = np.stack(np.meshgrid(np.arange(5.0), np.arange(5.0)), 2).reshape(-1, 2)
+        lasso = SimpleNamespace(xs=(-0.5, 2.5, -0.5), ys=(-0.5, -0.5, 2.5))
+        assert enclosed(points, lasso).tolist() == [0, 1, 5]
+        box = SimpleNamespace(xrange=(2.5, 0.5), yrange=(3.5, 4.5))
+        assert enclosed(points, box).tolist() == [21, 22]
+
+    def test_a_selection_shows_its_looks_its_places_and_its_trails(self, explorer, codes, view):
+        empty = explorer.looks.value
+        chosen = np.argsort(-np.bincount(view.indices, minlength=view.num_codes))[:3]
+        explorer.select(chosen)
+        assert explorer.looks.value != empty and explorer.gallery.value != empty
+        trails = np.asarray(explorer.traces["trails"].x)
+        assert np.isnan(trails).sum() == 4, "the chosen code and the three selected"
+        assert explorer.image == explorer.image_field.value == codes.image_counts(chosen).argmax()
+        assert len(explorer.traces["hits"].x) == codes.image_counts(chosen).max()
 
 
 class TestSoftness:
@@ -301,7 +319,7 @@ class TestEntropyExplorer:
         explorer = EntropyExplorer(softness)
         explorer.tau.index = 2
         view = softness.view
-        truth = view.soft(0, softness.taus[2]).entropy.reshape(view.grid)
+        truth = view.soft(view.liveliest, softness.taus[2]).entropy.reshape(view.grid)
         assert np.allclose(explorer.traces["map"].z, truth, atol=1e-5)
         assert np.isclose(np.sum(explorer.traces["population"].y), 100, atol=1e-3)
 

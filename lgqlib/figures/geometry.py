@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from lgqlib.bounds import mass_law_perplexity, water_filling
 from lgqlib.drift import Drift
-from lgqlib.figures.style import FAINT, INK, color_of, figure, legend_in, name_of, titled
+from lgqlib.figures.bands import band
+from lgqlib.figures.style import INK, color_of, figure, legend_in, name_of, titled
 from lgqlib.portrait import Portrait
 
 MAX_CELLS = 1500
@@ -79,7 +80,7 @@ def partial_distortion(portraits: Mapping[str, Portrait]) -> go.Figure:
 def bounds(portraits: Mapping[str, Portrait]) -> go.Figure:
     """Hold distortion against the water-filling bound, and perplexity against the mass law."""
     fig = figure(cols=2, titles=("Rate and distortion", "Perplexity"), height=440)
-    legend, right = legend_in(fig, 1, 1), legend_in(fig, 1, 2)
+    legend, right = legend_in(fig, 1, 1, x=0.01, y=0.02), legend_in(fig, 1, 2)
     for key, p in portraits.items():
         color, total = run_color(key), p.latents.total
         rate = p.occupancy.entropy_corrected
@@ -231,32 +232,24 @@ def drifts(histories: Mapping[str, Drift]) -> go.Figure:
     titles = ("Displacement of a code", "Births and deaths", "Tokens that changed code")
     fig = figure(cols=3, titles=titles, height=380, horizontal_spacing=0.09)
     for key, d in histories.items():
-        color, steps = run_color(key), d.steps[1:]
-        low, middle, high = np.quantile(d.displacement, [0.1, 0.5, 0.9], axis=1)
-        band = {
-            "x": np.concatenate([steps, steps[::-1]]),
-            "y": np.concatenate([high, low[::-1]]),
-            "fill": "toself",
-            "fillcolor": FAINT,
-            "mode": "lines",
-            "line": {"width": 0},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-        fig.add_scatter(**band, row=1, col=1)
-        for col, y, name, dash in (
-            (1, middle, label_of(key), "solid"),
-            (2, d.births, "births", "solid"),
-            (2, d.deaths, "deaths", "dot"),
-            (3, 100 * d.churn, "churn", "solid"),
+        color, steps, label = run_color(key), d.steps[1:], label_of(key)
+        legend = legend_in(fig, 1, 1, x=0.01)
+        moved = np.quantile(d.displacement, [0.1, 0.5, 0.9], axis=1)
+        line = {"mode": "lines+markers", "name": label, "legend": legend}
+        band(fig, steps, moved, color, row=1, col=1, **line)
+        # Before the first step nothing was counted: its births would be all codes in use.
+        for col, x, y, name, dash in (
+            (2, steps[1:], d.births[1:], f"{label}, born", "solid"),
+            (2, steps[1:], d.deaths[1:], f"{label}, died", "dot"),
+            (3, steps, 100 * d.churn, f"{label}, churn", "solid"),
         ):
             fig.add_scatter(
-                x=steps,
+                x=x,
                 y=y,
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
                 name=name,
-                legend=legend_in(fig, 1, col),
+                legend=legend_in(fig, 1, 2),
                 showlegend=col < 3,
                 row=1,
                 col=col,

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
+from lgqlib.figures.bands import band
 from lgqlib.figures.geometry import label_of, run_color
 from lgqlib.figures.style import BLUE, COLORS, GREEN, INK, ORANGE, RED, figure, legend_in, titled
 from lgqlib.geometry import lorenz, occupancy
@@ -52,7 +53,6 @@ def entropy_history(
 ) -> go.Figure:
     """Draw both entropies and their difference over the steps of training."""
     fig = figure(cols=2, titles=("Entropies of the probe", "Temperature of the step"), height=400)
-    legend = legend_in(fig, 1, 1, y=0.5)
     for key, moments in histories.items():
         steps, color = [m.step + 1 for m in moments], run_color(key)
         for values, name, dash in (
@@ -66,7 +66,6 @@ def entropy_history(
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
                 name=f"{label_of(key)}: {name}",
-                legend=legend,
                 row=1,
                 col=1,
             )
@@ -76,7 +75,7 @@ def entropy_history(
             mode="lines+markers",
             line={"color": color},
             name=label_of(key),
-            legend=legend_in(fig, 1, 2),
+            showlegend=False,
             row=1,
             col=2,
         )
@@ -95,6 +94,54 @@ def entropy_history(
         "Mutual information of token and code: " + "; ".join(parts),
         "Thin dotted line: log2 K. As τ falls doubt goes, and what a code tells comes to equal the "
         "entropy of its use.",
+    )
+
+
+def spread(
+    populations: Mapping[str, Float[np.ndarray, "T n"]],
+    taus: Mapping[str, Float[np.ndarray, " T"]],
+    starts: Mapping[str, int],
+    histories: Mapping[str, Sequence],
+) -> go.Figure:
+    """Draw how a token's entropy is distributed: at the run's temperature, over all, over training.
+
+    `populations`: entropies of tokens at each of `taus`, which are in units of tau_c; `starts`: the
+    run's own place among them.
+    """
+    titles = ("At the run's temperature", "Over temperature", "Over training")
+    fig = figure(cols=3, titles=titles, height=420, horizontal_spacing=0.08)
+    parts, legend = [], legend_in(fig, 1, 1, y=0.05)
+    for key, entropies in populations.items():
+        color, own = run_color(key), np.sort(entropies[starts[key]])
+        fig.add_scatter(
+            x=own,
+            y=100 * np.arange(1, len(own) + 1) / len(own),
+            mode="lines",
+            line={"color": color},
+            name=f"{label_of(key)}, {len(own)} tokens",
+            legend=legend,
+            row=1,
+            col=1,
+        )
+        around = np.quantile(entropies, [0.1, 0.5, 0.9], axis=1)
+        band(fig, taus[key], around, color, showlegend=False, row=1, col=2)
+        moments = histories.get(key, ())
+        if len(moments):
+            of_step = np.array([m.deciles for m in moments])[:, [0, 4, 8]].T
+            steps = [m.step + 1 for m in moments]
+            band(fig, steps, of_step, color, showlegend=False, row=1, col=3)
+        parts.append(f"{label_of(key)} {100 * (own < 0.1).mean():.0f} %")
+    fig.update_xaxes(title_text="entropy of a token, nats", rangemode="tozero", row=1, col=1)
+    fig.update_yaxes(title_text="tokens below it, %", range=[0, 102], row=1, col=1)
+    fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log", row=1, col=2)
+    fig.update_xaxes(title_text="training step + 1", type="log", row=1, col=3)
+    for col in (2, 3):
+        fig.update_yaxes(title_text="nats", rangemode="tozero", row=1, col=col)
+    return titled(
+        fig,
+        f"Tokens that are sure (below 0.1 nats) at the run's temperature: {'; '.join(parts)}",
+        "Line: the median token; band: from the surest tenth to the least sure. A wide band is a "
+        "temperature, or a step, at which some tokens have decided and others have not.",
     )
 
 

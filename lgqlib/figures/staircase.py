@@ -46,7 +46,7 @@ def staircase(annealing: Annealing) -> go.Figure:
     )
     fig.update_xaxes(title_text="2 λ<sub>max</sub> of the cell's covariance", type="log", col=2)
     fig.update_yaxes(title_text="temperature of the split", type="log", col=2)
-    off = 100 * (annealing.observed / annealing.predicted - 1)
+    off = round(100 * (annealing.observed / annealing.predicted - 1), 1) + 0.0  # never "-0.0"
     return titled(
         fig,
         f"First split at τ = {annealing.observed:.3f}; 2 λmax(Cov z) foretells "

@@ -20,7 +20,7 @@ def strips(
     pictures = [sheet(row, cols=cols, tile=44, gap=3) for row in rows]
     width = max(p.shape[1] for p in pictures)
     padded = [np.pad(p, ((0, 0), (0, width - p.shape[1]), (0, 0))) for p in pictures]
-    fig = figure(height=30 * len(rows) + 190)
+    fig = figure(height=44 * len(rows) + 130)
     fig.add_image(source=data_uri(np.concatenate(padded)), hoverinfo="skip")
     step = padded[0].shape[0]
     fig.update_yaxes(

@@ -1,6 +1,7 @@
 """What there is to know about each code of a run, without any widget."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class Codes:
         busiest = np.argsort(-view.counts, kind="stable")
         self.moving = np.sort(busiest[:MAX_MOVING])
 
-    @property
+    @cached_property
     def history(self) -> Drift | None:
         """How the codebook moved over the snapshots; None with fewer than two."""
         if len(self.snapshots) < 2:
@@ -138,6 +139,20 @@ class Codes:
         frame.attrs["images"] = np.argsort(-counts, kind="stable")[:8].tolist()
         return frame.set_index("code")
 
+    def looks(self, codes: Int[np.ndarray, " n"], *, limit: int = 24) -> UInt8[np.ndarray, "..."]:
+        """Picture what some codes look like: the decoder's patches, the most used codes first."""
+        busiest = codes[np.argsort(-self.view.counts[codes], kind="stable")][:limit]
+        return sheet(list(self.view.code_patches(busiest)), cols=12, gap=2)
+
+    def places_of(
+        self, codes: Int[np.ndarray, " n"], *, limit: int = 8
+    ) -> UInt8[np.ndarray, "..."]:
+        """Picture where some codes occur: the images that have most of them, all else dim."""
+        view, images = self.view, np.argsort(-self.image_counts(codes), kind="stable")[:limit]
+        hits = [np.flatnonzero(np.isin(view.indices[view.tokens(i)], codes)) for i in images]
+        tiles = [view.marked(i, at) for i, at in zip(images, hits, strict=True)]
+        return sheet(tiles, cols=8, tile=96, gap=3)
+
     def image_counts(self, codes: Int[np.ndarray, " n"]) -> Int[np.ndarray, " M"]:
         """Count, for each image, its tokens that have one of these codes."""
         hit = np.isin(self.view.indices, codes)
@@ -157,7 +172,7 @@ class Codes:
 
     def trails(
         self, codes: Sequence[int] | Int[np.ndarray, " n"], index: int
-    ) -> Float[np.ndarray, "n 2"]:
+    ) -> Float[np.ndarray, "m 2"]:
         """Give the paths of codes up to a snapshot as one broken line, NaN between two codes."""
         steps = self.frames[: index + 1]
         if not steps or not len(codes):

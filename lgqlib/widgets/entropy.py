@@ -14,13 +14,14 @@ class EntropyExplorer(Explorer):
 
     Args:
         softness: the tokens' entropies over temperature; computed once, when the explorer opens.
-        image: to start with.
+        image: to start with; None is the one with the most contrast.
     """
 
     name = "Entropy explorer"
 
-    def __init__(self, softness: Softness, *, image: int = 0):
+    def __init__(self, softness: Softness, *, image: int | None = None):
         self.softness, self.view = softness, softness.view
+        image = self.view.liveliest if image is None else image
         view, start = self.view, softness.start
         entropy = view.soft(image, softness.taus[start]).entropy.reshape(view.grid)
         super().__init__(entropy_view(view.pixels(image), entropy, softness.entropies[start]))

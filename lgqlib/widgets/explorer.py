@@ -8,12 +8,15 @@ import ipywidgets
 import numpy as np
 
 from lgqlib.figures.codebook import clickable, codebook_map
-from lgqlib.figures.pixels import data_uri, png_bytes, sheet
+from lgqlib.figures.pixels import data_uri, png_bytes
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Explorer, Throttled, dropdown, picture, play, slider, whole
+from lgqlib.widgets.selection import enclosed, parse
 
 MAX_SELECTED = 500
 """Selected codes that are marked on the map."""
+MAX_TRAILS = 40
+"""Selected codes whose way through training is drawn."""
 
 
 class CodebookExplorer(Explorer):
@@ -40,18 +43,18 @@ class CodebookExplorer(Explorer):
                 codes.map,
                 first,
                 view.counts,
-                image=view.pixels(0),
+                image=view.pixels(view.liveliest),
                 grid=view.grid,
                 drawn=self.drawn,
             )
         )
         self.code = int(view.counts.argmax())
         self.selection: np.ndarray = np.zeros(0, dtype=np.int64)
-        self.image, self.place, self.step = 0, 0, len(codes.frames) - 1
+        self.image, self.place, self.step = view.liveliest, 0, len(codes.frames) - 1
         self._controls()
         self._listen()
         self.choose(self.code)
-        self.look_at(0, 0)
+        self.select([])
 
     # What follows a change ------------------------------------------------------------------------
 
@@ -59,12 +62,11 @@ class CodebookExplorer(Explorer):
         """Make a code the chosen one: its place, its neighbors, its evidence, its trail."""
         self.code = int(code)
         xy, near = self.codes.map.codes, self.codes.neighbors(self.code)
-        trail = self.codes.trails([self.code], self.step)
         self.show(
             self.finding(),
             chosen=_at(xy[[self.code]]),
             neighbors=_at(xy[near]),
-            trails=_at(trail),
+            trails=self._trails(),
         )
         self.evidence.value = png_bytes(self.codes.evidence(self.code))
         self.about.value = self._about(near)
@@ -102,17 +104,29 @@ class CodebookExplorer(Explorer):
         self.selection = np.unique(np.asarray(codes, dtype=np.int64))
         xy, marked = self.codes.map.codes, self.selection[:MAX_SELECTED]
         images = np.argsort(-self.codes.image_counts(self.selection), kind="stable")[:8]
-        self.show(self.finding(), selected=_at(xy[marked]))
-        tiles = [self.view.pixels(i) for i in images] if len(self.selection) else []
-        self.gallery.value = png_bytes(sheet(tiles, cols=8, tile=96, gap=3))
+        self.show(self.finding(), selected=_at(xy[marked]), trails=self._trails())
+        chosen = self.selection
+        nothing = png_bytes(np.zeros((1, 1, 4), np.uint8))
+        self.looks.value = png_bytes(self.codes.looks(chosen)) if len(chosen) else nothing
+        self.gallery.value = png_bytes(self.codes.places_of(chosen)) if len(chosen) else nothing
         tokens = int(np.isin(self.view.indices, self.selection).sum())
         self.selected.value = (
-            f"{len(self.selection)} codes selected, {tokens} of {len(self.view.indices)} tokens; "
-            "images that use them most:"
+            f"{len(self.selection)} codes selected, {tokens} of {len(self.view.indices)} tokens. "
+            "What they look like, most used first; below, the images that use them most, theirs "
+            "bright:"
             if len(self.selection)
             else "Nothing selected: lasso codes on the map, or write their numbers."
         )
-        self.look_at(int(images[0]) if len(self.selection) else self.image, self.place)
+        where = int(images[0]) if len(self.selection) else self.image
+        if self.image_field.value == where:
+            self.look_at(where, self.place)
+        else:
+            self.image_field.value = where
+
+    def _trails(self) -> dict[str, np.ndarray]:
+        """Give the ways of the chosen code and of the selected ones, up to the step."""
+        codes = np.append(self.selection[:MAX_TRAILS], self.code)
+        return _at(self.codes.trails(codes, self.step))
 
     def scrub(self, step: int) -> None:
         """Show where codes were at a snapshot, and the chosen code's way there."""
@@ -120,7 +134,7 @@ class CodebookExplorer(Explorer):
         self.show(
             self.finding(),
             moved=_at(self.codes.places(self.step)),
-            trails=_at(self.codes.trails([self.code], self.step)),
+            trails=self._trails(),
         )
         self.happened.value = self._happened()
 
@@ -144,13 +158,17 @@ class CodebookExplorer(Explorer):
         view = self.view
         self.color = dropdown("Color by", list(self.codes.quantities))
         self.code_field = whole("Code", view.num_codes - 1, value=self.code)
-        self.image_field = whole("Image", len(view.images) - 1)
+        self.image_field = whole("Image", len(view.images) - 1, value=self.image)
         self.token_field = whole("Token", view.num_tokens - 1)
         self.numbers_field = ipywidgets.Text(
-            placeholder="3, 17-20", description="Select", layout={"width": "220px"}
+            placeholder="3, 17-20",
+            description="Select codes",
+            continuous_update=False,
+            style={"description_width": "initial"},
+            layout={"width": "260px"},
         )
         self.export_button = ipywidgets.Button(description="Export selection (CSV)")
-        self.evidence, self.gallery = picture(), picture()
+        self.evidence, self.looks, self.gallery = picture(), picture(), picture()
         self.about, self.selected = ipywidgets.HTML(), ipywidgets.HTML()
         self.happened = ipywidgets.HTML()
         rows = [
@@ -163,7 +181,7 @@ class CodebookExplorer(Explorer):
             self.scrubber = slider("Training step", steps, index=len(steps) - 1)
             self.scrubber.observe(Throttled(lambda c: self.scrub(self.scrubber.value)), "value")
             rows.append([play(self.scrubber, milliseconds=600), self.scrubber, self.happened])
-        self.lay_out(*rows, self.about, self.evidence, self.selected, self.gallery)
+        self.lay_out(*rows, self.about, self.evidence, self.selected, self.looks, self.gallery)
 
     def _listen(self) -> None:
         self.color.observe(lambda c: self.color_by(self.color.value), "value")
@@ -171,7 +189,9 @@ class CodebookExplorer(Explorer):
         look = Throttled(lambda c: self.look_at(self.image_field.value, self.token_field.value))
         self.image_field.observe(look, "value")
         self.token_field.observe(look, "value")
-        self.numbers_field.observe(lambda c: self.select(parse(c["new"], self.view)), "value")
+        self.numbers_field.observe(
+            lambda c: self.select(parse(c["new"], self.view.num_codes)), "value"
+        )
         self.export_button.on_click(lambda button: self.export())
         self.traces["codes"].on_hover(Throttled(self._pointed))
         self.traces["codes"].on_click(self._pointed)
@@ -183,8 +203,14 @@ class CodebookExplorer(Explorer):
             self.choose(int(self.drawn[points.point_inds[0]]))
 
     def _lassoed(self, trace: Any, points: Any, selector: Any) -> None:
-        if points.point_inds:
-            self.select(self.drawn[points.point_inds])
+        # Among many codes only some are points, but a line is drawn around all that lie there.
+        found = (
+            self.drawn[points.point_inds]
+            if selector is None
+            else enclosed(self.codes.map.codes, selector)
+        )
+        if len(found):
+            self.select(found)
             # The lasso itself goes away: while it stays, a browser ignores changes of the trace.
             self.figure.plotly_relayout({"selections": []})
 
@@ -215,16 +241,6 @@ class CodebookExplorer(Explorer):
             f"since step {history.steps[i]}: {history.births[i]} born, {history.deaths[i]} died, "
             f"{100 * history.churn[i]:.0f} % of the probe's tokens changed code"
         )
-
-
-def parse(text: str, view: Any) -> list[int]:
-    """Read code numbers, `3, 17-20`, leaving out what is none or not below K."""
-    found: set[int] = set()
-    for part in text.replace(",", " ").split():
-        low, _, high = part.partition("-")
-        if low.isdigit() and (high or low).isdigit():
-            found |= set(range(int(low), min(int(high or low), view.num_codes - 1) + 1))
-    return sorted(found)
 
 
 def _at(xy: np.ndarray) -> dict[str, np.ndarray]:

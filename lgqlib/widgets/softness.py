@@ -32,6 +32,8 @@ class Moment:
     """Mean entropy of a token's assignment, E H(p)."""
     usage: float
     """Entropy of the mean assignment, H(u)."""
+    deciles: tuple[float, ...]
+    """The nine deciles of a token's entropy over the probe."""
 
     @property
     def information(self) -> float:
@@ -110,10 +112,13 @@ class Softness:
             tau = s.tau if self.view.has_temperature else self._lens(some)
             if not math.isfinite(tau):
                 continue  # before the first step there is no temperature yet
-            curve = free_energy_curve(some, s.codebook, [tau], energy=self.view.energy)
-            moments.append(
-                Moment(s.step, tau, float(curve.entropy[0]), float(curve.usage_entropy[0]))
+            found = soft_assign(
+                torch.from_numpy(some), torch.from_numpy(s.codebook), tau, energy=self.view.energy
             )
+            token, usage = found.entropy.clamp(min=0).numpy(), found.usage
+            deciles = tuple(np.quantile(token, np.arange(1, 10) / 10).tolist())
+            of_use = -float(torch.xlogy(usage, usage).sum())
+            moments.append(Moment(s.step, tau, float(token.mean()), of_use, deciles))
         return moments
 
     def _lens(self, latents: Float[np.ndarray, "n D"]) -> float:

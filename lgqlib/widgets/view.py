@@ -160,6 +160,11 @@ class View:
         """Give a held-out image."""
         return self.images[image].permute(1, 2, 0).numpy()
 
+    @cached_property
+    def liveliest(self) -> int:
+        """Number of the image with the most contrast: the first to look at."""
+        return int(self.images.float().std((1, 2, 3)).argmax())
+
     def tokens(self, image: Index) -> Int[np.ndarray, " T"]:
         """Give the numbers of an image's tokens."""
         return image * self.num_tokens + np.arange(self.num_tokens)
@@ -225,6 +230,15 @@ class View:
         row, col = divmod(place, self.grid[1])
         cut = self.images[image, :, row * side : (row + 1) * side, col * side : (col + 1) * side]
         return cut.permute(1, 2, 0).numpy()
+
+    def marked(self, image: Index, tokens: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "S S 3"]:
+        """Give an image with some of its tokens, numbered from 0, as they are and the rest dim."""
+        pixels, (rows, cols) = self.pixels(image), self.grid
+        weight = np.full(rows * cols, 0.25)
+        weight[tokens] = 1
+        side = pixels.shape[0] // rows
+        weight = np.kron(weight.reshape(rows, cols), np.ones((side, side)))
+        return (pixels * weight[:, :, None]).astype(np.uint8)
 
     @torch.no_grad()
     def code_patches(self, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n P P 3"]:
