@@ -1,5 +1,6 @@
 """Named image sets -> one store of bytes -> batches: what the model trains and is evaluated on."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def evaluation_images(
     From photographs the cells of a centered grid, which do not overlap; from other sets the center
     of every image. Of more than `limit` crops, that many are taken, evenly spread (0 takes all).
     """
-    require_whole(least=0, **{"limit (num_images)": limit})
+    require_whole(least=0, most=sys.maxsize, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)
     rows = image_set.heights // size if image_set.by_area else torch.ones_like(image_set.heights)
     columns = image_set.widths // size if image_set.by_area else torch.ones_like(image_set.widths)
