@@ -7,6 +7,7 @@ import nbformat
 import pandas
 import pytest
 
+from lgqlib.figures.style import figure
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.report import build_report, comparison_note, comparison_text, to_html
@@ -226,3 +227,37 @@ def test_only_newer_notebooks_are_converted(tmp_path):
     notebook(source, nbformat.v4.new_markdown_cell("second"))
     build_report(tmp_path)
     assert "second" in page.read_text()
+
+
+def test_hostile_names_of_studies_and_folders_are_shown_as_text(tmp_path):
+    study = tmp_path / "<img src=x onerror=alert(1)>&'\""
+    run = finished(study, more='data.name=imagefolder data.root="<script>alert(1)<script>"')
+    finished(study, seed=1, more="data.name=imagefolder data.root=plain")
+    said = nbformat.v4.new_output("stream", text=HOSTILE)
+    cell = nbformat.v4.new_code_cell("print(names)")
+    cell.outputs = [said]
+    notebook(run.notebooks / "<b>01_train.ipynb", cell)
+    page = build_report(study)
+    read = _Loads(page.read_text())
+    assert not {"img", "script", "b"} & set(read.tags)
+    assert study.name in read.text and "<script>alert(1)<script>" in read.text
+    (converted,) = [link for link in read.links if link.endswith(".html")]
+    assert (page.parent / converted).is_file()
+
+    shown = _Loads((page.parent / converted).read_text())
+    plain = tmp_path / "plain.ipynb"
+    empty = nbformat.v4.new_code_cell("print(names)")
+    empty.outputs = [nbformat.v4.new_output("stream", text="names")]
+    notebook(plain, empty)
+    expected = _Loads(to_html(plain))
+    assert shown.tags.count("script") == expected.tags.count("script")
+    assert "img" not in shown.tags and HOSTILE in shown.text
+
+
+def test_hostile_text_in_a_figure_is_data_and_never_markup():
+    fig = figure(titles=[HOSTILE])
+    fig.add_scatter(x=[0], y=[0], text=[HOSTILE], name=HOSTILE, hovertemplate=HOSTILE)
+    for text in (fig.to_html(include_plotlyjs=False, full_html=False), fig.to_json()):
+        assert "<script>alert" not in text, "a script in a script would end it"
+    read = _Loads(fig.to_html(include_plotlyjs=False, full_html=False))
+    assert read.tags.count("script") == 1
