@@ -1,11 +1,14 @@
 """Studies: what a file may say; runs are executed, skipped, recorded, stopped and resumed."""
 
+import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -229,6 +232,25 @@ def test_a_dead_kernel_is_a_failure_within_seconds(tmp_path):
     assert outcome.status == "failed" and "DeadKernelError" in outcome.failure["error"]
     assert time.monotonic() - started < 60
     assert output.exists() and not was_executed(output)
+
+
+def test_notebooks_that_run_at_once_do_not_disturb_each_other(tmp_path):
+    """One of them dies in the middle; all work in the same folder, each in its own kernel."""
+    pause = "import os, time\ntime.sleep(1)\nos.getpid()"
+    end = "if x == 1:\n    os.kill(os.getpid(), 9)\nprint('x is', x)"
+    source = write_notebook(tmp_path / "a.ipynb", "x = 0  # a number", pause, end)
+    outputs = [tmp_path / f"out-{x}" / "a.ipynb" for x in range(3)]
+    jobs = [[Job(str(source), str(path), {"x": x})] for x, path in enumerate(outputs)]
+    execute_one = functools.partial(execute_all, cell_limit=60.0, environment={})
+    started = time.monotonic()
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        outcomes = list(pool.map(execute_one, jobs))
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"], outcomes
+    assert "DeadKernelError" in outcomes[1].failure["error"]
+    assert time.monotonic() - started < 120
+    assert [was_executed(path) for path in outputs] == [True, False, True]
+    for x in (0, 2):
+        assert f"x is {x}" in outputs[x].read_text()
 
 
 def test_a_cell_that_hangs_is_a_failure_at_its_limit(tmp_path):
