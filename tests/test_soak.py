@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("soak")
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@settings(max_examples=20, deadline=None, derandomize=True, database=None)
 @given(method=st.sampled_from(METHODS), pairs=st.lists(values, min_size=1, max_size=4))
 def test_a_config_is_refused_by_a_field_s_name_or_trains_two_steps(folder, method, pairs):
     attempt(method, dict(pairs), root=folder, cache=folder / "cache")

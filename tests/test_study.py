@@ -239,18 +239,17 @@ def test_notebooks_that_run_at_once_do_not_disturb_each_other(tmp_path):
     pause = "import os, time\ntime.sleep(1)\nos.getpid()"
     end = "if x == 1:\n    os.kill(os.getpid(), 9)\nprint('x is', x)"
     source = write_notebook(tmp_path / "a.ipynb", "x = 0  # a number", pause, end)
-    outputs = [tmp_path / f"out-{x}" / "a.ipynb" for x in range(3)]
+    outputs = [tmp_path / f"out-{x}" / "a.ipynb" for x in range(2)]
     jobs = [[Job(str(source), str(path), {"x": x})] for x, path in enumerate(outputs)]
     execute_one = functools.partial(execute_all, cell_limit=60.0, environment={})
     started = time.monotonic()
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         outcomes = list(pool.map(execute_one, jobs))
-    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"], outcomes
+    assert [outcome.status for outcome in outcomes] == ["done", "failed"], outcomes
     assert "DeadKernelError" in outcomes[1].failure["error"]
     assert time.monotonic() - started < 120
-    assert [was_executed(path) for path in outputs] == [True, False, True]
-    for x in (0, 2):
-        assert f"x is {x}" in outputs[x].read_text()
+    assert [was_executed(path) for path in outputs] == [True, False]
+    assert "x is 0" in outputs[0].read_text()
 
 
 def test_a_cell_that_hangs_is_a_failure_at_its_limit(tmp_path):
