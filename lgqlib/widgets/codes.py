@@ -120,9 +120,9 @@ class Codes:
     def evidence(self, code: int) -> UInt8[np.ndarray, "H W 4"]:
         """Picture a code: the decoder's patch and its neighbors' on top, real patches below."""
         view = self.view
-        decoded = view.code_patches(np.concatenate([[code], self.neighbors(code, count=11)]))
-        real = [view.patch(t) for t in self.tokens_of(code, limit=24)]
-        return sheet([*decoded, *([decoded[0] * 0] * (12 - len(decoded))), *real], cols=12, gap=2)
+        decoded = view.code_patches(np.concatenate([[code], self.neighbors(code)]))
+        real = [view.patch(t) for t in self.tokens_of(code, limit=2 * len(decoded))]
+        return sheet([*decoded, *real], cols=len(decoded), gap=2)
 
     def numbers(self, code: int) -> dict[str, float]:
         """Give a code's value of every quantity."""

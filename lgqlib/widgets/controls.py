@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets
 import plotly.graph_objects as go
 
-from lgqlib.figures.pixels import enlarge, png_bytes
+from lgqlib.figures.pixels import png_bytes
 
 
 class Throttled:
@@ -132,9 +132,14 @@ def whole(label: str, top: int, *, value: int = 0) -> ipywidgets.BoundedIntText:
     )
 
 
-def picture(pixels: Any = None, *, side: int = 192) -> ipywidgets.Image:
-    """Make a place for a picture."""
-    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    if pixels is not None:
-        image.value = png_bytes(enlarge(pixels, side))
-    return image
+def picture() -> ipywidgets.Image:
+    """Make a place for a picture, which takes no room until there is one."""
+    # A box would stretch a small picture over the whole width.
+    layout = {"max_width": "100%", "align_self": "flex-start", "display": "none"}
+    return ipywidgets.Image(format="png", layout=layout)
+
+
+def fill(image: ipywidgets.Image, pixels: Any) -> None:
+    """Put pixels into a place for a picture; None leaves it empty."""
+    image.layout.display = "none" if pixels is None else None
+    image.value = b"" if pixels is None else png_bytes(pixels)

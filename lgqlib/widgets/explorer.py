@@ -8,9 +8,18 @@ import ipywidgets
 import numpy as np
 
 from lgqlib.figures.codebook import clickable, codebook_map
-from lgqlib.figures.pixels import data_uri, png_bytes
+from lgqlib.figures.pixels import data_uri
 from lgqlib.widgets.codes import Codes
-from lgqlib.widgets.controls import Explorer, Throttled, dropdown, picture, play, slider, whole
+from lgqlib.widgets.controls import (
+    Explorer,
+    Throttled,
+    dropdown,
+    fill,
+    picture,
+    play,
+    slider,
+    whole,
+)
 from lgqlib.widgets.selection import enclosed, parse
 
 MAX_SELECTED = 500
@@ -68,7 +77,7 @@ class CodebookExplorer(Explorer):
             neighbors=_at(xy[near]),
             trails=self._trails(),
         )
-        self.evidence.value = png_bytes(self.codes.evidence(self.code))
+        fill(self.evidence, self.codes.evidence(self.code))
         self.about.value = self._about(near)
         if self.code_field.value != self.code:
             self.code_field.value = self.code
@@ -106,9 +115,8 @@ class CodebookExplorer(Explorer):
         images = np.argsort(-self.codes.image_counts(self.selection), kind="stable")[:8]
         self.show(self.finding(), selected=_at(xy[marked]), trails=self._trails())
         chosen = self.selection
-        nothing = png_bytes(np.zeros((1, 1, 4), np.uint8))
-        self.looks.value = png_bytes(self.codes.looks(chosen)) if len(chosen) else nothing
-        self.gallery.value = png_bytes(self.codes.places_of(chosen)) if len(chosen) else nothing
+        fill(self.looks, self.codes.looks(chosen) if len(chosen) else None)
+        fill(self.gallery, self.codes.places_of(chosen) if len(chosen) else None)
         tokens = int(np.isin(self.view.indices, self.selection).sum())
         self.selected.value = (
             f"{len(self.selection)} codes selected, {tokens} of {len(self.view.indices)} tokens. "
@@ -167,7 +175,9 @@ class CodebookExplorer(Explorer):
             style={"description_width": "initial"},
             layout={"width": "260px"},
         )
-        self.export_button = ipywidgets.Button(description="Export selection (CSV)")
+        self.export_button = ipywidgets.Button(
+            description="Export selection (CSV)", layout={"width": "auto"}
+        )
         self.evidence, self.looks, self.gallery = picture(), picture(), picture()
         self.about, self.selected = ipywidgets.HTML(), ipywidgets.HTML()
         self.happened = ipywidgets.HTML()
@@ -221,8 +231,9 @@ class CodebookExplorer(Explorer):
     # Text -----------------------------------------------------------------------------------------
 
     def _about(self, near: np.ndarray) -> str:
+        style = "padding-right:1.5em; vertical-align:bottom"
         rows = "".join(
-            f"<td style='padding-right:1.5em'>{html.escape(name)}<br><b>{_number(value)}</b></td>"
+            f"<td style='{style}'>{html.escape(name)}<br><b>{_number(value)}</b></td>"
             for name, value in self.codes.numbers(self.code).items()
         )
         return (
