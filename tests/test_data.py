@@ -125,7 +125,8 @@ def test_without_flips_the_same_crops_are_straight():
 
 def test_batches_refuse_what_cannot_be():
     images = image_set(*SIZES, by_area=True)
-    with pytest.raises(ValueError, match="data.size = 9: a crop of it exceeds 2, whose short side is 8"):
+    exceeds = "data.size = 9: a crop of it exceeds 2, whose short side is 8"
+    with pytest.raises(ValueError, match=exceeds):
         batches(images, size=9)
     with pytest.raises(ValueError, match="a batch of 16 does not divide by 3 ranks"):
         batches(images, world_size=3)
