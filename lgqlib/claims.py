@@ -23,6 +23,7 @@ from lgqlib.comparison import (
     at_equal_rate,
     difference,
     find,
+    paired,
 )
 from lgqlib.files import write_json
 from lgqlib.theory import energies
@@ -182,7 +183,7 @@ def _lower_rate(found: Sequence[Cohort]) -> list[Claim]:
 
 
 def _no_collapse(found: Sequence[Cohort]) -> Claim:
-    """Perplexity, the number of evenly used codes, must grow with K, and be above VQ's."""
+    """Perplexity, the number of evenly used codes, must grow with K, and faster than VQ's does."""
     text = "no collapse as K grows, unlike VQ"
     sizes = sorted(_sizes(found, "lgq", "vq"))
     if len(sizes) < 2:
@@ -192,7 +193,8 @@ def _no_collapse(found: Sequence[Cohort]) -> Claim:
         m: difference(large, small, "perplexity", log=True) for m, (small, large) in ends.items()
     }
     above = difference(ends["lgq"][1], ends["vq"][1], "perplexity", log=True)
-    verdict = all_of([judged(growth["lgq"], 1), judged(above, 1)])
+    faster = _faster(ends)
+    verdict = all_of([judged(growth["lgq"], 1), judged(faster, 1), judged(above, 1)])
     told = []
     for method, d in growth.items():
         i = d.interval
@@ -202,12 +204,31 @@ def _no_collapse(found: Sequence[Cohort]) -> Claim:
             f"{math.exp(i.high):.2f}] from K = {sizes[0]:,} to {sizes[-1]:,}, where "
             f"{share:.0%} are active"
         )
+    if faster is not None:
+        i = faster.interval
+        told.append(
+            f"lgq's growth over vq's {math.exp(i.mean):.2f} [{math.exp(i.low):.2f}, "
+            f"{math.exp(i.high):.2f}]"
+        )
     i = above.interval
     told.append(
         f"there {math.exp(i.mean):.2f} [{math.exp(i.low):.2f}, {math.exp(i.high):.2f}] times vq's"
         f" ({i.num_seeds} seeds)"
     )
     return Claim("C4", text, verdict, "; ".join(told))
+
+
+def _faster(ends: dict[str, list[Cohort]]) -> Difference | None:
+    """Give how much more the logarithm of LGQ's perplexity grows than VQ's, paired by seed."""
+    seeds = sorted(set.intersection(*(set(c.seeds) for pair in ends.values() for c in pair)))
+    if not seeds:
+        return None
+    logs = {
+        m: [np.log(c.values("perplexity", seeds, per_image=False)[:, 0]) for c in pair]
+        for m, pair in ends.items()
+    }
+    rows = {m: large - small for m, (small, large) in logs.items()}
+    return paired("lgq", "vq", "perplexity", "growth", rows["lgq"], rows["vq"])
 
 
 def _efficiency(found: Sequence[Cohort]) -> Claim:

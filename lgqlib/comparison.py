@@ -180,10 +180,14 @@ def difference(a: Cohort, b: Cohort, metric: str, *, log: bool = False) -> Diffe
         return None
     if log:
         x, y = np.log(x), np.log(y)
-    return _difference(a.name, b.name, metric, f"K = {a.num_codes:,}", x, y)
+    return paired(a.name, b.name, metric, f"K = {a.num_codes:,}", x, y)
 
 
-def _difference(a: str, b: str, metric: str, at: str, x: np.ndarray, y: np.ndarray) -> Difference:
+def paired(
+    a: str, b: str, metric: str, at: str, x: Float[np.ndarray, "S *N"], y: Float[np.ndarray, "S *N"]
+) -> Difference:
+    """Give x - y, rows of one seed and (where there are) columns of one image, with intervals."""
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     return Difference(
         a,
         b,
@@ -223,7 +227,7 @@ def at_equal_rate(
     if not x:
         return None
     where = f"equal rate ({RATES[rate]})"
-    return _difference(a, b, metric, where, np.array(x)[:, None], np.array(y)[:, None])
+    return paired(a, b, metric, where, np.array(x), np.array(y))
 
 
 def _point(cohort: Cohort, seed: int, rate: str, metric: str) -> tuple[float, float]:

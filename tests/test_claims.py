@@ -107,6 +107,12 @@ def test_a_lower_rate_is_needed_in_each_meaning(tmp_path):
     assert found["C3, entropy"].verdict == found["C3, coded"].verdict == NOT_REPRODUCED
 
 
+def test_a_vq_that_does_not_collapse_is_not_unlike(tmp_path):
+    truth = AS_CLAIMED | {("vq", 4096): numbers(0.1, 20.0, 5.0, 600, 400)}
+    found = made(tmp_path, truth)
+    assert found["C4"].verdict == NOT_REPRODUCED, "VQ grew tenfold, LGQ less than fourfold"
+
+
 @pytest.mark.parametrize(
     ("verdicts", "together"),
     [
