@@ -165,7 +165,11 @@ def _wait(page: Page, condition: str, seconds: float) -> None:
 
 
 def trace(page: Page, plot: str, name: str, attribute: str) -> Any:
-    """Read an attribute of a named trace in the figure that has a trace called `plot`."""
+    """Read an attribute of a named trace in the figure that has a trace called `plot`.
+
+    A busy browser draws a figure some time after its cell is done: it is waited for.
+    """
+    page.wait_for_function(f"plot => Boolean(({FIND})(plot))", arg=plot, timeout=60_000)
     return page.evaluate(
         f"""([plot, name, attribute]) => {{
             const found = ({FIND})(plot);
@@ -179,7 +183,7 @@ def trace(page: Page, plot: str, name: str, attribute: str) -> Any:
 
 
 def wait_for_change(
-    page: Page, plot: str, name: str, attribute: str, before: Any, *, seconds: float = 20
+    page: Page, plot: str, name: str, attribute: str, before: Any, *, seconds: float = 60
 ) -> Any:
     """Wait until a trace's attribute is another; give the new value."""
     deadline = time.monotonic() + seconds
