@@ -35,10 +35,15 @@ def ladder(trials: pd.DataFrame, bound: float, *, what: str) -> go.Figure:
         )
     reference = trials.loc[trials["variant"] == REFERENCE, "distortion"].mean()
     for value, dash, name in ((reference, "dash", "k-means"), (bound, "dot", "bound at log K")):
-        fig.add_vline(x=value, line={"color": INK, "dash": dash}, annotation_text=name)
+        fig.add_scatter(
+            x=[value, value],
+            y=[names[0], names[-1]],
+            mode="lines",
+            line={"color": INK, "dash": dash},
+            name=name,
+        )
     fig.update_xaxes(title_text="held-out squared error / variance", type="log")
     fig.update_yaxes(categoryorder="array", categoryarray=names[::-1])
-    fig.update_annotations(font_size=11)
     means = shown.groupby("variant", sort=False)["distortion"].mean()
     best, worst = means.idxmin(), means.idxmax()
     return titled(
@@ -67,7 +72,7 @@ def starts(trials: pd.DataFrame, names: list[str]) -> go.Figure:
                 marker={"color": COLORS[i], "symbol": SYMBOLS[i], "size": 8},
                 name=name,
                 showlegend=col == 1,
-                legend=legend_in(fig, 1, 1),
+                legend=legend_in(fig, 1, 1, x=0.01),
                 row=1,
                 col=col,
             )
@@ -116,7 +121,7 @@ def effects(table: pd.DataFrame, *, what: str) -> go.Figure:
         fig,
         f"{what}: of {len(table)} questions, {found}",
         f"95 % intervals, Student's t over {table['num_seeds'].iloc[0]} paired seeds. Undecided is "
-        "what crosses zero.",
+        "what crosses zero; of 20 questions about nothing, one would seem decided.",
     )
 
 

@@ -168,8 +168,21 @@ def test_a_comparison_of_nothing_says_what_to_do(tmp_path):
 
 @pytest.mark.notebook
 @pytest.mark.xdist_group("papermill")
+def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cache, trained):
+    parameters = dict(num_codes=16, num_points=256, num_steps=2, batch_size=64, num_seeds=2)
+    parameters |= dict(run=str(trained("lgq").path), cache=str(cache), out=str(tmp_path))
+    text = printed(execute("07_laboratory", tmp_path, **parameters))
+    assert "free energy, added to the authors', start random: distortion" in text
+    numbers = json.loads((tmp_path / "07_laboratory.json").read_text())
+    found = {row["verdict"] for row in numbers["verdicts_distortion"]}
+    assert found <= {"better", "worse", "undecided"} and "latents of lgq" in numbers["cloud"]
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
 @pytest.mark.parametrize(
-    "name", [p.stem for p in NOTEBOOKS if "run" in p.read_text()[:4000] and p.stem[:2] > "01"]
+    "name",
+    [p.stem for p in NOTEBOOKS if "run" in p.read_text()[:4000] and "01" < p.stem[:2] < "06"],
 )
 def test_without_a_run_it_says_what_to_do(name, tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="no trained run below"):
