@@ -1,6 +1,6 @@
 """The quantizer laboratory at a larger setting: hypotheses, peers, starts, energies, schedules.
 
-    python benchmarks/laboratory.py [--save] [--seeds 3] [--steps 200] [--points 8192]
+    python benchmarks/laboratory.py [--save] [--seeds 3] [--steps 150] [--points 8192]
     [--only wide narrow]
 
 About a quarter of an hour of one CPU core. Learning rates are chosen for each variant on a cloud
@@ -159,7 +159,7 @@ def ablation(options) -> str:
 
 
 PARTS: dict[str, Callable] = {
-    part.__name__: part for part in (wide, linear, starts, narrow, clusters, ablation)
+    part.__name__: part for part in (wide, linear, narrow, starts, ablation, clusters)
 }
 
 
@@ -168,7 +168,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--points", type=int, default=8192)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")

@@ -1,7 +1,7 @@
 """How long an explorer takes to answer: computation alone, and from a key press to the redrawn
 figure.
 
-    python benchmarks/latency.py [--codes 16384] [--no-browser]
+    python benchmarks/latency.py [--codes 16384] [--repeat 15] [--no-browser]
 
 Trains a run of a few steps at K codes and 64 tokens an image in a temporary folder, then prints a
 table: median and 90th percentile in milliseconds. Targets: 100 ms of computation, 300 ms to the
@@ -9,6 +9,7 @@ figure in Chromium with software rendering.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -70,6 +71,8 @@ def main() -> None:
             print(f"\n{'key press to redrawn figure, Chromium':44}{'median':>9}{'90 %':>9}")
             for label, waits in in_browser(run, folder, options.repeat):
                 row(label, waits, 300)
+        load, cores = os.getloadavg()[0], os.cpu_count()
+        print(f"\nAt the end {load:.1f} processes wanted {cores} cores: with more, waits grow.")
 
 
 def small_run(folder: Path, num_codes: int) -> Run:
@@ -134,6 +137,8 @@ def in_browser(run: Run, folder: Path, repeat: int):
             if name != opened:
                 lab.open_and_run(page, address, f"{name}.ipynb", seconds=300)
                 opened = name
+            ready = f"plot => Boolean(({lab.FIND})(plot)?.on)"
+            page.wait_for_function(ready, arg=plot, timeout=60_000)
             page.evaluate(WATCH.replace("FIND", f"({lab.FIND})"), plot)
             waits = []
             for i in range(repeat):
