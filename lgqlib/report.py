@@ -87,8 +87,9 @@ def to_html(notebook: Path) -> str:
         node = nbformat.read(notebook, as_version=4)
     except Exception as error:  # of many kinds
         raise ValueError(f"{notebook.name} could not be read ({error}).") from None
+    # A live widget is nothing without its kernel; what it said is in the cells after it.
+    node.metadata.pop("widgets", None)
     for cell in node.cells:
-        # A live widget is nothing without its kernel; what it said is in the cells after it.
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
     exporter = HTMLExporter(

@@ -69,6 +69,7 @@ MAY_IMPORT: dict[str, str] = {
     "grid": "config presets tokenizer",
     "results": "files run",
     "progress": "run",
+    "engine": "",
     "execute": "",
     "crew": "execute",
     "comparison": "intervals results run",

@@ -11,6 +11,7 @@ import papermill
 import pytest
 
 from lgqlib.execute import parameters_of
+from lgqlib.report import to_html
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 MOST_LINES = 12
@@ -97,7 +98,7 @@ def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
         execution_timeout=300,
         start_timeout=60,
         progress_bar=False,
-        store_widget_state=False,
+        engine_name="lgqlib",
     )
 
 
@@ -143,7 +144,9 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
         for cell in notebook.cells
         for o in cell.get("outputs", [])
     )
+    assert "widgets" not in notebook.metadata
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
+    assert len(to_html(tmp_path / f"{name}.ipynb")) < 2_500_000
 
 
 @pytest.mark.notebook
