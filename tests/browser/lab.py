@@ -18,7 +18,7 @@ from typing import Any
 import nbformat
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -39,6 +39,15 @@ PENDING = """() => {
 }"""
 FIND = """name => [...document.querySelectorAll('.js-plotly-plot')].find(
     plot => plot.data && plot.data.some(trace => trace.name === name))"""
+
+SEEN = """() => ({
+    figures: [...document.querySelectorAll('.js-plotly-plot')].map(
+        plot => (plot.data || []).map(trace => trace.name)),
+    widgets: [...document.querySelectorAll('.jp-OutputArea-output')].filter(
+        node => (node.dataset.mimeType || '').includes('widget')
+            || node.querySelector('.jupyter-widgets, .lm-Panel')).map(
+        node => node.outerHTML.replace(/<svg.*?<[/]svg>/gs, '').slice(0, 3000)),
+})"""
 
 
 def chromium_path() -> str | None:
@@ -169,7 +178,13 @@ def trace(page: Page, plot: str, name: str, attribute: str) -> Any:
 
     A busy browser draws a figure some time after its cell is done: it is waited for.
     """
-    page.wait_for_function(f"plot => Boolean(({FIND})(plot))", arg=plot, timeout=60_000)
+    try:
+        page.wait_for_function(f"plot => Boolean(({FIND})(plot))", arg=plot, timeout=60_000)
+    except TimeoutError as error:
+        seen = page.evaluate(SEEN)
+        raise AssertionError(
+            f"no figure with a trace {plot!r}; there are {seen}; the console said {page.errors}"
+        ) from error
     return page.evaluate(
         f"""([plot, name, attribute]) => {{
             const found = ({FIND})(plot);
