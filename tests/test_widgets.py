@@ -5,8 +5,10 @@ import json
 import math
 from types import SimpleNamespace
 
+import comm
 import numpy as np
 import pandas
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -24,6 +26,7 @@ from lgqlib.widgets.live import LiveCurves
 from lgqlib.widgets.plane import PlaneExplorer
 from lgqlib.widgets.runs import open_runs, record
 from lgqlib.widgets.selection import enclosed, parse
+from lgqlib.widgets.sent import SentWhole
 from lgqlib.widgets.softness import Softness, num_looked_at
 from lgqlib.widgets.temperature import TemperatureLaboratory
 from lgqlib.widgets.view import View
@@ -435,3 +438,15 @@ class TestRuns:
         run = Run.create(tmp_path, config)
         path = record(run, "03_geometry", {"a": np.float32(0.5), "b": math.nan, "c": 3})
         assert json.loads(path.read_text()) == {"a": 0.5, "b": None, "c": 3}
+
+
+def test_a_live_figure_is_created_in_the_browser_with_its_data(monkeypatch):
+    """Data sent after the figure's creation can miss a busy browser, which then shows nothing."""
+    sent = []
+    create = comm.create_comm
+    monkeypatch.setattr(comm, "create_comm", lambda **message: sent.append(message) or create())
+    figure = SentWhole(go.Figure(go.Scatter(y=[3, 1, 2], name="three")))
+    assert len(sent) == 1, "one channel is opened, once"
+    state = sent[0]["data"]["state"]
+    assert [trace["name"] for trace in state["_widget_data"]] == ["three"]
+    assert list(figure.data[0].y) == [3, 1, 2]

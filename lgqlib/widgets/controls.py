@@ -9,6 +9,7 @@ import ipywidgets
 import plotly.graph_objects as go
 
 from lgqlib.figures.pixels import png_bytes
+from lgqlib.widgets.sent import SentWhole
 
 
 class Throttled:
@@ -52,7 +53,7 @@ class Explorer:
         self.caption = ipywidgets.HTML(f"<span style='opacity: .75'>{caption}</span>")
         figure = go.Figure(figure).update_layout(title=None, margin_t=44)
         figure.layout.height -= 40
-        self.figure = go.FigureWidget(figure)
+        self.figure = SentWhole(figure)
         self.traces = {trace.name: trace for trace in self.figure.data if trace.name}
         self.box = ipywidgets.VBox()
 

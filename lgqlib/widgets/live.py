@@ -9,6 +9,7 @@ from IPython.display import display
 
 from lgqlib.config import Config
 from lgqlib.figures.training import training_curves
+from lgqlib.widgets.sent import SentWhole
 
 
 @runtime_checkable
@@ -36,7 +37,7 @@ class LiveCurves:
 
     def __init__(self, run: Logged, *, interval: float = 1.0):
         self.run, self.interval = run, interval
-        self.widget = go.FigureWidget(self._figure())
+        self.widget = SentWhole(self._figure())
         self.failure: Exception | None = None
         self._seen = -1
         self._stop = threading.Event()

@@ -32,6 +32,12 @@ ERRORS = """() => [...document.querySelectorAll(
     '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"],'
     + '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]'
 )].map(node => node.innerText)"""
+RESTORED = """async () => {
+    // JupyterLab first asks the kernel which widgets there are; no hand runs cells before that.
+    const context = window.jupyterapp.shell.currentWidget.sessionContext;
+    await context.ready;
+    await context.session.kernel.requestCommInfo({target_name: 'jupyter.widget'});
+}"""
 PENDING = """() => {
     const cells = window.jupyterapp.shell.currentWidget.content.widgets;
     return cells.filter(c => c.model.type === 'code' && c.model.sharedModel.source.trim()
@@ -155,6 +161,7 @@ def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -
     """
     page.goto(address.format(name=name))
     _wait(page, f"() => {STATUS} === 'idle'", 90)
+    page.evaluate(RESTORED)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
