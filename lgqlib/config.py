@@ -277,6 +277,10 @@ class TrainConfig:
     batch_size: int = 64
     """Images a step, over all processes."""
     lr: float = 2e-3
+    codebook_lr: float = 1.0
+    """Learning rate of the quantizer's own parameters, as a multiple of `lr`: Adam moves a code by
+    at most about the sum of the rates, which must span the latents where codes start far away.
+    """
     weight_decay: float = 1e-4
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
@@ -306,6 +310,7 @@ class TrainConfig:
         _within("train.probe", self.probe, 1, 2**24)
         _within("train.num_snapshots", self.num_snapshots, 0, 10_000)
         _positive("train.lr", self.lr, 1.0)
+        _positive("train.codebook_lr", self.codebook_lr, 1e3)
         _within("train.weight_decay", self.weight_decay, 0, 1e3)
         for name in ("clip", "eval_every"):
             _at_least(f"train.{name}", getattr(self, name), 0)

@@ -176,7 +176,9 @@ class Job:
         if train.compile:
             self.tokenizer.encoder.compile()
             self.tokenizer.decoder.compile()
-        groups = parameter_groups(self.tokenizer, weight_decay=train.weight_decay)
+        groups = parameter_groups(
+            self.tokenizer, weight_decay=train.weight_decay, codebook_lr=train.codebook_lr
+        )
         optimizer = AdamW(groups, lr=train.lr, betas=(0.9, 0.99), fused=cuda)
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         self.ema = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
@@ -201,7 +203,7 @@ class Job:
             )
         self.tau = config.temperature.at(step, config.train.num_steps) * scale
         for group in self.optimizer.param_groups:
-            group["lr"] = config.train.lr_at(step)
+            group["lr"] = config.train.lr_at(step) * group["scale"]
 
         with self.accelerator.autocast():
             output = self.model(images, self.tau)
@@ -419,16 +421,22 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
     return {0, num_steps, *(round(step) for step in spaced)} if num_snapshots > 1 else {num_steps}
 
 
-def parameter_groups(tokenizer: Tokenizer, *, weight_decay: float) -> list[dict]:
+def parameter_groups(
+    tokenizer: Tokenizer, *, weight_decay: float, codebook_lr: float = 1.0
+) -> list[dict]:
     """Decay matrices and kernels of the backbone; never norms, biases or codes, which decay would
-    pull to zero.
+    pull to zero. `scale` multiplies the learning rate: `codebook_lr` for the quantizer's own.
     """
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
-    decayed = [v for k, v in named if v.ndim > 1 and not k.startswith("quantizer.")]
-    rest = [v for k, v in named if v.ndim <= 1 or k.startswith("quantizer.")]
+    backbone = [v for k, v in named if not k.startswith("quantizer.")]
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": rest, "weight_decay": 0.0},
+        {"params": [v for v in backbone if v.ndim > 1], "weight_decay": weight_decay, "scale": 1.0},
+        {"params": [v for v in backbone if v.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
+        {
+            "params": [v for k, v in named if k.startswith("quantizer.")],
+            "weight_decay": 0.0,
+            "scale": codebook_lr,
+        },
     ]
 
 

@@ -196,13 +196,29 @@ def test_a_second_process_is_refused_with_the_owner_s_name(tmp_path, cache, tiny
 
 def test_codes_and_norms_are_never_decayed(tiny_config):
     tokenizer = Tokenizer(tiny_config("lgq"))
-    decayed, rest = parameter_groups(tokenizer, weight_decay=0.1)
+    groups = parameter_groups(tokenizer, weight_decay=0.1, codebook_lr=7.0)
+    decayed, rest, quantizer = groups
     assert decayed["weight_decay"] == 0.1
-    assert rest["weight_decay"] == 0
-    assert any(p is tokenizer.quantizer.codes for p in rest["params"])
+    assert rest["weight_decay"] == quantizer["weight_decay"] == 0
+    assert [group["scale"] for group in groups] == [1, 1, 7]
+    assert [p is tokenizer.quantizer.codes for p in quantizer["params"]] == [True]
     assert all(p.ndim > 1 for p in decayed["params"])
-    count = sum(p.numel() for p in decayed["params"] + rest["params"])
+    count = sum(p.numel() for group in groups for p in group["params"])
     assert count == sum(p.numel() for p in tokenizer.parameters())
+
+
+def test_a_faster_codebook_moves_its_codes_as_much_further(tiny_config, tmp_path, cache):
+    """Adam's first step is its learning rate along every coordinate that has a gradient."""
+    moved = {}
+    for scale in (1.0, 5.0):
+        changes = {"train.codebook_lr": scale, "train.num_steps": 1, "train.clip": 0.0}
+        config = tiny_config("lgq").override(changes)
+        run = Run.create(tmp_path / f"runs {scale}", config)
+        train(config, run, cache=cache, progress=False)
+        codes = [snapshot.codebook for snapshot in run.snapshots()]
+        moved[scale] = float(abs(codes[-1] - codes[0]).max())
+    assert moved[1.0] > 0
+    assert moved[5.0] == pytest.approx(5 * moved[1.0], rel=1e-3)
 
 
 def test_snapshots_are_log_spaced_from_start_to_end():
