@@ -4,7 +4,7 @@ PY := .venv/bin/python
 STUDY ?= notebooks/studies/quick.yaml
 RUNS ?= runs
 
-.PHONY: study test lab bench soak figures format
+.PHONY: study test lab bench soak
 
 study: .venv/stamp
 	$(PY) -m lgqlib.study "$(STUDY)" --runs "$(RUNS)"

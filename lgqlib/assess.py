@@ -13,7 +13,7 @@ from torch import Tensor
 from lgqlib.bounds import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
 from lgqlib.evaluate import Evaluation, evaluate, reference_features
-from lgqlib.features import LiteFeatures
+from lgqlib.features import build_extractor
 from lgqlib.parameters import require_whole
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
@@ -153,7 +153,7 @@ def assess(
     images, labels, image_ids = evaluation_images(
         load(config.data, "val", cache=cache), size=config.data.size, limit=config.data.eval_crops
     )
-    extractor = LiteFeatures(config.evaluation.extractor) if config.evaluation.extractor else None
+    extractor = build_extractor(config.evaluation.extractor, config.evaluation.distance)
     shared = dict(batch_size=config.evaluation.batch_size, device=device, progress=progress)
     reference = None
     if extractor is not None:

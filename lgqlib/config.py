@@ -150,7 +150,9 @@ class LGQConfig:
     per_channel: bool = False
     """Learn scalar bins for each channel (`quantizer.levels`), the learned counterpart of FSQ."""
     active_floor: float = 0.0
-    """P_min of the floor term: the perplexity under which it acts, in codes."""
+    """P_min of the floor term: the perplexity under which it acts, in codes (with bins per channel,
+    in values of a channel).
+    """
     engine: str = "auto"
     """Engine of the soft assignment: `auto`, `dense`, `streaming`, `triton`."""
 
@@ -333,11 +335,25 @@ class TrainConfig:
 @dataclass(frozen=True)
 class EvaluationConfig:
     extractor: str = "lite2"
-    """Features of KID, Fréchet and perceptual distance: `lite2`, or `` (empty) for none."""
+    """Features of KID, Fréchet and perceptual distance: `lite2`, `lite0`, empty for none, or the
+    path of your own TorchScript network (Inception, say), whose name ends in .pt.
+    """
+    distance: str = ""
+    """Path of a TorchScript perceptual distance (LPIPS, say) beside an extractor of your own."""
     batch_size: int = 64
 
     def __post_init__(self):
-        _one_of("evaluation.extractor", self.extractor, ("lite2", "lite0", ""))
+        own = self.extractor.endswith(".pt")
+        if not own:
+            _one_of("evaluation.extractor", self.extractor, ("lite2", "lite0", "", "a file.pt"))
+        _require(
+            own or not self.distance,
+            "evaluation.distance",
+            self.distance,
+            f"empty with evaluation.extractor = {self.extractor!r}, which has a distance of its own"
+            if self.extractor
+            else "empty without an evaluation.extractor",
+        )
         _within("evaluation.batch_size", self.batch_size, 1, 2**20)
 
 

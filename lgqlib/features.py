@@ -187,6 +187,16 @@ class ScriptedFeatures(nn.Module):
         return Comparison(perceptual, original, self.pooled(reconstructions))
 
 
+def build_extractor(name: str, distance: str = "") -> LiteFeatures | ScriptedFeatures | None:
+    """Give the extractor that `config.evaluation` names, or None for an empty name.
+
+    Raises ValueError, with the path, for a file that is not there or not TorchScript.
+    """
+    if name.endswith(".pt"):
+        return ScriptedFeatures(name, distance_path=distance or None)
+    return LiteFeatures(name) if name else None
+
+
 class _SameConv(nn.Conv2d):
     """A strided convolution with TensorFlow's 'SAME' padding, which is uneven for even sides."""
 

@@ -1,37 +1,41 @@
 """LGQ a channel at a time: learned scalar bins, the learned counterpart of FSQ."""
 
 import math
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.assignment import hard_assign, mean_over_ranks, soft_assign
-from lgqlib.initialization import initial_codes
-from lgqlib.quantizer import Quantized, Quantizer, straight_through
+from lgqlib.quantizer import LGQ, Quantized, Quantizer
 
 
 class ScalarLGQ(Quantizer):
     """Quantize channel c to the nearest of `levels[c]` learned values; K is the product of the
     levels.
 
-    Equations (1) to (3) of `quantizer` hold in each channel; peak and usage are means over
-    channels, usage in the form that is 1 when even.
+    Each channel is an `LGQ` of its own in one dimension, with equations (1) to (3) and every term;
+    a term here is its mean over channels.
 
     Args:
         levels: number of values of each channel, e.g. (16, 16, 8, 8) for K = 16384.
-        initialization: `random`, `kmeans`, `gaussian` or `uniform`, of each channel's values.
+        options: of each channel's `LGQ`; `active_floor` is in values of a channel.
     """
 
-    def __init__(self, levels: tuple[int, ...], *, initialization: str = "random"):
+    def __init__(self, levels: tuple[int, ...], **options: Any):
         super().__init__(math.prod(levels), len(levels))
-        self.levels, self.initialization = tuple(levels), initialization
-        self.bins = nn.ParameterList([nn.Parameter(torch.linspace(-1, 1, n)) for n in levels])
+        self.levels = tuple(levels)
+        self.channels = nn.ModuleList([LGQ(n, 1, **options) for n in levels])
+        for channel in self.channels:
+            channel.codes.data.copy_(torch.linspace(-1, 1, channel.num_codes)[:, None])
         # Index = sum_c digit_c * basis_c, the last channel fastest.
         basis = [math.prod(levels[c + 1 :]) for c in range(len(levels))]
         self.register_buffer("basis", torch.tensor(basis), persistent=False)
+
+    @property
+    def bins(self) -> list[Float[Tensor, " n"]]:
+        """Each channel's values."""
+        return [channel.codes[:, 0] for channel in self.channels]
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
@@ -42,40 +46,31 @@ class ScalarLGQ(Quantizer):
         return torch.stack([v[d] for v, d in zip(self.bins, digits, strict=True)], dim=1)
 
     def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
-        digits = [
-            hard_assign(latents[:, c].reshape(-1, 1), rearrange(values, "n -> n 1"))
-            for c, values in enumerate(self.bins)
-        ]
-        flat = sum(d * base for d, base in zip(digits, self.basis, strict=True))
-        return flat.reshape(latents.shape[0], *latents.shape[2:])
+        return self._index([q.encode(z) for q, z in self._each(latents)])
 
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize each channel softly at temperature tau > 0."""
-        z = latents.float()
-        z_q, indices, peaks, usages = [], 0, [], []
-        for c, values in enumerate(self.bins):
-            flat = z[:, c].reshape(-1, 1)
-            a = soft_assign(flat, rearrange(values, "n -> n 1"), tau)
-            hard = F.embedding(a.indices, rearrange(values, "n -> n 1"))
-            z_q.append(straight_through(a.average, hard).reshape(z[:, c].shape))
-            indices = indices + a.indices * self.basis[c]
-            peaks.append((1 - a.collision).mean())
-            usages.append(len(values) * mean_over_ranks(a.usage).square().sum())
-        z_q = torch.stack(z_q, dim=1)
-        terms = {
-            "commit": (z_q - z).square().mean(),
-            "peak": torch.stack(peaks).mean(),
-            "usage": torch.stack(usages).mean(),
-        }
-        return Quantized(z_q, indices.reshape(z[:, 0].shape), terms)
+        parts = [q(z, tau) for q, z in self._each(latents)]
+        names = parts[0].terms
+        return Quantized(
+            torch.cat([part.z_q for part in parts], dim=1),
+            self._index([part.indices for part in parts]),
+            {name: torch.stack([part.terms[name] for part in parts]).mean() for name in names},
+        )
 
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
-        """Start each channel's values from that channel of real latents [n, C]."""
+        """Start each channel's values, in order, from that channel of real latents [n, C]."""
         if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
             raise ValueError(
                 f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
             )
-        for c, values in enumerate(self.bins):
-            drawn = initial_codes(latents[:, c : c + 1].float(), len(values), self.initialization)
-            values.copy_(drawn[:, 0].sort().values)
+        for c, channel in enumerate(self.channels):
+            channel.initialize(latents[:, c : c + 1])
+            channel.codes.copy_(channel.codes.sort(dim=0).values)
+
+    def _each(self, latents: Float[Tensor, "b c h w"]):
+        return zip(self.channels, latents.split(1, dim=1), strict=True)
+
+    def _index(self, digits: list[Int[Tensor, "b h w"]]) -> Int[Tensor, "b h w"]:
+        return sum(d * base for d, base in zip(digits, self.basis, strict=True))

@@ -14,7 +14,7 @@ from lgqlib.assignment import mean_over_ranks
 from lgqlib.backbone import build_backbone
 from lgqlib.config import Config
 from lgqlib.peers import PEERS
-from lgqlib.quantizer import LGQ, Quantized, Quantizer
+from lgqlib.quantizer import LGQ, Quantized, Quantizer, prune
 from lgqlib.scalar import ScalarLGQ
 from lgqlib.theory import critical_moments, tau_c_from_moments
 
@@ -25,7 +25,7 @@ MOMENTUM = 0.98
 def _lgq(config: Config) -> Quantizer:
     options = asdict(config.quantizer.lgq)
     if options.pop("per_channel"):
-        return ScalarLGQ(config.quantizer.levels, initialization=options["initialization"])
+        return ScalarLGQ(config.quantizer.levels, **options)
     return LGQ(config.quantizer.num_codes, config.backbone.dim, **options)
 
 
@@ -137,6 +137,28 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def num_codes(self) -> int:
         """K."""
         return self.quantizer.num_codes
+
+    def pruned(
+        self, counts: Int[Tensor, " K"], *, least: int = 1
+    ) -> tuple["Tokenizer", Int[Tensor, " K"]]:
+        """Give a tokenizer without the codes that were used fewer than `least` times, and the index
+        map of `quantizer.prune`; it saves and loads as any other.
+
+        Raises ValueError when no code would be left, or the quantizer is not an LGQ with whole
+        codes.
+        """
+        if not isinstance(self.quantizer, LGQ):
+            raise ValueError(
+                f"{type(self.quantizer).__name__} cannot be pruned: its codes are not free of each "
+                "other; it must be an LGQ."
+            )
+        quantizer, index_map = prune(self.quantizer, counts, least=least)
+        config = self.config.override({"quantizer.num_codes": quantizer.num_codes})
+        smaller = type(self)(config.to_dict()).to(quantizer.codes.device)
+        smaller.load_state_dict(
+            self.state_dict() | {f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}
+        )
+        return smaller.train(self.training), index_map
 
     def forward(
         self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None

@@ -23,6 +23,8 @@ from lgqlib.tokenizer import Tokenizer
 
 LIGHT_EVALUATION = 128
 """Held-out images that an evaluation during training looks at."""
+STOP_EVERY = 8
+"""Steps between the times that several processes ask each other whether one was told to stop."""
 TAU_C_EVERY = 8
 """Steps between refreshments of tau_c, whose eigenvalues would otherwise hold a GPU up."""
 
@@ -56,12 +58,14 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
             disable=not (progress and main),
         )
         with bar:
-            while job.step < config.train.num_steps and not received:
+            stop = 0
+            while job.step < config.train.num_steps and not (stop := job.stop_signal(received)):
                 job.advance(bar)
         if job.step > job.saved:
             job.save()
-    if received:
-        raise KeyboardInterrupt if received[0] == signal.SIGINT else SystemExit(128 + received[0])
+    stop = stop or next(iter(received), 0)  # also one that came with the last step
+    if stop:
+        raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
 
 
 @contextmanager
@@ -188,6 +192,18 @@ class Job:
             self.judge_model, self.judge_optimizer = self.accelerator.prepare(self.judge, optimizer)
 
     # One step ------------------------------------------------------------------------------------
+
+    def stop_signal(self, received: list[int]) -> int:
+        """Give the signal on which to stop, or 0. Ranks stop together, as each step needs all of
+        them, so they ask each other now and then: a signal reaches them at different times.
+        """
+        mine = received[0] if received else 0
+        if self.accelerator.num_processes == 1:
+            return mine
+        if self.step % STOP_EVERY:
+            return 0
+        told = self.accelerator.gather(torch.tensor([mine], device=self.device))
+        return int(told.max())
 
     def advance(self, bar: tqdm) -> None:
         """Take one step; log, snapshot, evaluate and save where it is due."""
@@ -372,7 +388,9 @@ class Job:
     def save(self) -> None:
         """Write a checkpoint of everything from which training goes on."""
         self.saved = self.step
-        training = {"counts": self.counts, "last_used": self.last_used}
+        counts = self.accelerator.reduce(self.counts.clone(), "sum")
+        last_used = self.accelerator.gather(self.last_used[None]).amax(0)
+        training = {"counts": counts, "last_used": last_used}
         training |= _flatten("optimizer", self.optimizer)
         tensors = {"tokenizer": self.tokenizer.state_dict(), "training": training}
         if self.config.train.ema:
@@ -401,7 +419,8 @@ class Job:
         self.step = self.saved = checkpoint.step
         self.tau = math.nan if state["tau"] is None else state["tau"]
         self.tau_c = math.nan if state["tau_c"] is None else state["tau_c"]
-        self.counts.copy_(training["counts"])
+        if self.accelerator.is_main_process:  # the sum over ranks, which are summed again
+            self.counts.copy_(training["counts"])
         self.last_used.copy_(training["last_used"])
         _unflatten("optimizer", self.optimizer, training)
         if self.config.train.ema:

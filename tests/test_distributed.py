@@ -13,6 +13,8 @@ from lgqlib.run import Run
 from lgqlib.train import train
 
 SCRIPT = """
+import os
+import signal
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
@@ -20,6 +22,11 @@ import lgqlib.train
 from lgqlib.run import Run
 
 class Job(lgqlib.train.Job):
+    def advance(self, bar):
+        super().advance(bar)
+        if self.step == int(sys.argv[4]) and self.accelerator.process_index == 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # one of the two is told to stop
+
     def save(self):
         super().save()
         codebook = self.tokenizer.quantizer.codebook.detach().contiguous()
@@ -39,6 +46,14 @@ def moved(after, before):
     return torch.cat([(after[name] - before[name]).flatten() for name in names])
 
 
+def torchrun(script, run, cache, folder, *, stop_at=0):
+    """Train on two processes, one of which is told to stop after a step."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += [str(script), str(run.path), str(cache), str(folder), str(stop_at)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("method", ["lgq", "vq_ema"])
 def test_torchrun_trains_the_same_tokenizer(method, tmp_path, cache, tiny_config):
@@ -55,10 +70,7 @@ def test_torchrun_trains_the_same_tokenizer(method, tmp_path, cache, tiny_config
 
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(script), str(together.path), str(cache), str(tmp_path)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = torchrun(script, together, cache, tmp_path)
     assert done.returncode == 0, done.stderr
 
     ranks = [load_file(tmp_path / f"rank-{rank}.safetensors")["codebook"] for rank in range(2)]
@@ -78,3 +90,32 @@ def test_torchrun_trains_the_same_tokenizer(method, tmp_path, cache, tiny_config
     assert losses[1] == pytest.approx(losses[0], rel=1e-3, abs=1e-4)
     for a, b in zip(*logs, strict=True):
         assert abs(b.get("active", 0) - a.get("active", 0)) <= 1
+
+
+@pytest.mark.timeout(280)
+def test_ranks_stop_together_and_go_on_as_if_never_stopped(tmp_path, cache, tiny_config):
+    """A signal that reaches one rank stops both after the same step, and the uses of codes that
+    a snapshot counts are counted once.
+    """
+    config = tiny_config(
+        "lgq",
+        "train.num_steps=20 train.num_snapshots=4 train.log_every=5 train.eval_every=0 "
+        "train.checkpoint_every=20",
+    )
+    whole, stopped = (Run.create(tmp_path / name, config) for name in ("whole", "stopped"))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    done = torchrun(script, whole, cache, tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = torchrun(script, stopped, cache, tmp_path, stop_at=10)
+    assert first.returncode != 0
+    assert stopped.load_checkpoint().step == 16  # the next time that ranks ask each other
+    second = torchrun(script, stopped, cache, tmp_path)
+    assert second.returncode == 0, second.stderr
+    one, two = (run.load_checkpoint().tensors for run in (whole, stopped))
+    for part in ("tokenizer", "training"):
+        assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
+    for a, b in zip(whole.snapshots(), stopped.snapshots(), strict=True):
+        assert a.step == b.step
+        assert (a.counts == b.counts).all()
+        assert (a.last_used == b.last_used).all()

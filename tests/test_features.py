@@ -9,7 +9,10 @@ from skimage import data
 from torch import nn
 
 from lgqlib import features
-from lgqlib.features import LiteFeatures, ScriptedFeatures
+from lgqlib.assess import assess
+from lgqlib.features import LiteFeatures, ScriptedFeatures, build_extractor
+from lgqlib.run import Run
+from lgqlib.train import train
 
 
 def images(num, side, *, seed=0):
@@ -194,6 +197,31 @@ def test_scripted_features_run_what_the_user_gives(save):
     expected = (x - y).square().mean((1, 2, 3))
     assert np.allclose(both.compare(x, y).perceptual, expected)
     assert both.name != extractor.name
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_a_run_is_evaluated_with_the_networks_that_its_config_names(
+    save, tiny_config, tmp_path, cache
+):
+    own, distance = save(Pool(), "inception.pt"), save(Distance(), "lpips.pt")
+    config = tiny_config(
+        "fsq", f"evaluation.extractor={own} evaluation.distance={distance} train.num_steps=1"
+    )
+    run = Run.create(tmp_path / "runs", config)
+    train(config, run, cache=cache, progress=False)
+    assessment = assess(run, cache=cache, train_batches=1, progress=False)
+    numbers = run.evaluation()
+    assert numbers["extractor"] == build_extractor(str(own), str(distance)).name
+    assert numbers["preprocessing"] == "8 bits, then inside the scripted module"
+    # This distance is the mean squared error, which PSNR also knows.
+    per_image = assessment.evaluation.per_image
+    np.testing.assert_allclose(
+        per_image["perceptual"], 10 ** (-per_image["psnr"] / 10), rtol=0.05, atol=1e-4
+    )
+    with pytest.raises(ValueError, match=r"evaluation\.distance = 'lpips\.pt'.*lite2"):
+        tiny_config("fsq", "evaluation.distance=lpips.pt")
+    with pytest.raises(ValueError, match=r"evaluation\.extractor = 'vgg'.*a file\.pt"):
+        tiny_config("fsq", "evaluation.extractor=vgg")
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")

@@ -259,7 +259,24 @@ def test_scalar_bins_round_each_channel_to_its_nearest_value():
     nearest = torch.cdist(flat(z), q.codebook).argmin(1)
     assert torch.equal(nearest, out.indices.flatten())
     out.terms["commit"].backward()
-    assert all(values.grad.abs().sum() > 0 for values in q.bins)
+    assert all(channel.codes.grad.abs().sum() > 0 for channel in q.channels)
+
+
+def test_scalar_bins_have_every_option_and_term_as_means_over_channels():
+    torch.manual_seed(0)
+    options = dict(codebook_loss="free_energy", identity=1.0, usage="entropy", active_floor=5.0)
+    q = ScalarLGQ((4, 3), **options)
+    z = latents(c=2).requires_grad_()
+    q.initialize(flat(z.detach()))
+    out = q(z, 0.1)
+    assert set(out.terms) == {"free_energy", "commit", "peak", "usage", "floor"}
+    alone = [channel(z[:, c : c + 1], 0.1).terms for c, channel in enumerate(q.channels)]
+    for name, value in out.terms.items():
+        torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
+    assert out.terms["floor"] > 0
+    weight = torch.randn_like(out.z_q)
+    (out.z_q * weight).sum().backward()
+    torch.testing.assert_close(z.grad, weight)  # the identity path, whole
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])

@@ -7,7 +7,9 @@ import torch
 
 from lgqlib.backbone import build_backbone
 from lgqlib.config import METHODS
+from lgqlib.run import Run
 from lgqlib.tokenizer import QUANTIZERS, Tokenizer
+from lgqlib.train import train
 
 
 def images(n=2, size=32, seed=0):
@@ -105,3 +107,31 @@ def test_per_channel_bins_are_a_quantizer_like_any_other(tiny_config):
     tokenizer = Tokenizer(config).eval()
     with torch.no_grad():
         assert torch.equal(tokenizer(images()).images, tokenizer.decode(tokenizer.encode(images())))
+
+
+def test_per_channel_bins_train_by_the_default_recipe(tiny_config, tmp_path, cache):
+    config = tiny_config(
+        "lgq", "quantizer.lgq.per_channel=true quantizer.levels=4,4,4 backbone.dim=3"
+    ).override("quantizer.num_codes=64 train.eval_every=0")
+    run = Run.create(tmp_path / "runs", config)
+    train(config, run, cache=cache, progress=False)
+    logged = run.metrics().query("split == 'train'")
+    assert logged[["free_energy", "commit", "usage", "peak", "loss"]].notna().all(axis=None)
+
+
+def test_a_pruned_tokenizer_gives_the_same_images_and_is_saved_like_any_other(
+    tiny_config, tmp_path
+):
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(tiny_config("lgq")).eval()
+    with torch.no_grad():
+        indices = tokenizer.encode(images())
+        counts = torch.bincount(indices.flatten(), minlength=64)
+        smaller, index_map = tokenizer.pruned(counts)
+        assert smaller.num_codes == int((counts > 0).sum()) < 64
+        smaller.save_pretrained(tmp_path / "pruned")
+        loaded = Tokenizer.from_pretrained(tmp_path / "pruned").eval()
+        assert torch.equal(loaded.encode(images()), index_map[indices])
+        assert torch.equal(loaded.decode(index_map[indices]), tokenizer.decode(indices))
+    with pytest.raises(ValueError, match=r"FSQ cannot be pruned.*it must be an LGQ"):
+        Tokenizer(tiny_config("fsq")).pruned(counts)
