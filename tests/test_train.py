@@ -62,8 +62,13 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("method", ["lgq", "vq_ema"])
-@pytest.mark.parametrize("at", [1, 5])
-def test_resumed_equals_uninterrupted(method, at, tmp_path, cache, tiny_config, monkeypatch):
+@pytest.mark.parametrize(
+    ("at", "number", "leaves"),
+    [(1, signal.SIGTERM, SystemExit), (5, signal.SIGINT, KeyboardInterrupt)],
+)
+def test_resumed_equals_uninterrupted(
+    method, at, number, leaves, tmp_path, cache, tiny_config, monkeypatch
+):
     config = tiny_config(method, EVERYTHING)
     whole, broken = run_of(config, tmp_path / "whole"), run_of(config, tmp_path / "broken")
     train(config, whole, cache=cache, progress=False)
@@ -72,14 +77,15 @@ def test_resumed_equals_uninterrupted(method, at, tmp_path, cache, tiny_config, 
 
     def interrupted(job, bar):
         if job.step == at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         advance(job, bar)
 
     with monkeypatch.context() as patch:
         patch.setattr(Job, "advance", interrupted)
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(leaves) as left:
             train(config, broken, cache=cache, progress=False)
-    assert left.value.code == 128 + signal.SIGTERM
+    if leaves is SystemExit:
+        assert left.value.code == 128 + number
     assert broken.step == at + 1
     train(config, broken, cache=cache, progress=False)
 
