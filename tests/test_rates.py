@@ -77,6 +77,12 @@ def test_cost_is_told_as_a_ratio():
     assert [list(bar.y) for bar in fig.data] == [[80, 80], [100, 100]]
 
 
+def test_cost_of_several_variants_of_a_method_is_their_mean():
+    variants = table().assign(variant="b", images_per_second=40.0)
+    both = pandas.concat([table().assign(variant="a"), variants], ignore_index=True)
+    assert "LGQ trains at 0.86 of FSQ's speed" in rates.cost(both).layout.title.text  # 60 / 70
+
+
 def differences(*rows):
     keys = ["at", "a", "b", "metric", "difference", "low", "high", "seeds", "verdict"]
     return pandas.DataFrame([dict(zip(keys, row, strict=True)) for row in rows])

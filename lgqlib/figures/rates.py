@@ -218,7 +218,9 @@ def _slowest(plain: pandas.DataFrame) -> str:
     if "images_per_second" not in plain or "lgq" not in set(plain["method"]):
         return "What a training step costs"
     num_codes = plain[plain["method"] == "lgq"]["num_codes"].max()
-    at = plain[plain["num_codes"] == num_codes].set_index("method")["images_per_second"]
+    # A study may have several variants of a method and none without a name: their mean.
+    at = plain[plain["num_codes"] == num_codes].groupby("method", sort=False)["images_per_second"]
+    at = at.mean()
     told = [f"{at['lgq'] / at[m]:.2f} of {name_of(m)}'s" for m in at.index if m != "lgq"]
     return f"At K = {num_codes:,} LGQ trains at {', '.join(told) or 'its own'} speed"
 
