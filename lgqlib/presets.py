@@ -14,10 +14,11 @@ LAPTOP: dict[str, Any] = {
     "backbone.depth": 2,
     "quantizer.num_codes": 1024,
     "backbone.dim": 5,
-    "backbone.norm": "layer",
+    "backbone.norm": "none",
     "train.num_steps": 300,
     "train.batch_size": 64,
     "train.lr": 2e-3,
+    "train.codebook_lr": 10.0,
     "loss.perceptual_side": 64,
 }
 
@@ -74,18 +75,17 @@ LGQ: dict[str, Any] = {
 PRESETS = {"laptop": LAPTOP, "paper": PAPER, "authors": PAPER}
 """What `preset` starts from."""
 
-IMPLICIT: dict[str, Any] = {"backbone.dim": 4, "backbone.norm": "none"}
-"""FSQ's own bound is its normalization; with as many channels as levels nothing is projected."""
-FREE: dict[str, Any] = {"backbone.norm": "none"}
-"""SimVQ's codes stay a linear image of a Gaussian: few reach the sphere of normalized latents."""
-SIGNS: dict[str, Any] = {"backbone.dim": 10, "backbone.norm": "none"}
+COLD: dict[str, Any] = LGQ | {"temperature.start": 0.02}
+"""In 300 steps every step above 0.02 tau_c costs fidelity: the decoder sees few codes apart."""
+IMPLICIT: dict[str, Any] = {"backbone.dim": 4}
+"""With as many channels as levels nothing is projected."""
+SIGNS: dict[str, Any] = {"backbone.dim": 10}
 """One channel a bit: K = 2^10."""
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "laptop": {
-        "lgq": LGQ,
+        "lgq": COLD,
         "fsq": IMPLICIT,
         "ifsq": IMPLICIT,
-        "simvq": FREE,
         "lfq": SIGNS,
         "bsq": SIGNS,
     },
