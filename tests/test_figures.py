@@ -370,9 +370,29 @@ class TestEntropy:
         assert "1 nats at a; 0 nats at b" in fig.layout.title.text
 
     def test_information_is_usage_less_doubt(self, curve):
-        fig = information.information({"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0})
+        fig = information.information(
+            {"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0}, num_codes={"lgq": 32}
+        )
         usage, doubt, known = (np.asarray(t.y) for t in fig.data[:3])
         assert np.allclose(usage - doubt, known)
+
+    def test_where_tokens_are_few_their_cap_is_drawn_and_told(self, curve):
+        numbers = {"token": 0.5, "usage": 2.0, "information": 1.5, "num_tokens": 400}
+        moment = SimpleNamespace(step=3, tau=0.1, **numbers)
+        for num_codes, caps in ((32, []), (512, [np.log2(400)])):
+            figures = (
+                information.information(
+                    {"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0}, num_codes={"lgq": num_codes}
+                ),
+                information.entropy_history({"lgq": [moment]}, num_codes={"lgq": num_codes}),
+                temperature.rate_distortion(curve, np.ones(3), index=20, num_codes=num_codes),
+            )
+            for fig in figures:
+                drawn = [s for s in fig.layout.shapes if s.name == "log2 N"]
+                at = [s.y0 if s.y0 == s.y1 else s.x0 for s in drawn]
+                assert np.allclose(at, caps) and len(at) == len(caps)
+                caption = fig.layout.title.subtitle.text.replace("<br>", " ")
+                assert "400 tokens" in caption and ("8.6 bits" in caption) == bool(caps)
 
     def test_even_use_has_gini_zero(self):
         fig = information.evenness({"lgq": np.full(8, 5), "fsq": np.array([40, 0, 0, 0])})
@@ -410,7 +430,7 @@ class TestTemperature:
         assert "no temperature" in fig.layout.title.text
 
     def test_the_rate_distortion_point_is_on_the_curve(self, curve):
-        fig = temperature.rate_distortion(curve, np.ones(3), index=20)
+        fig = temperature.rate_distortion(curve, np.ones(3), index=20, num_codes=32)
         mark = named(fig, "the run's temperature")
         assert np.isclose(mark.y[0], curve.mean_energy[20])
 

@@ -1,6 +1,7 @@
 """Explorers without a browser: plain state, small messages, the same numbers as the library."""
 
 import asyncio
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from lgqlib.assignment import probabilities, soft_assign
 from lgqlib.config import Config
 from lgqlib.data import to_model, to_uint8
 from lgqlib.figures.plane import clusters
-from lgqlib.run import Run
+from lgqlib.run import Run, Snapshot
+from lgqlib.theory import free_energy_curve
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Throttled
 from lgqlib.widgets.entropy import EntropyExplorer
@@ -27,7 +29,7 @@ from lgqlib.widgets.plane import PlaneExplorer
 from lgqlib.widgets.runs import open_runs, record
 from lgqlib.widgets.selection import enclosed, parse
 from lgqlib.widgets.sent import SentWhole
-from lgqlib.widgets.softness import Softness, num_looked_at
+from lgqlib.widgets.softness import Softness, num_counted, num_looked_at
 from lgqlib.widgets.temperature import TemperatureLaboratory
 from lgqlib.widgets.view import View
 
@@ -272,7 +274,7 @@ class TestSoftness:
     def test_entropies_are_the_library_s_and_grow_with_temperature(self, softness):
         entropies = softness.entropies
         truth = soft_assign(
-            torch.tensor(softness.latents),
+            torch.tensor(softness.view.points[softness.tokens]),
             torch.tensor(softness.view.sites),
             float(softness.taus[5]),
         ).entropy
@@ -306,7 +308,31 @@ class TestSoftness:
         for moment in softness.history:
             assert 0 <= moment.information <= math.log(softness.view.num_codes) + 1e-6
 
+    def test_a_large_codebook_s_bits_are_not_those_of_a_few_tokens(self, view):
+        generator = torch.Generator().manual_seed(0)
+        large = copy.copy(view)
+        large._points = torch.randn(6000, 4, generator=generator)
+        large._sites = torch.randn(16384, 4, generator=generator)
+        codes, probe = large.sites, large.points[:4096]
+        snapshot = Snapshot(9, 1e-3 * view.scale, view.scale, codes, probe, *[np.zeros(1, int)] * 3)
+        soft = Softness(large, [snapshot], num_taus=4)
+        curve = soft.curve
+        assert curve.num_tokens == 4096
+        cold = curve.mutual_information[-1] / math.log(2)
+        assert 11 < cold <= 12, "256 tokens tell at most 8 bits"
+        assert soft.curve is curve, "a slider that moves computes nothing again"
+        moment = soft.history[0]
+        assert moment.num_tokens == 4096 and 11 < moment.information / math.log(2) <= 12
+
+    def test_a_curve_in_parts_is_the_whole_one(self, softness):
+        view = softness.view
+        whole = free_energy_curve(softness.latents, view.sites, softness.taus)
+        for name, values in vars(whole).items():
+            assert np.allclose(getattr(softness.curve, name), values, atol=1e-6), name
+
     def test_work_is_bounded_for_any_codebook(self):
+        assert num_counted(65536, 50_000) == 2048 and num_counted(1024, 50_000) == 4096
+        assert num_counted(16384, 50_000) == 4096 and num_counted(1024, 100) == 100
         assert num_looked_at(65536, 50_000) == 256
         assert num_looked_at(1024, 50_000) == 2048
         assert num_looked_at(1024, 100) == 100

@@ -1,6 +1,6 @@
 """How even the use of codes is, what a code tells about its token, and what moves both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,12 +12,38 @@ from lgqlib.figures.style import BLUE, COLORS, GREEN, INK, ORANGE, RED, figure, 
 from lgqlib.geometry import lorenz, occupancy
 from lgqlib.theory import FreeEnergyCurve
 
+MANY = 10
+"""Tokens a code from which on counting them no longer bounds what is measured."""
+
+
+def is_capped(num_tokens: int, num_codes: int) -> bool:
+    """Say whether the tokens are so few that log2 of their number bounds the bits measured."""
+    return num_tokens < MANY * num_codes
+
+
+def counted(num_tokens: int, num_codes: int) -> str:
+    """Say how many tokens use is counted over, and the bits that this caps."""
+    if not is_capped(num_tokens, num_codes):
+        return f"{num_tokens} tokens"
+    return (
+        f"{num_tokens} tokens for {num_codes} codes, so at most "
+        f"log<sub>2</sub> N = {np.log2(num_tokens):.1f} bits"
+    )
+
 
 def information(
-    curves: Mapping[str, FreeEnergyCurve], taus: Mapping[str, float], scales: Mapping[str, float]
+    curves: Mapping[str, FreeEnergyCurve],
+    taus: Mapping[str, float],
+    scales: Mapping[str, float],
+    *,
+    num_codes: Mapping[str, int],
 ) -> go.Figure:
-    """Draw entropy of usage, mean token entropy and their difference over temperature."""
+    """Draw entropy of usage, mean token entropy and their difference over temperature.
+
+    A dashed line is log2 of the number of tokens, where that bounds what is measured.
+    """
     fig = figure(height=440)
+    sizes = {key: (curve.num_tokens, num_codes[key]) for key, curve in curves.items()}
     for key, curve in curves.items():
         x, color = curve.taus / scales[key], run_color(key)
         for values, name, dash in (
@@ -33,6 +59,7 @@ def information(
                 name=f"{label_of(key)}: {name}",
             )
         fig.add_vline(taus[key] / scales[key], line={"color": color, "width": 1})
+    _mark_caps(fig, sizes.values())
     fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
     fig.update_yaxes(title_text="bits a token", rangemode="tozero")
     parts = []
@@ -44,7 +71,7 @@ def information(
         fig,
         "At its own temperature (thin line) a code tells about its token: " + "; ".join(parts),
         "H(u) is what evenness of use allows; E H(p) is lost to doubt; the difference is mutual "
-        "information. Hot, doubt eats everything.",
+        f"information. Hot, doubt eats everything. {_counted_over(sizes)}",
     )
 
 
@@ -53,6 +80,7 @@ def entropy_history(
 ) -> go.Figure:
     """Draw both entropies and their difference over the steps of training."""
     fig = figure(cols=2, titles=("Entropies of the probe", "Temperature of the step"), height=400)
+    sizes = {key: (m[-1].num_tokens, num_codes[key]) for key, m in histories.items()}
     for key, moments in histories.items():
         steps, color = [m.step + 1 for m in moments], run_color(key)
         for values, name, dash in (
@@ -81,6 +109,7 @@ def entropy_history(
         )
         top = np.log2(num_codes[key])
         fig.add_hline(top, line={"color": color, "dash": "dot", "width": 1}, row=1, col=1)
+    _mark_caps(fig, sizes.values(), row=1, col=1)
     fig.update_xaxes(title_text="training step + 1", type="log")
     fig.update_yaxes(title_text="bits a token", rangemode="tozero", row=1, col=1)
     fig.update_yaxes(title_text="τ, units of the energy", type="log", row=1, col=2)
@@ -93,7 +122,7 @@ def entropy_history(
         fig,
         "Mutual information of token and code: " + "; ".join(parts),
         "Thin dotted line: log2 K. As τ falls doubt goes, and what a code tells comes to equal the "
-        "entropy of its use.",
+        f"entropy of its use. {_counted_over(sizes)}",
     )
 
 
@@ -219,3 +248,15 @@ def term_effects(effects: Sequence, *, tau_label: str) -> go.Figure:
         f"One step of tokens and codes by 2 % of their spread down each term's gradient, at "
         f"{tau_label}. Left is surer, up is more even: a term that trades one for the other leans.",
     )
+
+
+def _counted_over(sizes: Mapping[str, tuple[int, int]]) -> str:
+    told = "; ".join(f"{label_of(key)} {counted(*size)}" for key, size in sizes.items())
+    line = " (dashed line)" if any(is_capped(*size) for size in sizes.values()) else ""
+    return f"Counted over: {told}{line}."
+
+
+def _mark_caps(fig: go.Figure, sizes: Iterable[tuple[int, int]], **place: int) -> None:
+    for num_tokens in sorted({n for n, k in sizes if is_capped(n, k)}):
+        line = {"color": INK, "dash": "dash", "width": 1}
+        fig.add_hline(np.log2(num_tokens), line=line, name="log2 N", **place)

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from lgqlib.bounds import water_filling
+from lgqlib.figures.information import counted, is_capped
 from lgqlib.figures.style import (
     BLUE,
     GREEN,
@@ -87,10 +88,12 @@ def entropy_slope(curve: FreeEnergyCurve, *, scale: float) -> go.Figure:
 
 
 def rate_distortion(
-    curve: FreeEnergyCurve, spectrum: Float[np.ndarray, " D"], *, index: int
+    curve: FreeEnergyCurve, spectrum: Float[np.ndarray, " D"], *, index: int, num_codes: int
 ) -> go.Figure:
     """Draw the soft assignment's rate and distortion over temperature, against the Gaussian
     bound.
+
+    A dashed line is log2 of the number of tokens, where that bounds the rate that is measured.
     """
     fig = figure(height=420)
     rate_distortion_curve(fig, curve, spectrum, row=1, col=1)
@@ -98,13 +101,16 @@ def rate_distortion(
     rate, distortion = curve.mutual_information[index] / np.log(2), curve.mean_energy[index]
     fig.data[-1].update(x=[rate], y=[distortion], showlegend=True, legend=fig.data[0].legend)
     bound = water_filling(spectrum, curve.mutual_information[index])
+    if is_capped(curve.num_tokens, num_codes):
+        line = {"color": INK, "dash": "dash", "width": 1}
+        fig.add_vline(np.log2(curve.num_tokens), line=line, name="log2 N")
     return titled(
         fig,
         f"At its temperature: {rate:.2f} bits a token, distortion {distortion:.3g}; a Gaussian of "
         f"this covariance needs {bound:.3g}",
         "Each point of the curve is a temperature, its slope −1/τ. Left of the curve's knee codes "
-        "are "
-        "shared by many tokens; the vertical end is nearest neighbor.",
+        "are shared by many tokens; the vertical end is nearest neighbor. Counted over "
+        f"{counted(curve.num_tokens, num_codes)}.",
     )
 
 

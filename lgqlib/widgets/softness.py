@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,12 @@ from lgqlib.theory import FreeEnergyCurve, critical_temperature, free_energy_cur
 from lgqlib.widgets.view import LENS, UNDERFLOW, View
 
 WORK = 2**21
-"""Pairs of token and code that one temperature looks at: bounds time for any K."""
+"""Pairs of token and code that one temperature looks at, token by token: bounds time for any K."""
+COUNTED = 4096
+"""Tokens that use is counted over. The entropy of use is at most the log of their number, so that a
+few hundred would say more about themselves than about a large codebook."""
+SUMMED = 2**26
+"""Pairs of token and code that one temperature sums over: half a second of one CPU core."""
 HOTTEST, COLDEST = 10.0, 1e-3
 """Ends of the range of temperatures, in units of the first critical temperature."""
 
@@ -34,6 +39,8 @@ class Moment:
     """Entropy of the mean assignment, H(u)."""
     deciles: tuple[float, ...]
     """The nine deciles of a token's entropy over the probe."""
+    num_tokens: int
+    """Tokens of the probe; `usage` and `information` are at most the log of it."""
 
     @property
     def information(self) -> float:
@@ -53,8 +60,20 @@ class Effect:
 
 
 def num_looked_at(num_codes: int, num_tokens: int) -> int:
-    """Give how many of some tokens to look at, so that K codes cost no more than a few would."""
+    """Give how many of some tokens to look at one by one, so that K codes cost no more than a few
+    would.
+    """
     return min(num_tokens, max(256, WORK // num_codes))
+
+
+def num_counted(num_codes: int, num_tokens: int) -> int:
+    """Give how many of some tokens to count the use of codes over: thousands, for any K."""
+    return min(num_tokens, COUNTED, max(COUNTED // 2, SUMMED // num_codes))
+
+
+def _spread_out(num_tokens: int, count: int) -> Int[np.ndarray, " n"]:
+    """Give numbers of some tokens, evenly over all images."""
+    return np.unique(np.linspace(0, num_tokens - 1, count).astype(int))
 
 
 class Softness:
@@ -69,9 +88,12 @@ class Softness:
     def __init__(self, view: View, snapshots: Sequence[Snapshot] = (), *, num_taus: int = 48):
         self.view, self.snapshots = view, list(snapshots)
         self.taus = view.scale * np.geomspace(HOTTEST, COLDEST, num_taus)
-        count = num_looked_at(view.num_codes, len(view.points))
-        self.tokens = np.unique(np.linspace(0, len(view.points) - 1, count).astype(int))
-        self.latents = view.points[self.tokens]
+        total = len(view.points)
+        counted = _spread_out(total, num_counted(view.num_codes, total))
+        self.latents = view.points[counted]
+        """Latents that curves, rates and effects are means over."""
+        self.tokens = _spread_out(total, num_looked_at(view.num_codes, total))
+        """Tokens whose entropies are kept one by one."""
 
     @property
     def start(self) -> int:
@@ -81,7 +103,8 @@ class Softness:
     @cached_property
     def entropies(self) -> Float[np.ndarray, "T n"]:
         """Entropy of each looked-at token at each temperature, in nats."""
-        z, e = torch.from_numpy(self.latents), torch.from_numpy(self.view.sites)
+        z = torch.from_numpy(self.view.points[self.tokens])
+        e = torch.from_numpy(self.view.sites)
         d = energies(z, e, energy=self.view.energy)
         d = d if self.view.widths is None else d / self.view.widths
         d -= d.amin(1, keepdim=True)
@@ -94,10 +117,18 @@ class Softness:
 
     @cached_property
     def curve(self) -> FreeEnergyCurve:
-        """Free energy, its parts, and the rate-distortion point over the temperatures."""
-        view = self.view
-        return free_energy_curve(
-            self.latents, view.sites, self.taus, energy=view.energy, widths=view.widths
+        """Free energy, its parts, and the rate-distortion point over the temperatures.
+
+        Computed once, a few temperatures at a time, so that progress shows and a stop is heard.
+        """
+        view, groups = self.view, np.array_split(self.taus, -(-len(self.taus) // 4))
+        return _joined(
+            [
+                free_energy_curve(
+                    self.latents, view.sites, taus, energy=view.energy, widths=view.widths
+                )
+                for taus in tqdm(groups, desc="free energy", unit="group", leave=False)
+            ]
         )
 
     @cached_property
@@ -107,8 +138,8 @@ class Softness:
         A method without a temperature is looked at through the same share of each step's tau_c.
         """
         moments = []
-        for s in self.snapshots:
-            some = s.latents[: max(256, WORK // len(s.codebook))]
+        for s in tqdm(self.snapshots, desc="history", unit="snapshot", leave=False):
+            some = s.latents[: num_counted(len(s.codebook), len(s.latents))]
             tau = s.tau if self.view.has_temperature else self._lens(some)
             if not math.isfinite(tau):
                 continue  # before the first step there is no temperature yet
@@ -118,7 +149,8 @@ class Softness:
             token, usage = found.entropy.clamp(min=0).numpy(), found.usage
             deciles = tuple(np.quantile(token, np.arange(1, 10) / 10).tolist())
             of_use = -float(torch.xlogy(usage, usage).sum())
-            moments.append(Moment(s.step, tau, float(token.mean()), of_use, deciles))
+            mean = float(token.mean())
+            moments.append(Moment(s.step, tau, mean, of_use, deciles, len(some)))
         return moments
 
     def _lens(self, latents: Float[np.ndarray, "n D"]) -> float:
@@ -139,12 +171,13 @@ class Softness:
 
         A step moves tokens and codes by `size`, in units of the latents' spread (root mean square).
         """
-        z = torch.from_numpy(self.latents[: max(256, 2**20 // self.view.num_codes)])
+        z = torch.from_numpy(self.latents)
         e = torch.from_numpy(self.view.sites)
         spread = float((z - z.mean(0)).square().mean().sqrt())
         before = self._entropies_of(z, e, tau)
         found = []
-        for term in ("peak", "usage", "usage, entropy form"):
+        terms = ("peak", "usage", "usage, entropy form")
+        for term in tqdm(terms, desc="effects", unit="term", leave=False):
             x = [z.clone().requires_grad_(), e.clone().requires_grad_()]
             gradients = torch.autograd.grad(self._term(term, *x, tau), x)
             moved = [
@@ -173,7 +206,7 @@ class Softness:
     def soft_to_hard(self) -> Float[np.ndarray, " T"]:
         """Root mean square distance from the soft to the hard code, over the temperatures."""
         view = self.view
-        z, e = torch.from_numpy(self.latents), torch.from_numpy(view.sites)
+        z, e = torch.from_numpy(view.points[self.tokens]), torch.from_numpy(view.sites)
         hard = e[torch.from_numpy(view.indices[self.tokens])]
         away = []
         for tau in tqdm(self.taus, desc="soft codes", unit="temperature", leave=False):
@@ -198,3 +231,11 @@ class Softness:
             for t in self.taus
         ]
         return (int(used[a]), int(used[b])), np.array(shares)
+
+
+def _joined(curves: Sequence[FreeEnergyCurve]) -> FreeEnergyCurve:
+    """Put curves of the same tokens and codes, over parts of the temperatures, into one."""
+    first = vars(curves[0])
+    over_taus = [f.name for f in fields(FreeEnergyCurve) if isinstance(first[f.name], np.ndarray)]
+    whole = {name: np.concatenate([getattr(c, name) for c in curves]) for name in over_taus}
+    return FreeEnergyCurve(**(first | whole))
