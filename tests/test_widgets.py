@@ -324,6 +324,18 @@ class TestSoftness:
         moment = soft.history[0]
         assert moment.num_tokens == 4096 and 11 < moment.information / math.log(2) <= 12
 
+    @pytest.mark.parametrize("share", [1.0, 0.0123, 3e-4, 40.0])
+    def test_the_run_s_own_temperature_is_among_those_looked_at(self, view, share):
+        other = copy.copy(view)
+        other.tau = share * view.scale
+        soft = Softness(other, num_taus=16)
+        assert soft.taus[soft.start] == other.tau
+        assert (np.diff(soft.taus) < 0).all() and len(soft.taus) == 16 + (not 1e-3 < share < 10)
+        there = soft_assign(torch.tensor(soft.latents), torch.tensor(view.sites), other.tau)
+        assert soft.curve.entropy[soft.start] == pytest.approx(
+            float(there.entropy.mean()), abs=1e-3
+        )
+
     def test_a_curve_in_parts_is_the_whole_one(self, softness):
         view = softness.view
         whole = free_energy_curve(softness.latents, view.sites, softness.taus)
@@ -341,8 +353,9 @@ class TestSoftness:
 class TestEntropyExplorer:
     def test_it_opens_at_the_run_s_temperature(self, softness):
         explorer = EntropyExplorer(softness)
-        tau = softness.taus[explorer.tau.value]
-        assert abs(math.log(tau / softness.view.tau)) < 0.4
+        assert softness.taus[explorer.tau.value] == softness.view.tau
+        entropy = softness.view.soft(softness.view.liveliest, softness.view.tau).entropy
+        assert np.allclose(np.ravel(explorer.traces["map"].z), entropy, atol=1e-6)
 
     def test_a_slider_changes_the_map(self, softness):
         explorer = EntropyExplorer(softness)

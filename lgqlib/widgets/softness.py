@@ -76,18 +76,30 @@ def _spread_out(num_tokens: int, count: int) -> Int[np.ndarray, " n"]:
     return np.unique(np.linspace(0, num_tokens - 1, count).astype(int))
 
 
+def _with(taus: Float[np.ndarray, " T"], own: float) -> Float[np.ndarray, " n"]:
+    """Put a temperature among falling ones that are evenly spaced in the logarithm.
+
+    It replaces the nearest, as two that nearly coincide would spoil differences along the curve.
+    """
+    away = np.abs(np.log(taus / own))
+    if away.min() <= np.log(taus[0] / taus[1]) / 2 * (1 + 1e-9):
+        return np.where(np.arange(len(taus)) == away.argmin(), own, taus)
+    return np.sort(np.append(taus, own))[::-1].copy()
+
+
 class Softness:
     """Look at a share of a view's tokens through a range of temperatures.
 
     Args:
         view: the run, on held-out images.
         snapshots: of its training, in order.
-        num_taus: temperatures, falling, from 10 to 0.001 in units of tau_c.
+        num_taus: temperatures, falling, from 10 to 0.001 in units of tau_c; the view's own stands
+            in for the nearest of them, or is added where it lies outside.
     """
 
     def __init__(self, view: View, snapshots: Sequence[Snapshot] = (), *, num_taus: int = 48):
         self.view, self.snapshots = view, list(snapshots)
-        self.taus = view.scale * np.geomspace(HOTTEST, COLDEST, num_taus)
+        self.taus = _with(view.scale * np.geomspace(HOTTEST, COLDEST, num_taus), view.tau)
         total = len(view.points)
         counted = _spread_out(total, num_counted(view.num_codes, total))
         self.latents = view.points[counted]
@@ -97,8 +109,8 @@ class Softness:
 
     @property
     def start(self) -> int:
-        """Place in `taus` of the temperature nearest to the view's own."""
-        return int(np.abs(np.log(self.taus / self.view.tau)).argmin())
+        """Place in `taus` of the view's own temperature."""
+        return int(np.flatnonzero(self.taus == self.view.tau)[0])
 
     @cached_property
     def entropies(self) -> Float[np.ndarray, "T n"]:
