@@ -408,6 +408,16 @@ class TestEntropy:
         assert list(named(fig, "LGQ, 4 tokens").x) == [0.0, 0.0, 0.05, 0.2]
         assert [t.y[0] for t in fig.data if t.xaxis == "x3"] == [0.9, 0.5]
 
+    def test_a_history_that_cannot_be_shown_says_why(self):
+        missing = {"lgq": "codes have learned widths"}
+        fig = information.entropy_history({"lgq": []}, num_codes={"lgq": 32}, missing=missing)
+        assert "LGQ cannot be shown: codes have learned widths" in fig.layout.title.text
+        fig = information.spread(
+            {"lgq": np.ones((1, 4))}, {"lgq": np.ones(1)}, {"lgq": 0}, {"lgq": []}, missing=missing
+        )
+        caption = fig.layout.title.subtitle.text.replace("<br>", " ")
+        assert "Not over training: LGQ: codes have learned widths." in caption
+
     def test_uncertain_codes_are_named(self):
         indices, doubt = np.array([0, 0, 2, 2]), np.array([0.0, 0.0, 1.0, 1.0])
         fig = entropy.uncertain_codes(indices, doubt, 4)

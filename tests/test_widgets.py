@@ -299,6 +299,28 @@ class TestSoftness:
         _, shares = softness.tie()
         assert shares[-1] == pytest.approx(0.5, abs=1e-3)
 
+    @pytest.mark.parametrize("energy", ["squared", "norm"])
+    def test_a_tie_of_codes_with_widths_keeps_one_half_too(self, view, energy):
+        wide = copy.copy(view)
+        wide.energy = energy
+        order = torch.randperm(view.num_codes, generator=torch.Generator().manual_seed(0))
+        wide.widths = torch.linspace(0.5, 3, view.num_codes)[order]
+        _, shares = Softness(wide, num_taus=16).tie()
+        assert shares[-1] == pytest.approx(0.5, abs=1e-3)
+
+    def test_no_history_is_made_up_for_codes_with_widths(self, softness):
+        wide = copy.copy(softness.view)
+        wide.widths = torch.full((wide.num_codes,), 2.0)
+        soft = Softness(wide, softness.snapshots, num_taus=16)
+        assert soft.history == [] and "widths" in soft.no_history
+        assert softness.no_history == "" and len(softness.history)
+        assert "no snapshots" in Softness(softness.view).no_history
+
+    def test_a_method_without_a_temperature_has_a_history_through_the_lens(self, trained, cache):
+        run = trained("fsq")
+        soft = Softness(View.open(run, cache=cache, num_images=4), run.snapshots(), num_taus=4)
+        assert soft.no_history == "" and len(soft.history) == len(run.snapshots())
+
     def test_soft_codes_come_to_the_hard_ones(self, softness):
         assert softness.soft_to_hard[-1] < 0.1 * softness.soft_to_hard[0]
 

@@ -76,9 +76,17 @@ def information(
 
 
 def entropy_history(
-    histories: Mapping[str, Sequence], *, num_codes: Mapping[str, int]
+    histories: Mapping[str, Sequence],
+    *,
+    num_codes: Mapping[str, int],
+    missing: Mapping[str, str] | None = None,
 ) -> go.Figure:
-    """Draw both entropies and their difference over the steps of training."""
+    """Draw both entropies and their difference over the steps of training.
+
+    `missing`: why a run's history is empty; it is said instead.
+    """
+    absent = [f"{label_of(k)} cannot be shown: {why}" for k, why in (missing or {}).items() if why]
+    histories = {key: moments for key, moments in histories.items() if len(moments)}
     fig = figure(cols=2, titles=("Entropies of the probe", "Temperature of the step"), height=400)
     sizes = {key: (m[-1].num_tokens, num_codes[key]) for key, m in histories.items()}
     for key, moments in histories.items():
@@ -120,7 +128,7 @@ def entropy_history(
     ]
     return titled(
         fig,
-        "Mutual information of token and code: " + "; ".join(parts),
+        "Mutual information of token and code: " + "; ".join(parts + absent),
         "Thin dotted line: log2 K. As τ falls doubt goes, and what a code tells comes to equal the "
         f"entropy of its use. {_counted_over(sizes)}",
     )
@@ -131,12 +139,15 @@ def spread(
     taus: Mapping[str, Float[np.ndarray, " T"]],
     starts: Mapping[str, int],
     histories: Mapping[str, Sequence],
+    *,
+    missing: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Draw how a token's entropy is distributed: at the run's temperature, over all, over training.
 
     `populations`: entropies of tokens at each of `taus`, which are in units of tau_c; `starts`: the
-    run's own place among them.
+    run's own place among them; `missing`: why a run has no history.
     """
+    absent = [f"{label_of(k)}: {why}." for k, why in (missing or {}).items() if why]
     titles = ("At the run's temperature", "Over temperature", "Over training")
     fig = figure(cols=3, titles=titles, height=420, horizontal_spacing=0.08)
     parts, legend = [], legend_in(fig, 1, 1, y=0.05)
@@ -170,7 +181,8 @@ def spread(
         fig,
         f"Tokens that are sure (below 0.1 nats) at the run's temperature: {'; '.join(parts)}",
         "Line: the median token; band: from the surest tenth to the least sure. A wide band is a "
-        "temperature, or a step, at which some tokens have decided and others have not.",
+        "temperature, or a step, at which some tokens have decided and others have not."
+        + (f" Not over training: {' '.join(absent)}" if absent else ""),
     )
 
 
@@ -251,6 +263,8 @@ def term_effects(effects: Sequence, *, tau_label: str) -> go.Figure:
 
 
 def _counted_over(sizes: Mapping[str, tuple[int, int]]) -> str:
+    if not sizes:
+        return ""
     told = "; ".join(f"{label_of(key)} {counted(*size)}" for key, size in sizes.items())
     line = " (dashed line)" if any(is_capped(*size) for size in sizes.values()) else ""
     return f"Counted over: {told}{line}."

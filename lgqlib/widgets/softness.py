@@ -143,18 +143,33 @@ class Softness:
             ]
         )
 
+    @property
+    def no_history(self) -> str:
+        """Why the entropies over training cannot be shown; empty where they can."""
+        if self.view.widths is not None:
+            return "codes have learned widths, which snapshots do not keep"
+        looked_at = [s for s in self.snapshots if not self._is_before_training(s)]
+        return "" if looked_at else "it has no snapshots of its training"
+
+    def _is_before_training(self, snapshot: Snapshot) -> bool:
+        """Say whether a snapshot is of before the first step, when there is no temperature yet."""
+        return self.view.has_temperature and not math.isfinite(snapshot.tau)
+
     @cached_property
     def history(self) -> list[Moment]:
         """Entropies at each snapshot, at the temperature of that step.
 
         A method without a temperature is looked at through the same share of each step's tau_c.
+        Empty where `no_history` says why.
         """
         moments = []
+        if self.no_history:
+            return moments
         for s in tqdm(self.snapshots, desc="history", unit="snapshot", leave=False):
+            if self._is_before_training(s):
+                continue
             some = s.latents[: num_counted(len(s.codebook), len(s.latents))]
             tau = s.tau if self.view.has_temperature else self._lens(some)
-            if not math.isfinite(tau):
-                continue  # before the first step there is no temperature yet
             found = soft_assign(
                 torch.from_numpy(some), torch.from_numpy(s.codebook), tau, energy=self.view.energy
             )
@@ -229,20 +244,44 @@ class Softness:
     def tie(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
         """Put a point at equal energy from two neighboring codes; give both, and its largest share.
 
-        The codes are the closest pair of different ones; the share is over the temperatures.
+        The codes are a close pair of different ones, the closest of all without learned widths;
+        the share is over the temperatures.
         """
         view = self.view
         used = np.argsort(-view.counts, kind="stable")[:512]
         e = torch.from_numpy(view.sites[used]).double()
-        apart = torch.cdist(e, e)
+        widths = None if view.widths is None else view.widths[torch.from_numpy(used)].double()
+        apart = torch.pdist(e)
         apart[apart < 1e-6 * apart.max()] = math.inf
-        a, b = divmod(int(apart.argmin()), len(e))
-        middle = (e[a] + e[b]) / 2
+        pairs = torch.triu_indices(len(e), len(e), offset=1).T
+        for a, b in pairs[apart.argsort()[:256]].tolist():
+            point = self._between(e, a, b, widths)
+            if {a, b} == set(self._scaled(point, e, widths)[0].topk(2, largest=False)[1].tolist()):
+                break  # with widths, a third code may reach further than either
         shares = [
-            float(probabilities(middle[None], e, float(t), energy=view.energy).max())
+            float(probabilities(point, e, float(t), energy=view.energy, widths=widths).max())
             for t in self.taus
         ]
         return (int(used[a]), int(used[b])), np.array(shares)
+
+    def _between(
+        self, e: Float[Tensor, "n D"], a: int, b: int, widths: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "1 D"]:
+        """Find the point on the way from one code to another that has the same energy for both."""
+        low, high = 0.0, 1.0
+        pair = None if widths is None else widths[[a, b]]
+        for _ in range(60):  # halves down to the last digit
+            middle = (low + high) / 2
+            point = torch.lerp(e[a], e[b], middle)[None]
+            near, far = self._scaled(point, e[[a, b]], pair)[0].tolist()
+            low, high = (middle, high) if near < far else (low, middle)
+        return point
+
+    def _scaled(
+        self, z: Float[Tensor, "m D"], e: Float[Tensor, "n D"], widths: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "m n"]:
+        d = energies(z, e, energy=self.view.energy)
+        return d if widths is None else d / widths
 
 
 def _joined(curves: Sequence[FreeEnergyCurve]) -> FreeEnergyCurve:
