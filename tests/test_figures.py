@@ -430,14 +430,42 @@ class TestTemperature:
         foretold, seen = (np.asarray(t.y)[2:-2] for t in fig.data)
         assert np.abs(foretold - seen).max() < 0.02 * foretold.max()
 
+    @staticmethod
+    def marks(fig) -> dict[str, list]:
+        """Ends of each mark along x, by name, one a subplot."""
+        found: dict[str, list] = {}
+        for shape in fig.layout.shapes:
+            found.setdefault(shape.name, []).append((shape.x0, shape.x1))
+        return found
+
     def test_the_schedule_is_marked_in_units_of_tau_c(self, curve):
-        fig = temperature.free_energy(curve, scale=2.0, schedule=[np.nan, 4.0, 0.2])
-        assert list(named(fig, "training starts").x) == [2.0, 2.0]
-        assert list(named(fig, "training ends").x) == [0.1, 0.1]
+        schedule, away = [np.nan, 4.0, 0.2], np.linspace(1, 0.25, 48)
+        share = np.full(48, 0.5)
+        for fig, subplots in (
+            (temperature.free_energy(curve, scale=2.0, schedule=schedule), 1),
+            (temperature.entropy_slope(curve, scale=2.0, schedule=schedule), 1),
+            (temperature.soft_to_hard(curve, away, share, scale=2.0, schedule=schedule), 2),
+        ):
+            marks = self.marks(fig)
+            assert marks["training starts"] == [(2.0, 2.0)] * subplots
+            assert marks["training ends"] == [(0.1, 0.1)] * subplots
+            assert marks["schedule"] == [(0.1, 2.0)] * subplots
+
+    def test_on_rate_and_distortion_the_schedule_is_marked_at_its_rates(self, curve):
+        schedule = [np.nan, curve.taus[10], curve.taus[30]]
+        fig = temperature.rate_distortion(
+            curve, np.ones(3), index=30, num_codes=32, schedule=schedule
+        )
+        rates, marks = curve.mutual_information[[10, 30]] / np.log(2), self.marks(fig)
+        assert np.allclose(marks["training starts"], rates[0])
+        assert np.allclose(marks["training ends"], rates[1])
+        assert np.allclose(marks["schedule"], [rates])
 
     def test_a_method_without_a_temperature_has_no_schedule(self, curve):
         fig = temperature.free_energy(curve, scale=1.0, schedule=[])
         assert "no temperature" in fig.layout.title.text
+        assert set(self.marks(fig)) == {"τ<sub>c</sub>"}
+        assert not self.marks(temperature.entropy_slope(curve, scale=1.0, schedule=[]))
 
     def test_the_rate_distortion_point_is_on_the_curve(self, curve):
         fig = temperature.rate_distortion(curve, np.ones(3), index=20, num_codes=32)
