@@ -418,6 +418,21 @@ class TestEntropy:
         caption = fig.layout.title.subtitle.text.replace("<br>", " ")
         assert "Not over training: LGQ: codes have learned widths." in caption
 
+    def test_patches_of_codes_and_deciles_say_where_they_are_from(self):
+        patch = np.full((4, 4, 3), 9, np.uint8)
+        rows, places = [[patch, patch], [patch]], [["a", "b"], ["c"]]
+        for fig in (
+            entropy.uncertain_examples(rows, [7, 2], [1.5, 0.5], places=places),
+            entropy.decile_examples(rows, [(0.0, 0.1), (0.1, 0.2)], places=places),
+        ):
+            marks, picture = named(fig, "places"), decoded(fig.data[0].source)
+            assert list(marks.text) == ["a", "b", "c"]
+            for x, y in zip(marks.x, marks.y, strict=True):
+                assert picture[int(y), int(x)].tolist() == [9, 9, 9, 255], "on its own tile"
+            assert marks.x[0] == marks.x[2] < marks.x[1] and marks.y[0] == marks.y[1] < marks.y[2]
+        fig = entropy.uncertain_examples(rows, [7, 2], [1.5, 0.5], places=places)
+        assert list(fig.layout.yaxis.ticktext) == ["code 7: 1.5", "code 2: 0.5"]
+
     def test_uncertain_codes_are_named(self):
         indices, doubt = np.array([0, 0, 2, 2]), np.array([0.0, 0.0, 1.0, 1.0])
         fig = entropy.uncertain_codes(indices, doubt, 4)

@@ -295,6 +295,18 @@ class TestSoftness:
         tops = [entropy[tokens].max() for tokens in softness.deciles(softness.view.tau)]
         assert len(tops) == 10 and (np.diff(tops) >= 0).all()
 
+    def test_the_least_sure_codes_come_with_their_own_tokens_and_where_they_are(self, softness):
+        view, tau = softness.view, softness.view.tau
+        entropy = view.entropies(tau)
+        codes, means, tokens = softness.least_sure(tau, count=4, each=3)
+        assert len(codes) == 4 and (np.diff(means) <= 0).all()
+        for code, mean, own in zip(codes, means, tokens, strict=True):
+            assert 1 <= len(own) <= 3 and (view.indices[own] == code).all()
+            assert (np.diff(entropy[own]) <= 0).all()
+            assert mean == pytest.approx(entropy[view.indices == code].mean(), abs=1e-6)
+        token = 3 * view.num_tokens + 2 * view.grid[1] + 5
+        assert softness.place_of(token, tau).startswith("image 3, row 2, column 5: ")
+
     def test_a_tie_keeps_one_half_when_cold(self, softness):
         _, shares = softness.tie()
         assert shares[-1] == pytest.approx(0.5, abs=1e-3)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lgqlib.assignment import energies, probabilities, soft_assign
+from lgqlib.figures.entropy import least_sure_codes
 from lgqlib.run import Snapshot
 from lgqlib.theory import FreeEnergyCurve, critical_temperature, free_energy_curve
 from lgqlib.widgets.view import LENS, UNDERFLOW, View
@@ -191,6 +192,27 @@ class Softness:
         order = np.argsort(entropy, kind="stable")
         parts = np.array_split(order, 10)
         return [p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in parts]
+
+    def least_sure(
+        self, tau: float, *, count: int = 8, each: int = 12
+    ) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"], list[Int[np.ndarray, " n"]]]:
+        """Give the least sure codes, the mean entropy of their tokens in nats, and tokens of each,
+        the least sure first.
+        """
+        entropy, indices = self.view.entropies(tau), self.view.indices
+        codes, means = least_sure_codes(indices, entropy, self.view.num_codes)
+        tokens = []
+        for code in codes[:count]:
+            own = np.flatnonzero(indices == code)
+            tokens.append(own[np.argsort(-entropy[own], kind="stable")[:each]])
+        return codes[:count], means[:count], tokens
+
+    def place_of(self, token: int | np.integer, tau: float) -> str:
+        """Say where a token is, and how sure its assignment."""
+        image, place = divmod(int(token), self.view.num_tokens)
+        row, col = divmod(place, self.view.grid[1])
+        nats = self.view.entropies(tau)[token]
+        return f"image {image}, row {row}, column {col}: {max(nats, 0):.3g} nats"
 
     def effects(self, tau: float, *, size: float = 0.02) -> list[Effect]:
         """Step tokens and codes down the gradient of each term, and see what it does to both
