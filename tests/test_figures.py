@@ -487,6 +487,23 @@ class TestTemperature:
         mark = named(fig, "the run's temperature")
         assert np.isclose(mark.y[0], curve.mean_energy[20])
 
+    def test_one_token_stands_still_with_its_codes_at_each_temperature(self):
+        shares = [
+            (np.array([5, 3]), np.array([0.9, 0.1])),
+            (np.array([3, 7]), np.array([0.2, 0.1])),
+        ]
+        image = np.zeros((8, 8, 3), np.uint8)
+        fig = laboratories.one_token(image, (1, 0), shares, ["its own", "1 τc"], grid=(2, 2))
+        for name, codes, weights in (
+            ("its own", "k5 k3", [0.9, 0.1]),
+            ("1 τc", "k3 k7", [0.2, 0.1]),
+        ):
+            assert list(named(fig, name).x) == codes.split()
+            assert np.allclose(named(fig, name).y, weights)
+        (square,) = (s for s in fig.layout.shapes if s.name == "token")
+        assert (square.x0, square.x1, square.y0, square.y1) == (-0.5, 3.5, 3.5, 7.5)
+        assert "0.9 at its own; 0.2 at 1 τc" in fig.layout.title.text.replace("<br>", " ")
+
     def test_the_laboratory_has_every_trace_that_moves(self, curve):
         image = np.zeros((8, 8, 3), np.uint8)
         fig = laboratories.laboratory(image, curve, np.ones(3), scale=1.0, grid=(2, 2))
