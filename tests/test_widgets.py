@@ -376,6 +376,21 @@ class TestSoftness:
         for name, values in vars(whole).items():
             assert np.allclose(getattr(softness.curve, name), values, atol=1e-6), name
 
+    def test_a_stop_in_the_middle_of_a_curve_is_heard_and_spoils_nothing(self, view, monkeypatch):
+        soft, calls = Softness(view, num_taus=16), []
+
+        def stopped(*arguments, **options):
+            calls.append(len(arguments[2]))
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return free_energy_curve(*arguments, **options)
+
+        monkeypatch.setattr("lgqlib.widgets.softness.free_energy_curve", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _ = soft.curve
+        assert calls == [4, 4], "it stops between two parts of the temperatures"
+        assert len(soft.curve.entropy) == len(soft.entropies) == 16
+
     def test_work_is_bounded_for_any_codebook(self):
         assert num_counted(65536, 50_000) == 2048 and num_counted(1024, 50_000) == 4096
         assert num_counted(16384, 50_000) == 4096 and num_counted(1024, 100) == 100
