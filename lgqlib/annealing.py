@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from lgqlib.neighbors import Array, as_tensor
 from lgqlib.theory import tau_c_from_covariance
@@ -84,7 +85,8 @@ def anneal(
     spread = float(covariance.trace().sqrt())
     places, owner = z.mean(0, keepdim=True), np.zeros(num_codes, dtype=np.int64)
     codebooks, distinct, free_energies, splits = [], [], [], []
-    for t, tau in enumerate(taus):
+    schedule = tqdm(taus, desc="annealing", unit="temperature", leave=False, delay=1)
+    for t, tau in enumerate(schedule):
         high = float(taus[max(t - 1, 0)])
         cells = [_cell(z, places, owner, place, high) for place in range(len(places))]
         parents = owner

@@ -62,3 +62,16 @@ def test_annealing_refuses_what_it_cannot_do():
         anneal(np.ones((64, 2)), 4, [1.0])
     with pytest.raises(ValueError, match="num_codes"):
         anneal(latents, 0, [1.0])
+
+
+def test_progress_shows_over_the_temperatures(monkeypatch):
+    seen = []
+
+    def bar(taus, **options):
+        seen.append((len(taus), options["unit"]))
+        return taus
+
+    monkeypatch.setattr("lgqlib.annealing.tqdm", bar)
+    latents = np.random.default_rng(0).standard_normal((64, 2))
+    anneal(latents, 2, np.geomspace(4, 1, 5))
+    assert seen == [(5, "temperature")]

@@ -370,9 +370,29 @@ class TestEntropy:
         assert "1 nats at a; 0 nats at b" in fig.layout.title.text
 
     def test_information_is_usage_less_doubt(self, curve):
-        fig = information.information({"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0})
+        fig = information.information(
+            {"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0}, num_codes={"lgq": 32}
+        )
         usage, doubt, known = (np.asarray(t.y) for t in fig.data[:3])
         assert np.allclose(usage - doubt, known)
+
+    def test_where_tokens_are_few_their_cap_is_drawn_and_told(self, curve):
+        numbers = {"token": 0.5, "usage": 2.0, "information": 1.5, "num_tokens": 400}
+        moment = SimpleNamespace(step=3, tau=0.1, **numbers)
+        for num_codes, caps in ((32, []), (512, [np.log2(400)])):
+            figures = (
+                information.information(
+                    {"lgq": curve}, {"lgq": 0.1}, {"lgq": 1.0}, num_codes={"lgq": num_codes}
+                ),
+                information.entropy_history({"lgq": [moment]}, num_codes={"lgq": num_codes}),
+                temperature.rate_distortion(curve, np.ones(3), index=20, num_codes=num_codes),
+            )
+            for fig in figures:
+                drawn = [s for s in fig.layout.shapes if s.name == "log2 N"]
+                at = [s.y0 if s.y0 == s.y1 else s.x0 for s in drawn]
+                assert np.allclose(at, caps) and len(at) == len(caps)
+                caption = fig.layout.title.subtitle.text.replace("<br>", " ")
+                assert "400 tokens" in caption and ("8.6 bits" in caption) == bool(caps)
 
     def test_even_use_has_gini_zero(self):
         fig = information.evenness({"lgq": np.full(8, 5), "fsq": np.array([40, 0, 0, 0])})
@@ -388,6 +408,31 @@ class TestEntropy:
         assert list(named(fig, "LGQ, 4 tokens").x) == [0.0, 0.0, 0.05, 0.2]
         assert [t.y[0] for t in fig.data if t.xaxis == "x3"] == [0.9, 0.5]
 
+    def test_a_history_that_cannot_be_shown_says_why(self):
+        missing = {"lgq": "codes have learned widths"}
+        fig = information.entropy_history({"lgq": []}, num_codes={"lgq": 32}, missing=missing)
+        assert "LGQ cannot be shown: codes have learned widths" in fig.layout.title.text
+        fig = information.spread(
+            {"lgq": np.ones((1, 4))}, {"lgq": np.ones(1)}, {"lgq": 0}, {"lgq": []}, missing=missing
+        )
+        caption = fig.layout.title.subtitle.text.replace("<br>", " ")
+        assert "Not over training: LGQ: codes have learned widths." in caption
+
+    def test_patches_of_codes_and_deciles_say_where_they_are_from(self):
+        patch = np.full((4, 4, 3), 9, np.uint8)
+        rows, places = [[patch, patch], [patch]], [["a", "b"], ["c"]]
+        for fig in (
+            entropy.uncertain_examples(rows, [7, 2], [1.5, 0.5], places=places),
+            entropy.decile_examples(rows, [(0.0, 0.1), (0.1, 0.2)], places=places),
+        ):
+            marks, picture = named(fig, "places"), decoded(fig.data[0].source)
+            assert list(marks.text) == ["a", "b", "c"]
+            for x, y in zip(marks.x, marks.y, strict=True):
+                assert picture[int(y), int(x)].tolist() == [9, 9, 9, 255], "on its own tile"
+            assert marks.x[0] == marks.x[2] < marks.x[1] and marks.y[0] == marks.y[1] < marks.y[2]
+        fig = entropy.uncertain_examples(rows, [7, 2], [1.5, 0.5], places=places)
+        assert list(fig.layout.yaxis.ticktext) == ["code 7: 1.5", "code 2: 0.5"]
+
     def test_uncertain_codes_are_named(self):
         indices, doubt = np.array([0, 0, 2, 2]), np.array([0.0, 0.0, 1.0, 1.0])
         fig = entropy.uncertain_codes(indices, doubt, 4)
@@ -400,19 +445,64 @@ class TestTemperature:
         foretold, seen = (np.asarray(t.y)[2:-2] for t in fig.data)
         assert np.abs(foretold - seen).max() < 0.02 * foretold.max()
 
+    @staticmethod
+    def marks(fig) -> dict[str, list]:
+        """Ends of each mark along x, by name, one a subplot."""
+        found: dict[str, list] = {}
+        for shape in fig.layout.shapes:
+            found.setdefault(shape.name, []).append((shape.x0, shape.x1))
+        return found
+
     def test_the_schedule_is_marked_in_units_of_tau_c(self, curve):
-        fig = temperature.free_energy(curve, scale=2.0, schedule=[np.nan, 4.0, 0.2])
-        assert list(named(fig, "training starts").x) == [2.0, 2.0]
-        assert list(named(fig, "training ends").x) == [0.1, 0.1]
+        schedule, away = [np.nan, 4.0, 0.2], np.linspace(1, 0.25, 48)
+        share = np.full(48, 0.5)
+        for fig, subplots in (
+            (temperature.free_energy(curve, scale=2.0, schedule=schedule), 1),
+            (temperature.entropy_slope(curve, scale=2.0, schedule=schedule), 1),
+            (temperature.soft_to_hard(curve, away, share, scale=2.0, schedule=schedule), 2),
+        ):
+            marks = self.marks(fig)
+            assert marks["training starts"] == [(2.0, 2.0)] * subplots
+            assert marks["training ends"] == [(0.1, 0.1)] * subplots
+            assert marks["schedule"] == [(0.1, 2.0)] * subplots
+
+    def test_on_rate_and_distortion_the_schedule_is_marked_at_its_rates(self, curve):
+        schedule = [np.nan, curve.taus[10], curve.taus[30]]
+        fig = temperature.rate_distortion(
+            curve, np.ones(3), index=30, num_codes=32, schedule=schedule
+        )
+        rates, marks = curve.mutual_information[[10, 30]] / np.log(2), self.marks(fig)
+        assert np.allclose(marks["training starts"], rates[0])
+        assert np.allclose(marks["training ends"], rates[1])
+        assert np.allclose(marks["schedule"], [rates])
 
     def test_a_method_without_a_temperature_has_no_schedule(self, curve):
         fig = temperature.free_energy(curve, scale=1.0, schedule=[])
         assert "no temperature" in fig.layout.title.text
+        assert set(self.marks(fig)) == {"τ<sub>c</sub>"}
+        assert not self.marks(temperature.entropy_slope(curve, scale=1.0, schedule=[]))
 
     def test_the_rate_distortion_point_is_on_the_curve(self, curve):
-        fig = temperature.rate_distortion(curve, np.ones(3), index=20)
+        fig = temperature.rate_distortion(curve, np.ones(3), index=20, num_codes=32)
         mark = named(fig, "the run's temperature")
         assert np.isclose(mark.y[0], curve.mean_energy[20])
+
+    def test_one_token_stands_still_with_its_codes_at_each_temperature(self):
+        shares = [
+            (np.array([5, 3]), np.array([0.9, 0.1])),
+            (np.array([3, 7]), np.array([0.2, 0.1])),
+        ]
+        image = np.zeros((8, 8, 3), np.uint8)
+        fig = laboratories.one_token(image, (1, 0), shares, ["its own", "1 τc"], grid=(2, 2))
+        for name, codes, weights in (
+            ("its own", "k5 k3", [0.9, 0.1]),
+            ("1 τc", "k3 k7", [0.2, 0.1]),
+        ):
+            assert list(named(fig, name).x) == codes.split()
+            assert np.allclose(named(fig, name).y, weights)
+        (square,) = (s for s in fig.layout.shapes if s.name == "token")
+        assert (square.x0, square.x1, square.y0, square.y1) == (-0.5, 3.5, 3.5, 7.5)
+        assert "0.9 at its own; 0.2 at 1 τc" in fig.layout.title.text.replace("<br>", " ")
 
     def test_the_laboratory_has_every_trace_that_moves(self, curve):
         image = np.zeros((8, 8, 3), np.uint8)

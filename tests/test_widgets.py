@@ -1,6 +1,7 @@
 """Explorers without a browser: plain state, small messages, the same numbers as the library."""
 
 import asyncio
+import copy
 import json
 import math
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from lgqlib.assignment import probabilities, soft_assign
 from lgqlib.config import Config
 from lgqlib.data import to_model, to_uint8
 from lgqlib.figures.plane import clusters
-from lgqlib.run import Run
+from lgqlib.run import Run, Snapshot
+from lgqlib.theory import free_energy_curve
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Throttled
 from lgqlib.widgets.entropy import EntropyExplorer
@@ -27,7 +29,7 @@ from lgqlib.widgets.plane import PlaneExplorer
 from lgqlib.widgets.runs import open_runs, record
 from lgqlib.widgets.selection import enclosed, parse
 from lgqlib.widgets.sent import SentWhole
-from lgqlib.widgets.softness import Softness, num_looked_at
+from lgqlib.widgets.softness import Softness, num_counted, num_looked_at
 from lgqlib.widgets.temperature import TemperatureLaboratory
 from lgqlib.widgets.view import View
 
@@ -272,7 +274,7 @@ class TestSoftness:
     def test_entropies_are_the_library_s_and_grow_with_temperature(self, softness):
         entropies = softness.entropies
         truth = soft_assign(
-            torch.tensor(softness.latents),
+            torch.tensor(softness.view.points[softness.tokens]),
             torch.tensor(softness.view.sites),
             float(softness.taus[5]),
         ).entropy
@@ -293,9 +295,43 @@ class TestSoftness:
         tops = [entropy[tokens].max() for tokens in softness.deciles(softness.view.tau)]
         assert len(tops) == 10 and (np.diff(tops) >= 0).all()
 
+    def test_the_least_sure_codes_come_with_their_own_tokens_and_where_they_are(self, softness):
+        view, tau = softness.view, softness.view.tau
+        entropy = view.entropies(tau)
+        codes, means, tokens = softness.least_sure(tau, count=4, each=3)
+        assert len(codes) == 4 and (np.diff(means) <= 0).all()
+        for code, mean, own in zip(codes, means, tokens, strict=True):
+            assert 1 <= len(own) <= 3 and (view.indices[own] == code).all()
+            assert (np.diff(entropy[own]) <= 0).all()
+            assert mean == pytest.approx(entropy[view.indices == code].mean(), abs=1e-6)
+        token = 3 * view.num_tokens + 2 * view.grid[1] + 5
+        assert softness.place_of(token, tau).startswith("image 3, row 2, column 5: ")
+
     def test_a_tie_keeps_one_half_when_cold(self, softness):
         _, shares = softness.tie()
         assert shares[-1] == pytest.approx(0.5, abs=1e-3)
+
+    @pytest.mark.parametrize("energy", ["squared", "norm"])
+    def test_a_tie_of_codes_with_widths_keeps_one_half_too(self, view, energy):
+        wide = copy.copy(view)
+        wide.energy = energy
+        order = torch.randperm(view.num_codes, generator=torch.Generator().manual_seed(0))
+        wide.widths = torch.linspace(0.5, 3, view.num_codes)[order]
+        _, shares = Softness(wide, num_taus=16).tie()
+        assert shares[-1] == pytest.approx(0.5, abs=1e-3)
+
+    def test_no_history_is_made_up_for_codes_with_widths(self, softness):
+        wide = copy.copy(softness.view)
+        wide.widths = torch.full((wide.num_codes,), 2.0)
+        soft = Softness(wide, softness.snapshots, num_taus=16)
+        assert soft.history == [] and "widths" in soft.no_history
+        assert softness.no_history == "" and len(softness.history)
+        assert "no snapshots" in Softness(softness.view).no_history
+
+    def test_a_method_without_a_temperature_has_a_history_through_the_lens(self, trained, cache):
+        run = trained("fsq")
+        soft = Softness(View.open(run, cache=cache, num_images=4), run.snapshots(), num_taus=4)
+        assert soft.no_history == "" and len(soft.history) == len(run.snapshots())
 
     def test_soft_codes_come_to_the_hard_ones(self, softness):
         assert softness.soft_to_hard[-1] < 0.1 * softness.soft_to_hard[0]
@@ -306,7 +342,58 @@ class TestSoftness:
         for moment in softness.history:
             assert 0 <= moment.information <= math.log(softness.view.num_codes) + 1e-6
 
+    def test_a_large_codebook_s_bits_are_not_those_of_a_few_tokens(self, view):
+        generator = torch.Generator().manual_seed(0)
+        large = copy.copy(view)
+        large._points = torch.randn(6000, 4, generator=generator)
+        large._sites = torch.randn(16384, 4, generator=generator)
+        codes, probe = large.sites, large.points[:4096]
+        snapshot = Snapshot(9, 1e-3 * view.scale, view.scale, codes, probe, *[np.zeros(1, int)] * 3)
+        soft = Softness(large, [snapshot], num_taus=4)
+        curve = soft.curve
+        assert curve.num_tokens == 4096
+        cold = curve.mutual_information[-1] / math.log(2)
+        assert 11 < cold <= 12, "256 tokens tell at most 8 bits"
+        assert soft.curve is curve, "a slider that moves computes nothing again"
+        moment = soft.history[0]
+        assert moment.num_tokens == 4096 and 11 < moment.information / math.log(2) <= 12
+
+    @pytest.mark.parametrize("share", [1.0, 0.0123, 3e-4, 40.0])
+    def test_the_run_s_own_temperature_is_among_those_looked_at(self, view, share):
+        other = copy.copy(view)
+        other.tau = share * view.scale
+        soft = Softness(other, num_taus=16)
+        assert soft.taus[soft.start] == other.tau
+        assert (np.diff(soft.taus) < 0).all() and len(soft.taus) == 16 + (not 1e-3 < share < 10)
+        there = soft_assign(torch.tensor(soft.latents), torch.tensor(view.sites), other.tau)
+        assert soft.curve.entropy[soft.start] == pytest.approx(
+            float(there.entropy.mean()), abs=1e-3
+        )
+
+    def test_a_curve_in_parts_is_the_whole_one(self, softness):
+        view = softness.view
+        whole = free_energy_curve(softness.latents, view.sites, softness.taus)
+        for name, values in vars(whole).items():
+            assert np.allclose(getattr(softness.curve, name), values, atol=1e-6), name
+
+    def test_a_stop_in_the_middle_of_a_curve_is_heard_and_spoils_nothing(self, view, monkeypatch):
+        soft, calls = Softness(view, num_taus=16), []
+
+        def stopped(*arguments, **options):
+            calls.append(len(arguments[2]))
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return free_energy_curve(*arguments, **options)
+
+        monkeypatch.setattr("lgqlib.widgets.softness.free_energy_curve", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            _ = soft.curve
+        assert calls == [4, 4], "it stops between two parts of the temperatures"
+        assert len(soft.curve.entropy) == len(soft.entropies) == 16
+
     def test_work_is_bounded_for_any_codebook(self):
+        assert num_counted(65536, 50_000) == 2048 and num_counted(1024, 50_000) == 4096
+        assert num_counted(16384, 50_000) == 4096 and num_counted(1024, 100) == 100
         assert num_looked_at(65536, 50_000) == 256
         assert num_looked_at(1024, 50_000) == 2048
         assert num_looked_at(1024, 100) == 100
@@ -315,8 +402,9 @@ class TestSoftness:
 class TestEntropyExplorer:
     def test_it_opens_at_the_run_s_temperature(self, softness):
         explorer = EntropyExplorer(softness)
-        tau = softness.taus[explorer.tau.value]
-        assert abs(math.log(tau / softness.view.tau)) < 0.4
+        assert softness.taus[explorer.tau.value] == softness.view.tau
+        entropy = softness.view.soft(softness.view.liveliest, softness.view.tau).entropy
+        assert np.allclose(np.ravel(explorer.traces["map"].z), entropy, atol=1e-6)
 
     def test_a_slider_changes_the_map(self, softness):
         explorer = EntropyExplorer(softness)

@@ -126,8 +126,12 @@ def entropy_maps(
 def decile_examples(
     patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]],
     bounds: Sequence[tuple[float, float]],
+    *,
+    places: Sequence[Sequence[str]] | None = None,
 ) -> go.Figure:
-    """Draw patches from each decile of assignment entropy, the surest on top."""
+    """Draw patches from each decile of assignment entropy, the surest on top; `places` say where
+    each patch is from.
+    """
     return strips(
         patches,
         [
@@ -138,7 +142,43 @@ def decile_examples(
         finding=f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least "
         f"sure above {_nats(bounds[-1][0])}",
         look_for="Top: patches that one code answers for. Bottom: patches between codes. Look for "
-        "what they have in common: flat against textured, common against rare.",
+        "what they have in common: flat against textured, common against rare. Hover a patch for "
+        "its place.",
+        hover=places,
+    )
+
+
+def least_sure_codes(
+    indices: Int[np.ndarray, " N"], entropy: Float[np.ndarray, " N"], num_codes: int
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Give the used codes and the mean entropy of each one's tokens, the least sure first."""
+    counts = np.bincount(indices, minlength=num_codes)
+    used = np.flatnonzero(counts)
+    mean = np.bincount(indices, entropy, num_codes)[used] / counts[used]
+    order = np.argsort(-mean, kind="stable")
+    return used[order], mean[order]
+
+
+def uncertain_examples(
+    patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]],
+    codes: Sequence[int],
+    means: Sequence[float],
+    *,
+    places: Sequence[Sequence[str]],
+) -> go.Figure:
+    """Draw real patches of some codes, the least sure code on top.
+
+    `means`: mean entropy of each code's tokens, in nats; `places`: where each patch is from.
+    """
+    return strips(
+        patches,
+        [f"code {k}: {_nats(mean)}" for k, mean in zip(codes, means, strict=True)],
+        axis="code: mean entropy, nats",
+        finding=f"The least sure codes: {codes[0]} has {_nats(means[0])} nats a token",
+        look_for="Real patches assigned to each, its least sure token first. Patches of a row that "
+        "do not agree are of a code that answers for what no other does. Hover a patch for its "
+        "place.",
+        hover=places,
     )
 
 
@@ -146,10 +186,8 @@ def uncertain_codes(
     indices: Int[np.ndarray, " N"], entropy: Float[np.ndarray, " N"], num_codes: int
 ) -> go.Figure:
     """Draw the mean entropy of each code's tokens against how many it has."""
+    used, mean = least_sure_codes(indices, entropy, num_codes)
     counts = np.bincount(indices, minlength=num_codes)
-    used = np.flatnonzero(counts)
-    mean = np.bincount(indices, entropy, num_codes)[used] / counts[used]
-    order = used[np.argsort(-mean, kind="stable")]
     fig = figure(height=400)
     fig.add_scatter(
         x=counts[used],
@@ -168,7 +206,7 @@ def uncertain_codes(
     relation = np.corrcoef(*ranks)[0, 1] if len(used) > 2 else float("nan")
     return titled(
         fig,
-        f"Least sure are codes {', '.join(map(str, order[:5]))}; rank correlation of doubt and use "
+        f"Least sure are codes {', '.join(map(str, used[:5]))}; rank correlation of doubt and use "
         f"{relation:+.2f} over {len(used)} used codes",
         "Dashed: mean over tokens. Doubt that grows with use is crowding: many tokens share few "
         "codes that lie close together.",

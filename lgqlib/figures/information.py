@@ -1,6 +1,6 @@
 """How even the use of codes is, what a code tells about its token, and what moves both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -12,12 +12,38 @@ from lgqlib.figures.style import BLUE, COLORS, GREEN, INK, ORANGE, RED, figure, 
 from lgqlib.geometry import lorenz, occupancy
 from lgqlib.theory import FreeEnergyCurve
 
+MANY = 10
+"""Tokens a code from which on counting them no longer bounds what is measured."""
+
+
+def is_capped(num_tokens: int, num_codes: int) -> bool:
+    """Say whether the tokens are so few that log2 of their number bounds the bits measured."""
+    return num_tokens < MANY * num_codes
+
+
+def counted(num_tokens: int, num_codes: int) -> str:
+    """Say how many tokens use is counted over, and the bits that this caps."""
+    if not is_capped(num_tokens, num_codes):
+        return f"{num_tokens} tokens"
+    return (
+        f"{num_tokens} tokens for {num_codes} codes, so at most "
+        f"log<sub>2</sub> N = {np.log2(num_tokens):.1f} bits"
+    )
+
 
 def information(
-    curves: Mapping[str, FreeEnergyCurve], taus: Mapping[str, float], scales: Mapping[str, float]
+    curves: Mapping[str, FreeEnergyCurve],
+    taus: Mapping[str, float],
+    scales: Mapping[str, float],
+    *,
+    num_codes: Mapping[str, int],
 ) -> go.Figure:
-    """Draw entropy of usage, mean token entropy and their difference over temperature."""
+    """Draw entropy of usage, mean token entropy and their difference over temperature.
+
+    A dashed line is log2 of the number of tokens, where that bounds what is measured.
+    """
     fig = figure(height=440)
+    sizes = {key: (curve.num_tokens, num_codes[key]) for key, curve in curves.items()}
     for key, curve in curves.items():
         x, color = curve.taus / scales[key], run_color(key)
         for values, name, dash in (
@@ -33,6 +59,7 @@ def information(
                 name=f"{label_of(key)}: {name}",
             )
         fig.add_vline(taus[key] / scales[key], line={"color": color, "width": 1})
+    _mark_caps(fig, sizes.values())
     fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
     fig.update_yaxes(title_text="bits a token", rangemode="tozero")
     parts = []
@@ -44,15 +71,24 @@ def information(
         fig,
         "At its own temperature (thin line) a code tells about its token: " + "; ".join(parts),
         "H(u) is what evenness of use allows; E H(p) is lost to doubt; the difference is mutual "
-        "information. Hot, doubt eats everything.",
+        f"information. Hot, doubt eats everything. {_counted_over(sizes)}",
     )
 
 
 def entropy_history(
-    histories: Mapping[str, Sequence], *, num_codes: Mapping[str, int]
+    histories: Mapping[str, Sequence],
+    *,
+    num_codes: Mapping[str, int],
+    missing: Mapping[str, str] | None = None,
 ) -> go.Figure:
-    """Draw both entropies and their difference over the steps of training."""
+    """Draw both entropies and their difference over the steps of training.
+
+    `missing`: why a run's history is empty; it is said instead.
+    """
+    absent = [f"{label_of(k)} cannot be shown: {why}" for k, why in (missing or {}).items() if why]
+    histories = {key: moments for key, moments in histories.items() if len(moments)}
     fig = figure(cols=2, titles=("Entropies of the probe", "Temperature of the step"), height=400)
+    sizes = {key: (m[-1].num_tokens, num_codes[key]) for key, m in histories.items()}
     for key, moments in histories.items():
         steps, color = [m.step + 1 for m in moments], run_color(key)
         for values, name, dash in (
@@ -81,6 +117,7 @@ def entropy_history(
         )
         top = np.log2(num_codes[key])
         fig.add_hline(top, line={"color": color, "dash": "dot", "width": 1}, row=1, col=1)
+    _mark_caps(fig, sizes.values(), row=1, col=1)
     fig.update_xaxes(title_text="training step + 1", type="log")
     fig.update_yaxes(title_text="bits a token", rangemode="tozero", row=1, col=1)
     fig.update_yaxes(title_text="τ, units of the energy", type="log", row=1, col=2)
@@ -91,9 +128,9 @@ def entropy_history(
     ]
     return titled(
         fig,
-        "Mutual information of token and code: " + "; ".join(parts),
+        "Mutual information of token and code: " + "; ".join(parts + absent),
         "Thin dotted line: log2 K. As τ falls doubt goes, and what a code tells comes to equal the "
-        "entropy of its use.",
+        f"entropy of its use. {_counted_over(sizes)}",
     )
 
 
@@ -102,12 +139,15 @@ def spread(
     taus: Mapping[str, Float[np.ndarray, " T"]],
     starts: Mapping[str, int],
     histories: Mapping[str, Sequence],
+    *,
+    missing: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """Draw how a token's entropy is distributed: at the run's temperature, over all, over training.
 
     `populations`: entropies of tokens at each of `taus`, which are in units of tau_c; `starts`: the
-    run's own place among them.
+    run's own place among them; `missing`: why a run has no history.
     """
+    absent = [f"{label_of(k)}: {why}." for k, why in (missing or {}).items() if why]
     titles = ("At the run's temperature", "Over temperature", "Over training")
     fig = figure(cols=3, titles=titles, height=420, horizontal_spacing=0.08)
     parts, legend = [], legend_in(fig, 1, 1, y=0.05)
@@ -141,7 +181,8 @@ def spread(
         fig,
         f"Tokens that are sure (below 0.1 nats) at the run's temperature: {'; '.join(parts)}",
         "Line: the median token; band: from the surest tenth to the least sure. A wide band is a "
-        "temperature, or a step, at which some tokens have decided and others have not.",
+        "temperature, or a step, at which some tokens have decided and others have not."
+        + (f" Not over training: {' '.join(absent)}" if absent else ""),
     )
 
 
@@ -219,3 +260,17 @@ def term_effects(effects: Sequence, *, tau_label: str) -> go.Figure:
         f"One step of tokens and codes by 2 % of their spread down each term's gradient, at "
         f"{tau_label}. Left is surer, up is more even: a term that trades one for the other leans.",
     )
+
+
+def _counted_over(sizes: Mapping[str, tuple[int, int]]) -> str:
+    if not sizes:
+        return ""
+    told = "; ".join(f"{label_of(key)} {counted(*size)}" for key, size in sizes.items())
+    line = " (dashed line)" if any(is_capped(*size) for size in sizes.values()) else ""
+    return f"Counted over: {told}{line}."
+
+
+def _mark_caps(fig: go.Figure, sizes: Iterable[tuple[int, int]], **place: int) -> None:
+    for num_tokens in sorted({n for n, k in sizes if is_capped(n, k)}):
+        line = {"color": INK, "dash": "dash", "width": 1}
+        fig.add_hline(np.log2(num_tokens), line=line, name="log2 N", **place)

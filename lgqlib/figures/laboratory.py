@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.entropy import map_trace
 from lgqlib.figures.evaluation import square
@@ -86,6 +86,60 @@ LOOK_LABORATORY = (
     "critical "
     "temperature the picture comes back; the soft one meets the hard one when doubt is gone."
 )
+
+
+def one_token(
+    image: UInt8[np.ndarray, "S S 3"],
+    place: tuple[int, int],
+    shares: Sequence[tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]],
+    labels: Sequence[str],
+    *,
+    grid: tuple[int, int],
+) -> go.Figure:
+    """Draw one token's place and the codes that it is assigned to most at some temperatures: the
+    laboratory's token, standing still.
+
+    `place`: its row and column in a `grid` of tokens; `shares`: codes, the likeliest first, and
+    their probabilities, for each of `labels`.
+    """
+    titles = ("Image, and the token", *labels)
+    fig = figure(cols=len(titles), titles=titles, height=340, horizontal_spacing=0.07)
+    fig.add_image(source=data_uri(image), hoverinfo="skip", row=1, col=1)
+    (row, col), height, width = place, image.shape[0] / grid[0], image.shape[1] / grid[1]
+    fig.add_shape(
+        type="rect",
+        x0=col * width - 0.5,
+        x1=(col + 1) * width - 0.5,
+        y0=row * height - 0.5,
+        y1=(row + 1) * height - 0.5,
+        line={"color": RED, "width": 3},
+        name="token",
+        row=1,
+        col=1,
+    )
+    square(fig, 1, 1)
+    fig.update_xaxes(showticklabels=False, showgrid=False, ticks="", row=1, col=1)
+    fig.update_yaxes(showticklabels=False, showgrid=False, ticks="", row=1, col=1)
+    for at, ((codes, weights), label) in enumerate(zip(shares, labels, strict=True), start=2):
+        fig.add_bar(
+            x=[f"k{k}" for k in codes],
+            y=weights,
+            marker_color=ORANGE,
+            name=label,
+            hovertemplate="%{x}: %{y:.3g}<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=at,
+        )
+        fig.update_xaxes(title_text="code k", type="category", row=1, col=at)
+        fig.update_yaxes(title_text="probability", rangemode="tozero", row=1, col=at)
+    told = [f"{float(w[0]):.3g} at {label}" for (_, w), label in zip(shares, labels, strict=True)]
+    return titled(
+        fig,
+        f"The token at row {row}, column {col} gives its likeliest code {'; '.join(told)}",
+        f"The {len(shares[0][0])} likeliest codes at each temperature, on scales of their own. "
+        "Hot, many codes share a token evenly; cold, one has it all unless two are equally near.",
+    )
 
 
 def laboratory_frames(

@@ -13,9 +13,15 @@ Tiles = Sequence[UInt8[np.ndarray, "P P 3"]]
 
 
 def strips(
-    rows: Sequence[Tiles], labels: Sequence[str], *, axis: str, finding: str, look_for: str
+    rows: Sequence[Tiles],
+    labels: Sequence[str],
+    *,
+    axis: str,
+    finding: str,
+    look_for: str,
+    hover: Sequence[Sequence[str]] | None = None,
 ) -> go.Figure:
-    """Draw rows of tiles of one size, each row with a label."""
+    """Draw rows of tiles of one size, each row with a label; `hover` is the text of each tile."""
     cols = max(len(row) for row in rows)
     pictures = [sheet(row, cols=cols, tile=44, gap=3) for row in rows]
     width = max(p.shape[1] for p in pictures)
@@ -23,10 +29,25 @@ def strips(
     fig = figure(height=44 * len(rows) + 130)
     fig.add_image(source=data_uri(np.concatenate(padded)), hoverinfo="skip")
     step = padded[0].shape[0]
+    if hover is not None:
+        # An image has one label for all of it: clear points in the middle of each tile have theirs.
+        across = width / cols
+        places = [(i, j) for i, texts in enumerate(hover) for j in range(len(texts))]
+        fig.add_scatter(
+            x=[(j + 0.5) * across for _, j in places],
+            y=[(i + 0.5) * step for i, _ in places],
+            text=[text for texts in hover for text in texts],
+            mode="markers",
+            marker={"size": 24, "opacity": 0},
+            hovertemplate="%{text}<extra></extra>",
+            name="places",
+            showlegend=False,
+        )
     fig.update_yaxes(
         tickvals=[(i + 0.5) * step for i in range(len(rows))],
         ticktext=list(labels),
         title_text=axis,
+        autorange="reversed",
         scaleanchor="x",
         constrain="domain",
         showgrid=False,

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from lgqlib.bounds import water_filling
+from lgqlib.figures.information import counted, is_capped
 from lgqlib.figures.style import (
     BLUE,
     GREEN,
@@ -22,31 +23,22 @@ from lgqlib.theory import FreeEnergyCurve
 
 PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}
 """The free energy and its two parts, and their colors."""
+SCHEDULE, ENDS = "schedule", ("training starts", "training ends")
+"""Names of the marks of a run's own temperatures."""
 
 
 def free_energy(curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[float]) -> go.Figure:
     """Draw the free energy and its parts over temperature, with the run's own schedule marked."""
     fig = figure(height=440)
     parts(fig, curve, scale, row=1, col=1)
-    span = np.asarray(schedule, dtype=float)
-    span = span[np.isfinite(span)] / scale
-    low, high = fig.layout.yaxis.range
-    marks = [(1.0, "τ<sub>c</sub>", INK, "dash")]
-    if len(span):
-        fig.add_vrect(span.min(), span.max(), fillcolor=ORANGE, opacity=0.12, line_width=0)
-        marks += [
-            (span[0], "training starts", ORANGE, "dot"),
-            (span[-1], "training ends", ORANGE, "solid"),
-        ]
-    for value, name, color, dash in marks:
-        fig.add_scatter(
-            x=[value, value],
-            y=[low, high],
-            mode="lines",
-            line={"color": color, "dash": dash},
-            name=name,
-            legend=fig.data[0].legend,
-        )
+    fig.add_vline(
+        1.0,
+        line={"color": INK, "dash": "dash"},
+        name="τ<sub>c</sub>",
+        showlegend=True,
+        legend=fig.data[0].legend,
+    )
+    span = mark_schedule(fig, schedule, scale, legend=fig.data[0].legend)
     ends = f"{span[0]:.3g} to {span[-1]:.3g} τc" if len(span) else "no temperature"
     # From the thermodynamic identity dF/dtau = -H, by the differences of the curve itself.
     slope = np.gradient(curve.free_energy, curve.taus)
@@ -59,8 +51,12 @@ def free_energy(curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[floa
     )
 
 
-def entropy_slope(curve: FreeEnergyCurve, *, scale: float) -> go.Figure:
-    """Hold the measured slope of entropy in temperature against Var(d) / tau^3."""
+def entropy_slope(
+    curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[float] = ()
+) -> go.Figure:
+    """Hold the measured slope of entropy in temperature against Var(d) / tau^3, with the run's own
+    schedule marked.
+    """
     fig = figure(height=400)
     x = curve.taus / scale
     order = np.argsort(curve.taus)
@@ -74,6 +70,7 @@ def entropy_slope(curve: FreeEnergyCurve, *, scale: float) -> go.Figure:
     )
     fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
     fig.update_yaxes(title_text="nats for each e-fold of τ", rangemode="tozero")
+    mark_schedule(fig, schedule, scale, legend="legend")
     inner = slice(2, -2)
     error = np.abs(seen - foretold)[inner].max() / foretold.max()
     top = x[int(foretold.argmax())]
@@ -87,10 +84,18 @@ def entropy_slope(curve: FreeEnergyCurve, *, scale: float) -> go.Figure:
 
 
 def rate_distortion(
-    curve: FreeEnergyCurve, spectrum: Float[np.ndarray, " D"], *, index: int
+    curve: FreeEnergyCurve,
+    spectrum: Float[np.ndarray, " D"],
+    *,
+    index: int,
+    num_codes: int,
+    schedule: Sequence[float] = (),
 ) -> go.Figure:
     """Draw the soft assignment's rate and distortion over temperature, against the Gaussian
     bound.
+
+    A dashed line is log2 of the number of tokens, where that bounds the rate that is measured. The
+    run's `schedule`, in units of the energy, is marked at the rates that its temperatures have.
     """
     fig = figure(height=420)
     rate_distortion_curve(fig, curve, spectrum, row=1, col=1)
@@ -98,13 +103,20 @@ def rate_distortion(
     rate, distortion = curve.mutual_information[index] / np.log(2), curve.mean_energy[index]
     fig.data[-1].update(x=[rate], y=[distortion], showlegend=True, legend=fig.data[0].legend)
     bound = water_filling(spectrum, curve.mutual_information[index])
+    order = np.argsort(curve.taus)
+    rates = (np.log(curve.taus[order]), curve.mutual_information[order] / np.log(2))
+    own = np.asarray(schedule, dtype=float)
+    mark_schedule(fig, np.interp(np.log(own), *rates), 1.0, legend=fig.data[0].legend)
+    if is_capped(curve.num_tokens, num_codes):
+        line = {"color": INK, "dash": "dash", "width": 1}
+        fig.add_vline(np.log2(curve.num_tokens), line=line, name="log2 N")
     return titled(
         fig,
         f"At its temperature: {rate:.2f} bits a token, distortion {distortion:.3g}; a Gaussian of "
         f"this covariance needs {bound:.3g}",
         "Each point of the curve is a temperature, its slope −1/τ. Left of the curve's knee codes "
-        "are "
-        "shared by many tokens; the vertical end is nearest neighbor.",
+        "are shared by many tokens; the vertical end is nearest neighbor. Counted over "
+        f"{counted(curve.num_tokens, num_codes)}.",
     )
 
 
@@ -114,8 +126,11 @@ def soft_to_hard(
     tied: Float[np.ndarray, " T"],
     *,
     scale: float,
+    schedule: Sequence[float] = (),
 ) -> go.Figure:
-    """Draw how the soft code comes to the hard one as tau falls, and a tie that never resolves."""
+    """Draw how the soft code comes to the hard one as tau falls, and a tie that never resolves,
+    with the run's own schedule marked.
+    """
     fig = figure(cols=2, titles=("Soft to hard code", "Largest share"), height=400)
     x = curve.taus / scale
     fig.add_scatter(x=x, y=away, mode="lines", line={"color": GREEN}, name="distance", row=1, col=1)
@@ -135,6 +150,8 @@ def soft_to_hard(
             col=2,
         )
     fig.data[0].showlegend = False
+    mark_schedule(fig, schedule, scale, row=1, col=1)
+    mark_schedule(fig, schedule, scale, row=1, col=2, legend=legend)
     fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
     fig.update_yaxes(title_text="root mean square distance", row=1, col=1)
     fig.update_yaxes(title_text="max p", range=[0, 1.02], row=1, col=2)
@@ -189,6 +206,34 @@ def rate_distortion_curve(fig: go.Figure, curve, spectrum, *, row: int, col: int
         )
     fig.update_xaxes(title_text="rate I, bits a token", row=row, col=col)
     fig.update_yaxes(title_text="distortion ⟨d⟩", type="log", row=row, col=col)
+
+
+def mark_schedule(
+    fig: go.Figure,
+    schedule: Sequence[float] | Float[np.ndarray, " S"],
+    unit: float,
+    *,
+    legend: str | None = None,
+    row: int = 1,
+    col: int = 1,
+) -> Float[np.ndarray, " n"]:
+    """Shade where a run's temperature went and line its two ends; give the schedule in that unit.
+
+    Values that are not finite, such as before the first step, are left out. Without a `legend` the
+    lines are not named in one.
+    """
+    span = np.asarray(schedule, dtype=float)
+    span = span[np.isfinite(span)] / unit
+    if not len(span):
+        return span
+    place = {"row": row, "col": col}
+    fig.add_vrect(
+        span.min(), span.max(), fillcolor=ORANGE, opacity=0.12, line_width=0, name=SCHEDULE, **place
+    )
+    named = {} if legend is None else {"showlegend": True, "legend": legend}
+    for value, name, dash in zip(span[[0, -1]], ENDS, ("dot", "solid"), strict=True):
+        fig.add_vline(value, line={"color": ORANGE, "dash": dash}, name=name, **named, **place)
+    return span
 
 
 def mark(fig: go.Figure, name: str, color: str, *, row: int, col: int) -> None:

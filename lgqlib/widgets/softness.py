@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -12,12 +12,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lgqlib.assignment import energies, probabilities, soft_assign
+from lgqlib.figures.entropy import least_sure_codes
 from lgqlib.run import Snapshot
 from lgqlib.theory import FreeEnergyCurve, critical_temperature, free_energy_curve
 from lgqlib.widgets.view import LENS, UNDERFLOW, View
 
 WORK = 2**21
-"""Pairs of token and code that one temperature looks at: bounds time for any K."""
+"""Pairs of token and code that one temperature looks at, token by token: bounds time for any K."""
+COUNTED = 4096
+"""Tokens that use is counted over. The entropy of use is at most the log of their number, so that a
+few hundred would say more about themselves than about a large codebook."""
+SUMMED = 2**26
+"""Pairs of token and code that one temperature sums over: half a second of one CPU core."""
 HOTTEST, COLDEST = 10.0, 1e-3
 """Ends of the range of temperatures, in units of the first critical temperature."""
 
@@ -34,6 +40,8 @@ class Moment:
     """Entropy of the mean assignment, H(u)."""
     deciles: tuple[float, ...]
     """The nine deciles of a token's entropy over the probe."""
+    num_tokens: int
+    """Tokens of the probe; `usage` and `information` are at most the log of it."""
 
     @property
     def information(self) -> float:
@@ -53,8 +61,31 @@ class Effect:
 
 
 def num_looked_at(num_codes: int, num_tokens: int) -> int:
-    """Give how many of some tokens to look at, so that K codes cost no more than a few would."""
+    """Give how many of some tokens to look at one by one, so that K codes cost no more than a few
+    would.
+    """
     return min(num_tokens, max(256, WORK // num_codes))
+
+
+def num_counted(num_codes: int, num_tokens: int) -> int:
+    """Give how many of some tokens to count the use of codes over: thousands, for any K."""
+    return min(num_tokens, COUNTED, max(COUNTED // 2, SUMMED // num_codes))
+
+
+def _spread_out(num_tokens: int, count: int) -> Int[np.ndarray, " n"]:
+    """Give numbers of some tokens, evenly over all images."""
+    return np.unique(np.linspace(0, num_tokens - 1, count).astype(int))
+
+
+def _with(taus: Float[np.ndarray, " T"], own: float) -> Float[np.ndarray, " n"]:
+    """Put a temperature among falling ones that are evenly spaced in the logarithm.
+
+    It replaces the nearest, as two that nearly coincide would spoil differences along the curve.
+    """
+    away = np.abs(np.log(taus / own))
+    if away.min() <= np.log(taus[0] / taus[1]) / 2 * (1 + 1e-9):
+        return np.where(np.arange(len(taus)) == away.argmin(), own, taus)
+    return np.sort(np.append(taus, own))[::-1].copy()
 
 
 class Softness:
@@ -63,25 +94,30 @@ class Softness:
     Args:
         view: the run, on held-out images.
         snapshots: of its training, in order.
-        num_taus: temperatures, falling, from 10 to 0.001 in units of tau_c.
+        num_taus: temperatures, falling, from 10 to 0.001 in units of tau_c; the view's own stands
+            in for the nearest of them, or is added where it lies outside.
     """
 
     def __init__(self, view: View, snapshots: Sequence[Snapshot] = (), *, num_taus: int = 48):
         self.view, self.snapshots = view, list(snapshots)
-        self.taus = view.scale * np.geomspace(HOTTEST, COLDEST, num_taus)
-        count = num_looked_at(view.num_codes, len(view.points))
-        self.tokens = np.unique(np.linspace(0, len(view.points) - 1, count).astype(int))
-        self.latents = view.points[self.tokens]
+        self.taus = _with(view.scale * np.geomspace(HOTTEST, COLDEST, num_taus), view.tau)
+        total = len(view.points)
+        counted = _spread_out(total, num_counted(view.num_codes, total))
+        self.latents = view.points[counted]
+        """Latents that curves, rates and effects are means over."""
+        self.tokens = _spread_out(total, num_looked_at(view.num_codes, total))
+        """Tokens whose entropies are kept one by one."""
 
     @property
     def start(self) -> int:
-        """Place in `taus` of the temperature nearest to the view's own."""
-        return int(np.abs(np.log(self.taus / self.view.tau)).argmin())
+        """Place in `taus` of the view's own temperature."""
+        return int(np.flatnonzero(self.taus == self.view.tau)[0])
 
     @cached_property
     def entropies(self) -> Float[np.ndarray, "T n"]:
         """Entropy of each looked-at token at each temperature, in nats."""
-        z, e = torch.from_numpy(self.latents), torch.from_numpy(self.view.sites)
+        z = torch.from_numpy(self.view.points[self.tokens])
+        e = torch.from_numpy(self.view.sites)
         d = energies(z, e, energy=self.view.energy)
         d = d if self.view.widths is None else d / self.view.widths
         d -= d.amin(1, keepdim=True)
@@ -94,31 +130,55 @@ class Softness:
 
     @cached_property
     def curve(self) -> FreeEnergyCurve:
-        """Free energy, its parts, and the rate-distortion point over the temperatures."""
-        view = self.view
-        return free_energy_curve(
-            self.latents, view.sites, self.taus, energy=view.energy, widths=view.widths
+        """Free energy, its parts, and the rate-distortion point over the temperatures.
+
+        Computed once, a few temperatures at a time, so that progress shows and a stop is heard.
+        """
+        view, groups = self.view, np.array_split(self.taus, -(-len(self.taus) // 4))
+        return _joined(
+            [
+                free_energy_curve(
+                    self.latents, view.sites, taus, energy=view.energy, widths=view.widths
+                )
+                for taus in tqdm(groups, desc="free energy", unit="group", leave=False)
+            ]
         )
+
+    @property
+    def no_history(self) -> str:
+        """Why the entropies over training cannot be shown; empty where they can."""
+        if self.view.widths is not None:
+            return "codes have learned widths, which snapshots do not keep"
+        looked_at = [s for s in self.snapshots if not self._is_before_training(s)]
+        return "" if looked_at else "it has no snapshots of its training"
+
+    def _is_before_training(self, snapshot: Snapshot) -> bool:
+        """Say whether a snapshot is of before the first step, when there is no temperature yet."""
+        return self.view.has_temperature and not math.isfinite(snapshot.tau)
 
     @cached_property
     def history(self) -> list[Moment]:
         """Entropies at each snapshot, at the temperature of that step.
 
         A method without a temperature is looked at through the same share of each step's tau_c.
+        Empty where `no_history` says why.
         """
         moments = []
-        for s in self.snapshots:
-            some = s.latents[: max(256, WORK // len(s.codebook))]
+        if self.no_history:
+            return moments
+        for s in tqdm(self.snapshots, desc="history", unit="snapshot", leave=False):
+            if self._is_before_training(s):
+                continue
+            some = s.latents[: num_counted(len(s.codebook), len(s.latents))]
             tau = s.tau if self.view.has_temperature else self._lens(some)
-            if not math.isfinite(tau):
-                continue  # before the first step there is no temperature yet
             found = soft_assign(
                 torch.from_numpy(some), torch.from_numpy(s.codebook), tau, energy=self.view.energy
             )
             token, usage = found.entropy.clamp(min=0).numpy(), found.usage
             deciles = tuple(np.quantile(token, np.arange(1, 10) / 10).tolist())
             of_use = -float(torch.xlogy(usage, usage).sum())
-            moments.append(Moment(s.step, tau, float(token.mean()), of_use, deciles))
+            mean = float(token.mean())
+            moments.append(Moment(s.step, tau, mean, of_use, deciles, len(some)))
         return moments
 
     def _lens(self, latents: Float[np.ndarray, "n D"]) -> float:
@@ -133,18 +193,40 @@ class Softness:
         parts = np.array_split(order, 10)
         return [p[np.linspace(0, len(p) - 1, min(each, len(p))).astype(int)] for p in parts]
 
+    def least_sure(
+        self, tau: float, *, count: int = 8, each: int = 12
+    ) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"], list[Int[np.ndarray, " n"]]]:
+        """Give the least sure codes, the mean entropy of their tokens in nats, and tokens of each,
+        the least sure first.
+        """
+        entropy, indices = self.view.entropies(tau), self.view.indices
+        codes, means = least_sure_codes(indices, entropy, self.view.num_codes)
+        tokens = []
+        for code in codes[:count]:
+            own = np.flatnonzero(indices == code)
+            tokens.append(own[np.argsort(-entropy[own], kind="stable")[:each]])
+        return codes[:count], means[:count], tokens
+
+    def place_of(self, token: int | np.integer, tau: float) -> str:
+        """Say where a token is, and how sure its assignment."""
+        image, place = divmod(int(token), self.view.num_tokens)
+        row, col = divmod(place, self.view.grid[1])
+        nats = self.view.entropies(tau)[token]
+        return f"image {image}, row {row}, column {col}: {max(nats, 0):.3g} nats"
+
     def effects(self, tau: float, *, size: float = 0.02) -> list[Effect]:
         """Step tokens and codes down the gradient of each term, and see what it does to both
         entropies.
 
         A step moves tokens and codes by `size`, in units of the latents' spread (root mean square).
         """
-        z = torch.from_numpy(self.latents[: max(256, 2**20 // self.view.num_codes)])
+        z = torch.from_numpy(self.latents)
         e = torch.from_numpy(self.view.sites)
         spread = float((z - z.mean(0)).square().mean().sqrt())
         before = self._entropies_of(z, e, tau)
         found = []
-        for term in ("peak", "usage", "usage, entropy form"):
+        terms = ("peak", "usage", "usage, entropy form")
+        for term in tqdm(terms, desc="effects", unit="term", leave=False):
             x = [z.clone().requires_grad_(), e.clone().requires_grad_()]
             gradients = torch.autograd.grad(self._term(term, *x, tau), x)
             moved = [
@@ -173,7 +255,7 @@ class Softness:
     def soft_to_hard(self) -> Float[np.ndarray, " T"]:
         """Root mean square distance from the soft to the hard code, over the temperatures."""
         view = self.view
-        z, e = torch.from_numpy(self.latents), torch.from_numpy(view.sites)
+        z, e = torch.from_numpy(view.points[self.tokens]), torch.from_numpy(view.sites)
         hard = e[torch.from_numpy(view.indices[self.tokens])]
         away = []
         for tau in tqdm(self.taus, desc="soft codes", unit="temperature", leave=False):
@@ -184,17 +266,49 @@ class Softness:
     def tie(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
         """Put a point at equal energy from two neighboring codes; give both, and its largest share.
 
-        The codes are the closest pair of different ones; the share is over the temperatures.
+        The codes are a close pair of different ones, the closest of all without learned widths;
+        the share is over the temperatures.
         """
         view = self.view
         used = np.argsort(-view.counts, kind="stable")[:512]
         e = torch.from_numpy(view.sites[used]).double()
-        apart = torch.cdist(e, e)
+        widths = None if view.widths is None else view.widths[torch.from_numpy(used)].double()
+        apart = torch.pdist(e)
         apart[apart < 1e-6 * apart.max()] = math.inf
-        a, b = divmod(int(apart.argmin()), len(e))
-        middle = (e[a] + e[b]) / 2
+        pairs = torch.triu_indices(len(e), len(e), offset=1).T
+        for a, b in pairs[apart.argsort()[:256]].tolist():
+            point = self._between(e, a, b, widths)
+            if {a, b} == set(self._scaled(point, e, widths)[0].topk(2, largest=False)[1].tolist()):
+                break  # with widths, a third code may reach further than either
         shares = [
-            float(probabilities(middle[None], e, float(t), energy=view.energy).max())
+            float(probabilities(point, e, float(t), energy=view.energy, widths=widths).max())
             for t in self.taus
         ]
         return (int(used[a]), int(used[b])), np.array(shares)
+
+    def _between(
+        self, e: Float[Tensor, "n D"], a: int, b: int, widths: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "1 D"]:
+        """Find the point on the way from one code to another that has the same energy for both."""
+        low, high = 0.0, 1.0
+        pair = None if widths is None else widths[[a, b]]
+        for _ in range(60):  # halves down to the last digit
+            middle = (low + high) / 2
+            point = torch.lerp(e[a], e[b], middle)[None]
+            near, far = self._scaled(point, e[[a, b]], pair)[0].tolist()
+            low, high = (middle, high) if near < far else (low, middle)
+        return point
+
+    def _scaled(
+        self, z: Float[Tensor, "m D"], e: Float[Tensor, "n D"], widths: Float[Tensor, " n"] | None
+    ) -> Float[Tensor, "m n"]:
+        d = energies(z, e, energy=self.view.energy)
+        return d if widths is None else d / widths
+
+
+def _joined(curves: Sequence[FreeEnergyCurve]) -> FreeEnergyCurve:
+    """Put curves of the same tokens and codes, over parts of the temperatures, into one."""
+    first = vars(curves[0])
+    over_taus = [f.name for f in fields(FreeEnergyCurve) if isinstance(first[f.name], np.ndarray)]
+    whole = {name: np.concatenate([getattr(c, name) for c in curves]) for name in over_taus}
+    return FreeEnergyCurve(**(first | whole))

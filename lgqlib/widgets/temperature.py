@@ -6,6 +6,7 @@ import ipywidgets
 import numpy as np
 
 from lgqlib.figures.entropy import map_trace
+from lgqlib.figures.information import counted
 from lgqlib.figures.laboratory import laboratory
 from lgqlib.figures.pixels import data_uri
 from lgqlib.geometry import spectrum
@@ -40,7 +41,8 @@ class TemperatureLaboratory(Explorer):
         self.image = whole("Image", len(view.images) - 1, value=image)
         self.token = whole("Token", view.num_tokens - 1, value=token)
         self.tau = tau_slider(softness)
-        self.about = ipywidgets.HTML(value=f"This run: {view.tau_label}.")
+        told = counted(softness.curve.num_tokens, view.num_codes)
+        self.about = ipywidgets.HTML(value=f"This run: {view.tau_label}. Curves: {told}.")
         self.image.observe(Throttled(lambda change: self.look_at()), "value")
         update = Throttled(lambda change: self.update())
         self.token.observe(update, "value")
