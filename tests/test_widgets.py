@@ -18,6 +18,7 @@ from lgqlib.config import Config
 from lgqlib.data import to_model, to_uint8
 from lgqlib.figures.plane import clusters
 from lgqlib.run import Run
+from lgqlib.train import train
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Throttled
 from lgqlib.widgets.entropy import EntropyExplorer
@@ -35,6 +36,18 @@ from lgqlib.widgets.view import View
 @pytest.fixture(scope="module")
 def view(trained, cache):
     return View.open(trained("lgq"), cache=cache, num_images=16)
+
+
+@pytest.fixture(scope="module")
+def sharp_view(tmp_path_factory, cache, tiny_config):
+    """A view of a run that trained long enough for its patches to look like something."""
+    more = (
+        "train.num_steps=100 train.eval_every=100 train.checkpoint_every=100 evaluation.extractor="
+    )
+    config = tiny_config("lgq", more)
+    run = Run.create(tmp_path_factory.mktemp("sharp"), config)
+    train(config, run, cache=cache, progress=False)
+    return View.open(run, cache=cache, num_images=16)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +125,51 @@ class TestView:
         side = view.images.shape[-1] // view.grid[0]
         truth = view.images[1, :, side : 2 * side, 2 * side : 3 * side].permute(1, 2, 0)
         assert (view.patch(token) == truth.numpy()).all()
+
+    def test_a_code_s_patch_is_what_the_decoder_gives_in_real_images(self, view):
+        code = int(np.bincount(view.indices).argmax())
+        tokens = view.contexts(code)
+        assert len(tokens) == 4 and (view.indices[tokens] == code).all()
+        side = view.images.shape[-1] // view.grid[0]
+        crops = []
+        for image, place in zip(*divmod(tokens, view.num_tokens), strict=True):
+            y, x = side * (np.array(divmod(place, view.grid[1])))
+            crops.append(view.reconstruction(image)[y : y + side, x : x + side].astype(float))
+        assert np.abs(view.code_patches(np.array([code]))[0] - np.mean(crops, 0)).max() <= 1
+
+    def test_a_code_that_is_never_used_takes_the_place_of_the_token_nearest_to_it(
+        self, sharp_view, monkeypatch
+    ):
+        view = sharp_view
+        monkeypatch.setattr("lgqlib.widgets.view.MAX_CONTEXTS", 1)
+        monkeypatch.setattr(view, "_code_patch", view._code_patch_of)  # what is kept has four
+        code = int(np.flatnonzero(np.bincount(view.indices, minlength=view.num_codes) == 0)[0])
+        (token,) = view.contexts(code)
+        away = np.square(view.points - view.sites[code]).sum(1)
+        assert np.isclose(away[token], away.min())
+        image, place = divmod(token, view.num_tokens)
+        map_of_image = view.indices[view.tokens(image)].copy()
+        map_of_image[place] = code
+        decoded = view.decode(view.codebook[map_of_image]).astype(int)
+        y, x = 4 * np.array(divmod(place, view.grid[1]))
+        patch = view.code_patches(np.array([code]))[0]
+        assert np.abs(decoded[y : y + 4, x : x + 4] - patch).max() <= 1
+        assert code not in view.indices, "the image keeps its own codes"
+
+    def test_decoded_patches_are_nearer_to_real_ones_than_without_an_image_around(self, sharp_view):
+        view = sharp_view
+        used = np.flatnonzero(np.bincount(view.indices, minlength=view.num_codes) >= 8)
+        alone = torch.as_tensor(used)[:, None, None].expand(-1, 3, 3)
+        with torch.no_grad():
+            middle = to_uint8(view.tokenizer.decode(alone))[:, :, 4:8, 4:8].permute(0, 2, 3, 1)
+        real = np.stack(
+            [
+                np.mean([view.patch(t) for t in np.flatnonzero(view.indices == k)], axis=0)
+                for k in used
+            ]
+        )
+        in_place = np.abs(view.code_patches(used) - real).mean()
+        assert in_place < 0.85 * np.abs(middle.numpy() - real).mean()
 
     def test_a_cold_soft_code_is_the_hard_one(self, view):
         cold = view.decode(view.soft(0, 1e-5 * view.scale).average).astype(int)

@@ -237,10 +237,9 @@ class CodebookExplorer(Explorer):
             for name, value in self.codes.numbers(self.code).items()
         )
         return (
-            f"<table><tr>{rows}</tr></table>First row: the decoder's patch for code {self.code}, "
-            f"then its nearest codes {', '.join(map(str, near))}. Below: real patches assigned to "
-            "it, "
-            "nearest first."
+            f"<table><tr>{rows}</tr></table>First row: code {self.code} decoded, then its nearest "
+            f"codes {', '.join(map(str, near))}; each inside images that it fits best. Below: real "
+            "patches assigned to it, nearest first."
         )
 
     def _happened(self) -> str:
