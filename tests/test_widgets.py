@@ -11,6 +11,7 @@ import pandas
 import plotly.graph_objects as go
 import pytest
 import torch
+from plotly.callbacks import BoxSelector, LassoSelector
 
 from lgqlib.annealing import anneal
 from lgqlib.assignment import probabilities, soft_assign
@@ -314,6 +315,15 @@ class TestCodebookExplorer:
         assert enclosed(points, lasso).tolist() == [0, 1, 5]
         box = SimpleNamespace(xrange=(2.5, 0.5), yrange=(3.5, 4.5))
         assert enclosed(points, box).tolist() == [21, 22]
+
+    @pytest.mark.parametrize(
+        "selector",
+        [LassoSelector(type="lasso"), BoxSelector(type="box"), LassoSelector(xs=None, ys=None)],
+    )
+    def test_a_line_around_the_image_selects_nothing(self, explorer, selector):
+        explorer.select([4])
+        explorer._lassoed(None, point(), selector)
+        assert list(explorer.selection) == [4]
 
     def test_a_selection_shows_its_looks_its_places_and_its_trails(self, explorer, codes, view):
         empty = explorer.looks.value
