@@ -245,6 +245,13 @@ class TestCodebookExplorer:
         explorer._pointed(None, point(explorer.code), None)
         assert not calls
 
+    def test_a_click_and_a_written_number_choose_once(self, explorer, codes, monkeypatch):
+        looked_at, evidence = [], codes.evidence
+        monkeypatch.setattr(codes, "evidence", lambda k: looked_at.append(k) or evidence(k))
+        explorer._pointed(None, point(9), None)
+        explorer.code_field.value = 12
+        assert looked_at == [9, 12]
+
     def test_a_lasso_selects_and_is_cleared(self, explorer, monkeypatch):
         cleared = []
         monkeypatch.setattr(explorer.figure, "plotly_relayout", cleared.append)

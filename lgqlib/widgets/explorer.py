@@ -195,7 +195,7 @@ class CodebookExplorer(Explorer):
 
     def _listen(self) -> None:
         self.color.observe(lambda c: self.color_by(self.color.value), "value")
-        self.code_field.observe(Throttled(lambda c: self.choose(self.code_field.value)), "value")
+        self.code_field.observe(Throttled(self._code_written), "value")
         look = Throttled(lambda c: self.look_at(self.image_field.value, self.token_field.value))
         self.image_field.observe(look, "value")
         self.token_field.observe(look, "value")
@@ -207,6 +207,11 @@ class CodebookExplorer(Explorer):
         self.traces["codes"].on_click(self._pointed)
         self.traces["codes"].on_selection(self._lassoed)
         self.traces["grid"].on_click(self._token_clicked)
+
+    def _code_written(self, change: Any) -> None:
+        # `choose` writes the field itself: only another code than its own is news.
+        if self.code_field.value != self.code:
+            self.choose(self.code_field.value)
 
     def _pointed(self, trace: Any, points: Any, state: Any) -> None:
         if points.point_inds and self.drawn[points.point_inds[0]] != self.code:
