@@ -25,7 +25,7 @@ from lgqlib.figures import (
     temperature,
 )
 from lgqlib.figures import laboratory as laboratories
-from lgqlib.figures.codebook import Quantity, clickable, codebook_map, sizes
+from lgqlib.figures.codebook import clickable, codebook_map, sizes
 from lgqlib.figures.evaluation import (
     code_colors,
     code_map,
@@ -34,6 +34,7 @@ from lgqlib.figures.evaluation import (
     usage_histogram,
 )
 from lgqlib.figures.pixels import data_uri, enlarge, sheet
+from lgqlib.figures.quantity import CLASS_COLORS, Quantity
 from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
 from lgqlib.portrait import portrait
@@ -325,6 +326,27 @@ class TestCodebook:
     def test_logarithms_leave_zero_unknown(self):
         shown = Quantity(np.array([0.0, 1.0, 100.0]), "tokens", log=True).shown
         assert np.isnan(shown[0]) and list(shown[1:]) == [0, 2]
+
+    def test_each_of_ten_classes_has_a_color_and_a_name_beside_it(self):
+        values = np.append(np.arange(10.0).repeat(2), np.nan)
+        names = [f"kind {k}" for k in range(10)]
+        marker = Quantity(values, "class", names=names).coloring()
+        assert len(set(marker["color"])) == 11
+        assert marker["colorbar"]["ticktext"] == names
+        place = (marker["color"] - marker["cmin"]) / (marker["cmax"] - marker["cmin"])
+        scale = marker["colorscale"]
+        drawn = [next(c for edge, c in scale[1::2] if p < edge) for p in place]
+        assert tuple(drawn[0:20:2]) == CLASS_COLORS and drawn[-1] not in CLASS_COLORS
+
+    def test_classes_beyond_ten_share_a_color_that_says_so(self):
+        values = np.append(np.arange(13.0), np.arange(3.0, 13.0))
+        quantity = Quantity(values, "class", names=[f"kind {k}" for k in range(13)])
+        marker = quantity.coloring()
+        assert marker["colorbar"]["ticktext"][-1] == "3 others"
+        assert "10 of 13" in marker["colorbar"]["title"]["text"]
+        assert len(set(marker["color"][:3])) == 1, "the classes of the fewest codes"
+        assert len(set(marker["color"][3:13])) == 10
+        assert quantity.hover(np.array([2])) == ["class kind 2"]
 
     def test_area_follows_usage(self):
         grown = sizes(np.array([0, 25, 100])) - 4

@@ -292,6 +292,16 @@ class TestCodebookExplorer:
         assert np.allclose(explorer.traces["codes"].marker.color, wanted)
         assert explorer.traces["codes"].x is x or np.array_equal(explorer.traces["codes"].x, x)
 
+    def test_a_code_s_class_is_named_on_hover_and_only_then(self, explorer, codes, view):
+        explorer.color.value = "dominant class"
+        trace, class_of = explorer.traces["codes"], codes.quantities["dominant class"].values
+        code = int(np.flatnonzero(np.isfinite(class_of))[0])
+        assert trace.hovertext[code] == f"class {view.classes[int(class_of[code])]}"
+        assert "hovertext" in trace.hovertemplate and trace.marker.colorbar.ticktext
+        explorer.color.value = "usage"
+        assert "hovertext" not in trace.hovertemplate
+        assert trace.marker.colorbar.tickmode == "auto"
+
     def test_export_writes_into_the_folder(self, explorer, tmp_path):
         explorer.select([1, 2])
         explorer.export_button.click()

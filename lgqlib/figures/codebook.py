@@ -1,22 +1,18 @@
 """The map of a codebook: codes and latents in the plane, and what is known about each code."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.evaluation import square
 from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import (
     BLUE,
-    COLORS,
-    FAINT,
     GREEN,
     INK,
     ORANGE,
     RED,
-    SEQUENTIAL,
     SKY,
     figure,
     titled,
@@ -29,52 +25,6 @@ RASTER = 360
 
 CLICKABLE = 6000
 """Codes that a map draws as points: a browser looks at each of them again at every change."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number for each code, NaN where it cannot be known."""
-
-    values: Float[np.ndarray, " K"]
-    unit: str
-    log: bool = False
-    """Show it by its logarithm."""
-    classes: bool = False
-    """Numbers of classes: each has a color of its own, in turns."""
-
-    @property
-    def shown(self) -> Float[np.ndarray, " K"]:
-        """What is drawn: the values, or their decimal logarithm with zero as NaN."""
-        if not self.log:
-            return self.values.astype("float32")
-        with np.errstate(divide="ignore"):
-            return np.where(self.values > 0, np.log10(self.values), np.nan).astype("float32")
-
-    def coloring(self, codes: Int[np.ndarray, " n"] | slice = slice(None)) -> dict:
-        """Give the marker's color, scale and bar of some codes; those without a value are grey."""
-        shown = self.shown
-        bar = {"title": {"text": self.unit, "side": "right"}, "thickness": 12}
-        if self.classes:
-            turns = np.where(np.isfinite(shown), shown % len(COLORS), -1)
-            edges = np.linspace(0, 1, len(COLORS) + 2)
-            colors = (FAINT, *COLORS)
-            scale = [[edges[i + j], color] for i, color in enumerate(colors) for j in (0, 1)]
-            limits = {"cmin": -1.5, "cmax": len(COLORS) - 0.5}
-            color = turns[codes].astype("float32")
-            return {"color": color, "colorscale": scale, "colorbar": bar} | limits
-        known = shown[np.isfinite(shown)]
-        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-        room = max(high - low, 1e-6) / 50
-        scale = [[0, FAINT], [0.015, FAINT], *_scale(0.015)]
-        if self.log:
-            bar["title"]["text"] += ", log<sub>10</sub>"
-        return {
-            "color": np.where(np.isfinite(shown), shown, low - room)[codes].astype("float32"),
-            "colorscale": scale,
-            "cmin": float(low - room),
-            "cmax": float(max(high, low + 1e-6)),
-            "colorbar": bar,
-        }
 
 
 def codebook_map(
@@ -109,17 +59,16 @@ def codebook_map(
         x=projection.codes[drawn, 0],
         y=projection.codes[drawn, 1],
         mode="markers",
-        marker={**quantity.coloring(drawn), "size": sizes(counts)[drawn], "line": {"width": 0}},
+        marker={"size": sizes(counts)[drawn], "line": {"width": 0}},
         # A selection must not fade the others: highlights are traces of their own.
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
         customdata=np.stack([drawn, counts[drawn]], 1).astype("int32"),
-        hovertemplate="code %{customdata[0]}<br>%{customdata[1]} tokens<extra></extra>",
         name="codes",
         row=1,
         col=1,
     )
-    fig.data[-1].marker.colorbar.update(x=0.575, len=0.7, y=0.5)
+    fig.data[-1].update(marked(quantity, drawn))
     for name, marker in OVERLAYS.items():
         lines = name == "trails"
         fig.add_scattergl(
@@ -162,6 +111,19 @@ OVERLAYS = {
 """Marks laid over the map, by what they show."""
 
 
+def marked(quantity: Quantity, drawn: Int[np.ndarray, " n"]) -> dict:
+    """Give what of the trace `codes` follows the quantity: its colors, its bar, what hover says."""
+    coloring = quantity.coloring(drawn)
+    coloring["colorbar"] |= {"x": 0.575, "len": 0.7, "y": 0.5}
+    names = quantity.hover(drawn)
+    lines = ["code %{customdata[0]}", "%{customdata[1]} tokens", *["%{hovertext}"] * bool(names)]
+    return {
+        "marker": coloring,
+        "hovertext": names,
+        "hovertemplate": "<br>".join(lines) + "<extra></extra>",
+    }
+
+
 def frame_label(projection: Projection) -> str:
     """Say what a map's axes are."""
     if projection.method == "umap":
@@ -175,12 +137,6 @@ def sizes(counts: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
     """Give each code's diameter in pixels: its area follows its usage."""
     counts = np.asarray(counts, dtype=np.float64)
     return (4 + 12 * np.sqrt(counts / max(counts.max(), 1))).astype("float32")
-
-
-def _scale(start: float) -> list:
-    from plotly.colors import get_colorscale
-
-    return [[start + (1 - start) * place, color] for place, color in get_colorscale(SEQUENTIAL)]
 
 
 def clickable(counts: Int[np.ndarray, " K"], *, limit: int = CLICKABLE) -> Int[np.ndarray, " n"]:

@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from lgqlib.figures.codebook import Quantity, clickable, frame_label, sizes
+from lgqlib.figures.codebook import clickable, frame_label, sizes
+from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import BLUE, figure, titled
 from lgqlib.projection import Projection
 
@@ -42,8 +43,14 @@ def codebook_facets(
             mode="markers",
             marker={**marker, "size": sizes(counts)[drawn] * 0.6},
             customdata=np.stack([drawn, quantity.values[drawn]], 1).astype("float32"),
-            hovertemplate="code %{customdata[0]}<br>%{customdata[1]:.3g} "
-            + f"{quantity.unit}<extra></extra>",
+            hovertext=quantity.hover(drawn),
+            hovertemplate="code %{customdata[0]}<br>"
+            + (
+                f"%{{customdata[1]:.3g}} {quantity.unit}"
+                if quantity.names is None
+                else "%{hovertext}"
+            )
+            + "<extra></extra>",
             row=i // cols + 1,
             col=i % cols + 1,
         )

@@ -10,8 +10,8 @@ from jaxtyping import Float, Int, UInt8
 
 from lgqlib.cells import dominant_class
 from lgqlib.drift import Drift, drift
-from lgqlib.figures.codebook import Quantity
 from lgqlib.figures.pixels import sheet
+from lgqlib.figures.quantity import Quantity
 from lgqlib.files import replacing
 from lgqlib.portrait import Portrait, portrait
 from lgqlib.projection import Projection, project, project_snapshots, stratified_sample
@@ -101,7 +101,7 @@ class Codes:
         if len(np.unique(view.labels)) > 1:
             label, _ = dominant_class(view.indices, view.labels[view.groups], view.num_codes)
             found["dominant class"] = Quantity(
-                np.where(label >= 0, label, np.nan), "class", classes=True
+                np.where(label >= 0, label, np.nan), "class", names=view.classes
             )
         return found
 

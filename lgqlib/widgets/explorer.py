@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from lgqlib.figures.codebook import clickable, codebook_map
+from lgqlib.figures.codebook import clickable, codebook_map, marked
 from lgqlib.figures.pixels import data_uri
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import (
@@ -148,10 +148,9 @@ class CodebookExplorer(Explorer):
 
     def color_by(self, name: str) -> None:
         """Color the map by another quantity; this sends every code's color, once."""
-        quantity = self.codes.quantities[name].coloring(self.drawn)
-        quantity["colorbar"] |= {"x": 0.575, "len": 0.7, "y": 0.5}
+        quantity = self.codes.quantities[name]
         with self.figure.batch_update():
-            self.traces["codes"].marker.update(quantity)
+            self.traces["codes"].update(marked(quantity, self.drawn))
 
     def export(self) -> Path:
         """Write the selection, or the chosen code, as CSV; give its path."""

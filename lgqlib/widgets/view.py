@@ -1,6 +1,7 @@
 """A trained run on held-out images, held in memory: all that the explorers look at."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -58,6 +59,8 @@ class View:
         tau: the temperature that training ended at; NaN where a method has none.
         counts: uses of each code over a larger set, if there is one; else over these tokens.
         name: what the run is called.
+        method: how its codes are chosen, by the config's name.
+        classes: names of the labels; numbers where there are none.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class View:
         counts: Int[np.ndarray, " K"] | None = None,
         name: str = "",
         method: str = "",
+        classes: Sequence[str] = (),
     ):
         self.tokenizer, self.images, self.labels = tokenizer, images, np.asarray(labels)
         self.name, self.method = name, method
+        self.classes = tuple(classes) or tuple(map(str, range(int(self.labels.max()) + 1)))
         quantizer = tokenizer.quantizer
         self.energy = getattr(quantizer, "energy", "squared")
         with torch.no_grad():
@@ -111,6 +116,7 @@ class View:
             counts=counts,
             name=run.name,
             method=config.quantizer.method,
+            classes=held_out.classes,
         )
 
     @property
