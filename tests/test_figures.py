@@ -18,6 +18,7 @@ from lgqlib.figures import (
     entropy,
     facets,
     geometry,
+    ground,
     information,
     plane,
     strips,
@@ -312,9 +313,29 @@ class TestCodebook:
         image, drawn = np.zeros((16, 16, 3), np.uint8), np.arange(20)
         fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4), drawn=drawn)
         assert list(np.asarray(named(fig, "codes").customdata)[:, 0]) == list(drawn)
-        ground = decoded(named(fig, "latents").source)
-        assert (ground == (0, 114, 178, 200)).all(-1).sum() == 12
-        assert "20 of 32 codes are points" in fig.layout.title.subtitle.text.replace("<br>", " ")
+        assert decoded(named(fig, "rest").source)[..., 3].any()
+        caption = fig.layout.title.subtitle.text.replace("<br>", " ")
+        assert "20 of 32 codes are points, the other 12 dots" in caption
+        assert f"{len(latents)} latents" in caption
+
+    def test_dots_have_the_color_of_the_mean_that_a_point_would_have(self):
+        corners = np.array([[0, 0], [0, 0], [9, 0], [0, 9], [9, 9]], dtype=np.float32)
+        at = project(corners, corners, method="plane")
+        values = np.array([1.0, 3.0, 2.0, np.nan, 5.0])
+        picture = ground.codes_picture(at, Quantity(values, "things"), np.arange(5))
+        mean, two = picture[0, 0], picture[0, -1]
+        assert (mean == two).all() and mean[3] == 255
+        assert tuple(picture[-1, 0]) == (128, 128, 128, 110), "unknown"
+        assert tuple(picture[-1, -1][:3]) == (253, 231, 37), "the top of viridis"
+        assert not picture[100, 100].any()
+
+    def test_dots_of_classes_have_the_color_of_most(self):
+        corners = np.array([[0, 0], [0, 0], [0, 0], [9, 9]], dtype=np.float32)
+        at = project(corners, corners, method="plane")
+        quantity = Quantity(np.array([1.0, 0.0, 1.0, 0.0]), "class", names=["a", "b"])
+        picture = ground.codes_picture(at, quantity, np.arange(4))
+        for pixel, color in ((picture[0, 0], CLASS_COLORS[1]), (picture[-1, -1], CLASS_COLORS[0])):
+            assert "#" + bytes(pixel[:3]).hex().upper() == color
 
     def test_an_unknown_value_is_grey_and_below_all_others(self):
         marker = self.quantity().coloring()

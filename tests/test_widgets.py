@@ -302,6 +302,15 @@ class TestCodebookExplorer:
         assert "hovertext" not in trace.hovertemplate
         assert trace.marker.colorbar.tickmode == "auto"
 
+    def test_coloring_changes_the_dots_of_codes_that_are_no_points(
+        self, codes, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("lgqlib.widgets.explorer.clickable", lambda counts: np.arange(20))
+        explorer = CodebookExplorer(codes, folder=tmp_path)
+        before = explorer.traces["rest"].source
+        explorer.color.value = "quantization error"
+        assert explorer.traces["rest"].source != before
+
     def test_export_writes_into_the_folder(self, explorer, tmp_path):
         explorer.select([1, 2])
         explorer.export_button.click()

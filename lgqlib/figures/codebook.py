@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.evaluation import square
+from lgqlib.figures.ground import codes_picture, extent, latents_picture
 from lgqlib.figures.pixels import data_uri
 from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import (
@@ -18,10 +19,6 @@ from lgqlib.figures.style import (
     titled,
 )
 from lgqlib.projection import Projection
-
-RASTER = 360
-"""Places along a side of the picture of latents below the codes."""
-
 
 CLICKABLE = 6000
 """Codes that a map draws as points: a browser looks at each of them again at every change."""
@@ -41,7 +38,8 @@ def codebook_map(
     `drawn`: codes that are points to click (`clickable`); the others are dots in the picture below.
 
     Traces that change: `moved`, `trails`, `neighbors`, `tokens`, `shares`, `selected`, `chosen` on
-    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has those drawn, in order.
+    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has those drawn, in order;
+    `rest` is the picture of the others, if there are any, which changes with the quantity only.
     """
     fig = figure(
         rows=2,
@@ -54,7 +52,8 @@ def codebook_map(
         titles=("", "Image: click a token", "Codes of the token"),
         height=600,
     )
-    _ground(fig, projection, drawn, row=1, col=1)
+    rest = rest_of(drawn, len(counts))
+    _ground(fig, projection, quantity, rest, row=1, col=1)
     fig.add_scattergl(
         x=projection.codes[drawn, 0],
         y=projection.codes[drawn, 1],
@@ -88,12 +87,11 @@ def codebook_map(
     _map_axes(fig, projection, 1, 1)
     fig.update_xaxes(title_text="code k", type="category", row=2, col=2)
     fig.update_yaxes(title_text="probability", range=[0, 1], row=2, col=2)
-    few = "" if len(drawn) == len(counts) else f"{len(drawn)} of {len(counts)} codes are points. "
-    return titled(fig, " ", few + LOOK_MAP)
+    return titled(fig, " ", _drawn_how(projection, len(drawn)) + LOOK_MAP)
 
 
 LOOK_MAP = (
-    "Size is usage; grey is unknown or unused; dots below are latents. Hover or click a code, "
+    "Size is usage; grey is unknown or unused. Hover or click a code, "
     "lasso "
     "several, click a token in the image: orange shows its soft assignment, blue the image's "
     "tokens."
@@ -148,33 +146,41 @@ def clickable(counts: Int[np.ndarray, " K"], *, limit: int = CLICKABLE) -> Int[n
     return np.unique(np.concatenate([busiest[: limit // 2], busiest[spread]]))
 
 
+def rest_of(drawn: Int[np.ndarray, " n"], num_codes: int) -> Int[np.ndarray, " m"]:
+    """Give the codes that are no points."""
+    return np.setdiff1d(np.arange(num_codes), drawn)
+
+
 def _ground(
-    fig: go.Figure, projection: Projection, drawn: np.ndarray, *, row: int, col: int
+    fig: go.Figure, projection: Projection, quantity: Quantity, rest: np.ndarray, **place: int
 ) -> None:
-    """Lay latents, and codes that are no points, below as one picture: many cost what one does."""
-    low = np.minimum(projection.latents.min(0), projection.codes.min(0))
-    high = np.maximum(projection.latents.max(0), projection.codes.max(0))
-    step = np.maximum(high - low, 1e-6) / (RASTER - 1)
-    at = np.round((projection.latents - low) / step).astype(int)
-    hits = np.zeros((RASTER, RASTER))
-    for shift in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a dot is two places wide
-        y, x = np.minimum(at[:, ::-1] + shift, RASTER - 1).T
-        np.add.at(hits, (y, x), 1)
-    pixels = np.full((RASTER, RASTER, 4), 128, dtype=np.uint8)
-    rest = np.delete(projection.codes, drawn, axis=0)
-    pixels[..., 3] = np.where(hits > 0, np.clip(50 + 40 * np.log2(1 + hits), 0, 255), 0)
-    x, y = np.round((rest - low) / step).astype(int).T
-    pixels[y, x] = (0, 114, 178, 200)
-    fig.add_image(
-        source=data_uri(pixels),
-        x0=float(low[0]),
-        dx=float(step[0]),
-        y0=float(low[1]),
-        dy=float(step[1]),
-        name="latents",
-        hoverinfo="skip",
-        row=row,
-        col=col,
+    """Lay latents, and codes that are no points, below: `latents` and `rest`."""
+    low, step = extent(projection)
+    layers = {"latents": latents_picture(projection)}
+    if len(rest):
+        layers["rest"] = codes_picture(projection, quantity, rest)
+    for name, pixels in layers.items():
+        fig.add_image(
+            source=data_uri(pixels),
+            x0=float(low[0]),
+            dx=float(step[0]),
+            y0=float(low[1]),
+            dy=float(step[1]),
+            name=name,
+            hoverinfo="skip",
+            **place,
+        )
+
+
+def _drawn_how(projection: Projection, num_points: int) -> str:
+    """Say how many codes and latents are drawn, and as what."""
+    rest = len(projection.codes) - num_points
+    latents = f"{len(projection.latents)} latents are grey dots below. "
+    if not rest:
+        return f"All {num_points} codes are points; {latents}"
+    return (
+        f"{num_points} of {len(projection.codes)} codes are points, the other {rest} dots in a "
+        f"picture below, of the same colors, the mean where several meet; {latents}"
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from lgqlib.figures.codebook import clickable, codebook_map, marked
+from lgqlib.figures.codebook import clickable, codebook_map, marked, rest_of
+from lgqlib.figures.ground import codes_picture
 from lgqlib.figures.pixels import data_uri
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import (
@@ -151,6 +152,10 @@ class CodebookExplorer(Explorer):
         quantity = self.codes.quantities[name]
         with self.figure.batch_update():
             self.traces["codes"].update(marked(quantity, self.drawn))
+            if "rest" in self.traces:
+                rest = rest_of(self.drawn, self.view.num_codes)
+                picture = codes_picture(self.codes.map, quantity, rest)
+                self.traces["rest"].source = data_uri(picture)
 
     def export(self) -> Path:
         """Write the selection, or the chosen code, as CSV; give its path."""
