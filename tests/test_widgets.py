@@ -25,6 +25,7 @@ from lgqlib.widgets.controls import Throttled
 from lgqlib.widgets.entropy import EntropyExplorer
 from lgqlib.widgets.explorer import CodebookExplorer
 from lgqlib.widgets.live import LiveCurves
+from lgqlib.widgets.moving import moving
 from lgqlib.widgets.plane import PlaneExplorer
 from lgqlib.widgets.runs import open_runs, record
 from lgqlib.widgets.selection import enclosed, parse
@@ -224,6 +225,26 @@ class TestCodes:
         assert other.evidence(0).shape[2] == 4
 
 
+class TestMoving:
+    def test_deaths_and_births_are_among_the_codes_that_move_and_counted(self):
+        counts = np.arange(100)[::-1]  # code 0 is the busiest
+        always = np.ones(100, dtype=int)
+        before, after = always.copy(), always.copy()
+        after[90:96], before[96:] = 0, 0
+        found = moving(counts, [0 * always, before, after], limit=20)
+        assert len(found.codes) == 20 and (np.diff(found.codes) > 0).all()
+        assert set(range(10)) <= set(found.codes), "the busiest half"
+        assert len(set(found.codes) & set(range(90, 96))) == 5, "a quarter of those that died"
+        assert {96, 97, 98, 99} <= set(found.codes), "all that were born"
+        assert "20 of 100" in found.note and "5 of 6 that died" in found.note
+        assert "4 of 4 that were born" in found.note
+
+    def test_a_small_codebook_moves_whole_and_an_unwatched_one_by_use(self):
+        counts = np.arange(100)
+        assert "All 100" in moving(counts, [], limit=100).note
+        assert list(moving(counts, [counts], limit=4).codes) == [96, 97, 98, 99]
+
+
 class TestCodebookExplorer:
     def test_a_click_chooses_a_code_and_shows_its_evidence(self, explorer, codes):
         before = explorer.evidence.value
@@ -277,7 +298,7 @@ class TestCodebookExplorer:
     def test_the_scrubber_moves_codes_and_counts(self, explorer, codes):
         explorer.scrubber.index = 1
         assert np.allclose(explorer.traces["moved"].x, codes.frames[1][:, 0])
-        assert "born" in explorer.happened.value
+        assert "born" in explorer.happened.value and "All 64 codes" in explorer.happened.value
         explorer.scrubber.index = 0
         assert "the start" in explorer.happened.value
 

@@ -76,9 +76,10 @@ def timeline(
     *,
     births: int,
     deaths: int,
+    drawn: str = "",
 ) -> go.Figure:
     """Draw where codes were at several steps of training in one frame: the scrubber, standing
-    still.
+    still. `drawn` says which codes these are.
     """
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(6, len(steps))).round().astype(int))
     titles = [f"step {steps[i]}: {active[i]} active" for i in chosen]
@@ -103,5 +104,5 @@ def timeline(
         fig,
         f"From step {steps[0]} to {steps[-1]}: {births} codes were born, {deaths} died",
         "One frame for all steps: what moves is what training moved. A born code had no tokens "
-        "between the snapshots before, and some after.",
+        f"between the snapshots before, and some after. {drawn}",
     )

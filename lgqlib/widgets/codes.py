@@ -16,12 +16,11 @@ from lgqlib.files import replacing
 from lgqlib.portrait import Portrait, portrait
 from lgqlib.projection import Projection, project, project_snapshots, stratified_sample
 from lgqlib.run import Snapshot
+from lgqlib.widgets.moving import moving
 from lgqlib.widgets.view import View
 
 MAX_LATENTS = 20000
 """Tokens that a map is made from."""
-MAX_MOVING = 1024
-"""Codes that the timeline moves."""
 
 
 class Codes:
@@ -49,8 +48,7 @@ class Codes:
         self.shown = stratified_sample(view.indices, MAX_LATENTS)
         self.map, self.frames = self._placed(method, None if cache is None else Path(cache))
         self.quantities = self._quantities()
-        busiest = np.argsort(-view.counts, kind="stable")
-        self.moving = np.sort(busiest[:MAX_MOVING])
+        self.moving = moving(view.counts, [s.counts for s in self.snapshots])
 
     @cached_property
     def history(self) -> Drift | None:
@@ -168,7 +166,7 @@ class Codes:
 
     def places(self, index: int) -> Float[np.ndarray, "n 2"]:
         """Give where the moving codes were at a snapshot, in the frame of the map."""
-        return self.frames[index][self.moving]
+        return self.frames[index][self.moving.codes]
 
     def trails(
         self, codes: Sequence[int] | Int[np.ndarray, " n"], index: int

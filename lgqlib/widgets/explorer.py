@@ -252,13 +252,13 @@ class CodebookExplorer(Explorer):
         )
 
     def _happened(self) -> str:
-        history = self.codes.history
+        history, note = self.codes.history, self.codes.moving.note
         if self.step == 0:
-            return f"step {history.steps[0]}: the start"
+            return f"step {history.steps[0]}: the start. {note}"
         i = self.step - 1
         return (
             f"since step {history.steps[i]}: {history.births[i]} born, {history.deaths[i]} died, "
-            f"{100 * history.churn[i]:.0f} % of the probe's tokens changed code"
+            f"{100 * history.churn[i]:.0f} % of the probe's tokens changed code. {note}"
         )
 
 
