@@ -1,8 +1,10 @@
 """Explorers without a browser: plain state, small messages, the same numbers as the library."""
 
 import asyncio
+import copy
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comm
@@ -17,6 +19,8 @@ from lgqlib.annealing import anneal
 from lgqlib.assignment import probabilities, soft_assign
 from lgqlib.config import Config
 from lgqlib.data import to_model, to_uint8
+from lgqlib.faithfulness import faithfulness
+from lgqlib.figures.facets import codebook_facets
 from lgqlib.figures.plane import clusters
 from lgqlib.run import Run
 from lgqlib.train import train
@@ -223,6 +227,31 @@ class TestCodes:
         other = Codes(View.open(run, cache=cache, num_images=16), run.snapshots())
         assert other.map.codes.shape == (other.view.num_codes, 2)
         assert other.evidence(0).shape[2] == 4
+
+
+class TestTheMapSaysWhatItIs:
+    def test_two_channels_are_shown_as_they_are(self, trained, cache, tmp_path, tiny_config):
+        run = Run.create(
+            tmp_path, tiny_config("vq", "backbone.dim=2 backbone.norm=group evaluation.extractor=")
+        )
+        train(run.config, run, cache=cache, progress=False)
+        flat = Codes(View.open(run, cache=cache, num_images=4), run.snapshots())
+        assert flat.map.method == "plane" and np.allclose(flat.map.codes, flat.view.sites)
+        assert np.allclose(flat.frames[-1], flat.view.sites, atol=1e-5)
+
+    def test_more_channels_are_shown_by_their_principal_plane(self, codes):
+        assert codes.map.method == "pca" and "% of the variance" in codes.frame
+
+    def test_a_umap_says_how_far_to_trust_it_above_the_map(self, codes, view, tmp_path):
+        bent = copy.copy(codes)
+        bent.map = replace(codes.map, method="umap")
+        trust = faithfulness(view.sites, codes.map.codes, num_neighbors=15)
+        wanted = f"trustworthiness {trust.trustworthiness:.3f}, continuity {trust.continuity:.3f}"
+        vars(bent).pop("frame", None)
+        explorer = CodebookExplorer(bent, folder=tmp_path)
+        assert wanted in explorer.figure.layout.annotations[0].text
+        fig = codebook_facets(bent.map, bent.quantities, view.counts, frame=bent.frame)
+        assert wanted in fig.layout.title.text.replace("<br>", " ")
 
 
 class TestMoving:

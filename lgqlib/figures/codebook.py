@@ -32,10 +32,12 @@ def codebook_map(
     image: UInt8[np.ndarray, "S S 3"],
     grid: tuple[int, int],
     drawn: Int[np.ndarray, " n"],
+    frame: str = "",
 ) -> go.Figure:
     """Draw the map, an image with its grid of tokens, and one token's shares; the explorer's base.
 
     `drawn`: codes that are points to click (`clickable`); the others are dots in the picture below.
+    `frame`: what the map's axes are, above it.
 
     Traces that change: `moved`, `trails`, `neighbors`, `tokens`, `shares`, `selected`, `chosen` on
     the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has those drawn, in order;
@@ -49,7 +51,7 @@ def codebook_map(
         row_heights=[0.62, 0.38],
         horizontal_spacing=0.13,
         vertical_spacing=0.16,
-        titles=("", "Image: click a token", "Codes of the token"),
+        titles=(frame or frame_label(projection), "Image: click a token", "Codes of the token"),
         height=600,
     )
     rest = rest_of(drawn, len(counts))

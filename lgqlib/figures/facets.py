@@ -21,8 +21,12 @@ def codebook_facets(
     counts: Int[np.ndarray, " K"],
     *,
     name: str = "",
+    frame: str = "",
 ) -> go.Figure:
-    """Draw the map once for each quantity: the drop-down list, standing still."""
+    """Draw the map once for each quantity: the drop-down list, standing still.
+
+    `name`: what the run is called; `frame`: what the map's axes are.
+    """
     cols = 4
     rows = -(-len(quantities) // cols)
     drawn = clickable(counts, limit=FACET_CODES)
@@ -61,7 +65,9 @@ def codebook_facets(
     shown = "all" if len(drawn) == len(counts) else f"{len(drawn)} of {len(counts)}"
     return titled(
         fig,
-        f"{name}: {used} of {len(counts)} codes used; {frame_label(projection)}".lstrip(": "),
+        f"{name}: {used} of {len(counts)} codes used; {frame or frame_label(projection)}".lstrip(
+            ": "
+        ),
         f"Each map has its own scale, dark low and bright high; grey is unknown. Drawn: {shown} "
         "codes. "
         "Look for quantities that follow the density: rare codes with large cells, or edges that "

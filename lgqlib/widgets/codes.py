@@ -10,6 +10,8 @@ from jaxtyping import Float, Int, UInt8
 
 from lgqlib.cells import dominant_class
 from lgqlib.drift import Drift, drift
+from lgqlib.faithfulness import Faithfulness, faithfulness
+from lgqlib.figures.codebook import frame_label
 from lgqlib.figures.pixels import sheet
 from lgqlib.figures.quantity import Quantity
 from lgqlib.files import replacing
@@ -29,7 +31,8 @@ class Codes:
     Args:
         view: the run, on held-out images.
         snapshots: of its training, in order; the last stands for the codebook as it is.
-        method: projection of the map: `pca`, `umap`, or `plane` where there are two channels.
+        method: projection of the map: `pca`, `umap`, or `plane` where there are two channels; None
+            is the plane itself where there are two channels, else `pca`.
         cache: folder where UMAP's results are kept.
     """
 
@@ -38,7 +41,7 @@ class Codes:
         view: View,
         snapshots: Sequence[Snapshot] = (),
         *,
-        method: str = "pca",
+        method: str | None = None,
         cache: Path | str | None = None,
     ):
         self.view, self.snapshots = view, list(snapshots)
@@ -46,6 +49,7 @@ class Codes:
             view.sites, view.points, view.indices, counts=view.counts, groups=view.groups
         )
         self.shown = stratified_sample(view.indices, MAX_LATENTS)
+        method = method or ("plane" if view.sites.shape[1] == 2 else "pca")
         self.map, self.frames = self._placed(method, None if cache is None else Path(cache))
         self.quantities = self._quantities()
         self.moving = moving(view.counts, [s.counts for s in self.snapshots])
@@ -61,6 +65,25 @@ class Codes:
             [x.codebook for x in s],
             [x.indices for x in s],
             [x.counts for x in s],
+        )
+
+    @cached_property
+    def trust(self) -> Faithfulness | None:
+        """How far to trust the map of the codes; None with fewer than three codes."""
+        num_neighbors = min(15, self.view.num_codes // 3)
+        if not num_neighbors:
+            return None
+        return faithfulness(self.view.sites, self.map.codes, num_neighbors=num_neighbors)
+
+    @cached_property
+    def frame(self) -> str:
+        """What the map's axes are and, of a UMAP, how far to trust them: PCA's variance says it."""
+        label = frame_label(self.map)
+        if self.map.method != "umap" or self.trust is None:
+            return label
+        return (
+            f"{label}: trustworthiness {self.trust.trustworthiness:.3f}, "
+            f"continuity {self.trust.continuity:.3f}"
         )
 
     def _placed(

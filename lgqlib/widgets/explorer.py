@@ -56,6 +56,7 @@ class CodebookExplorer(Explorer):
                 image=view.pixels(view.liveliest),
                 grid=view.grid,
                 drawn=self.drawn,
+                frame=codes.frame,
             )
         )
         self.code = int(view.counts.argmax())
