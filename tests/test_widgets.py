@@ -208,6 +208,20 @@ class TestCodes:
         assert list(table.index) == [3, 5]
         assert np.allclose(table["usage, tokens"], codes.view.counts[[3, 5]])
 
+    def test_an_exported_code_names_the_places_where_it_occurs(self, codes, view, tmp_path):
+        code = int(np.bincount(view.indices).argmax())
+        table = pandas.read_csv(codes.export([code], tmp_path / "a.csv"), index_col="code")
+        places = table["places, image:row:column"][code].split()
+        assert len(places) == 8
+        for place in places:
+            image, row, col = map(int, place.split(":"))
+            assert view.indices[view.tokens(image)].reshape(view.grid)[row, col] == code
+
+    def test_an_export_leaves_the_ones_before_it(self, codes, tmp_path):
+        paths = [codes.export([k], tmp_path / "selection.csv") for k in (3, 4, 5)]
+        assert [p.name for p in paths] == ["selection.csv", "selection-2.csv", "selection-3.csv"]
+        assert [pandas.read_csv(p)["code"][0] for p in paths] == [3, 4, 5]
+
     def test_image_counts_sum_to_the_tokens(self, codes, view):
         chosen = np.arange(10)
         assert codes.image_counts(chosen).sum() == np.isin(view.indices, chosen).sum()

@@ -19,10 +19,15 @@ from lgqlib.portrait import Portrait, portrait
 from lgqlib.projection import Projection, project, project_snapshots, stratified_sample
 from lgqlib.run import Snapshot
 from lgqlib.widgets.moving import moving
-from lgqlib.widgets.view import View
+from lgqlib.widgets.view import Index, View
 
 MAX_LATENTS = 20000
 """Tokens that a map is made from."""
+
+PLACES = "places, image:row:column"
+"""Column of a table that says where a code occurs."""
+MAX_PLACES = 8
+"""Places of a code that a table names."""
 
 
 class Codes:
@@ -128,11 +133,18 @@ class Codes:
 
     # Evidence ------------------------------------------------------------------------------------
 
-    def tokens_of(self, code: int, *, limit: int = 24) -> Int[np.ndarray, " n"]:
+    @cached_property
+    def _by_code(self) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " K1"]]:
+        """Tokens sorted by code and, within one, by distance; and where each code's begin."""
+        view = self.view
+        away = np.square(view.points - view.sites[view.indices]).sum(1)
+        order = np.lexsort((away, view.indices))
+        return order, np.searchsorted(view.indices[order], np.arange(view.num_codes + 1))
+
+    def tokens_of(self, code: Index, *, limit: int = 24) -> Int[np.ndarray, " n"]:
         """Give tokens assigned to a code: those nearest to it first."""
-        tokens = np.flatnonzero(self.view.indices == code)
-        away = np.square(self.view.points[tokens] - self.view.sites[code]).sum(1)
-        return tokens[np.argsort(away, kind="stable")[:limit]]
+        order, begin = self._by_code
+        return order[begin[code] : begin[code + 1]][:limit]
 
     def neighbors(self, code: int, *, count: int = 8) -> Int[np.ndarray, " n"]:
         """Give a code's nearest other codes."""
@@ -152,13 +164,21 @@ class Codes:
     # Selections ----------------------------------------------------------------------------------
 
     def table(self, codes: Sequence[int] | Int[np.ndarray, " n"]) -> pandas.DataFrame:
-        """Give a row of numbers for each of some codes, with where it occurs most."""
+        """Give a row for each of some codes: its quantities, and the places of its nearest tokens.
+
+        A place is `image:row:column`, counted from 0; a code that these images do not use has none.
+        """
         codes = np.unique(np.asarray(codes, dtype=np.int64))
         columns = {f"{name}, {q.unit}": q.values[codes] for name, q in self.quantities.items()}
         frame = pandas.DataFrame({"code": codes, **columns})
-        counts = self.image_counts(codes)
-        frame.attrs["images"] = np.argsort(-counts, kind="stable")[:8].tolist()
+        frame[PLACES] = [self._written(self.tokens_of(k, limit=MAX_PLACES)) for k in codes]
         return frame.set_index("code")
+
+    def _written(self, tokens: Int[np.ndarray, " n"]) -> str:
+        """Write where tokens are, `image:row:column`, counted from 0."""
+        images, places = np.divmod(tokens, self.view.num_tokens)
+        rows, cols = np.divmod(places, self.view.grid[1])
+        return " ".join(f"{i}:{r}:{c}" for i, r, c in zip(images, rows, cols, strict=True))
 
     def looks(self, codes: Int[np.ndarray, " n"], *, limit: int = 24) -> UInt8[np.ndarray, "..."]:
         """Picture what some codes look like: the decoder's patches, the most used codes first."""
@@ -180,10 +200,18 @@ class Codes:
         return np.bincount(self.view.groups[hit], minlength=len(self.view.images))
 
     def export(self, codes: Sequence[int] | Int[np.ndarray, " n"], path: Path | str) -> Path:
-        """Write the table of some codes as CSV, whole; give its path."""
-        with replacing(Path(path)) as temporary:
+        """Write the table of some codes as CSV, whole; give its path.
+
+        A file that is there stays: the new one then has the next free number, `selection-2.csv`.
+        """
+        free = path = Path(path)
+        number = 1
+        while free.exists():
+            number += 1
+            free = path.with_stem(f"{path.stem}-{number}")
+        with replacing(free) as temporary:
             self.table(codes).to_csv(temporary)
-        return Path(path)
+        return free
 
     # History -------------------------------------------------------------------------------------
 
