@@ -280,6 +280,27 @@ class TestGeometry:
             names = " ".join(t.name for t in draw(portraits).data)
             assert "LGQ" in names and "FSQ 2" in names
 
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            geometry.partial_distortion,
+            geometry.bounds,
+            geometry.spacing_and_shape,
+            geometry.spectra,
+        ],
+    )
+    def test_runs_of_one_method_share_a_color_and_differ_in_a_mark(self, draw, portraits):
+        one = portraits["lgq"]
+        fig = draw({"lgq": one, "fsq": one, "lgq 2": one})
+        looks = {"LGQ": [], "LGQ 2": [], "FSQ": []}
+        for trace in fig.data:
+            run = next((r for r in ("LGQ 2", "LGQ", "FSQ") if trace.name.startswith(r)), None)
+            if run and trace.type == "scatter":
+                looks[run].append((trace.marker.color or trace.line.color, trace.marker.symbol))
+        first, again, other = (looks[run][0] for run in ("LGQ", "LGQ 2", "FSQ"))
+        assert first[0] == again[0] != other[0]
+        assert first[1] != again[1] and first[1] == other[1]
+
     def test_drift_draws_medians(self, cloud):
         _, codes, indices = cloud
         counts = np.ones(32, int)
