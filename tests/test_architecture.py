@@ -63,8 +63,8 @@ MAY_IMPORT: dict[str, str] = {
     "train": "config data evaluate losses run tokenizer",
     "assess": "bounds data evaluate features parameters run tokenizer",
     "figures": "annealing assignment bounds drift geometry portrait projection theory",
-    "widgets": "annealing assess assignment cells clouds config data drift figures files geometry "
-    "neighbors portrait projection quantizer run scalar theory tokenizer",
+    "widgets": "annealing assess assignment cells clouds config data drift faithfulness figures "
+    "files geometry neighbors portrait projection quantizer run scalar theory tokenizer",
     # layer 6
     "grid": "config presets tokenizer",
     "results": "files run",

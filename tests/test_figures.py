@@ -18,6 +18,7 @@ from lgqlib.figures import (
     entropy,
     facets,
     geometry,
+    ground,
     information,
     plane,
     strips,
@@ -25,7 +26,7 @@ from lgqlib.figures import (
     temperature,
 )
 from lgqlib.figures import laboratory as laboratories
-from lgqlib.figures.codebook import Quantity, clickable, codebook_map, sizes
+from lgqlib.figures.codebook import clickable, codebook_map, sizes
 from lgqlib.figures.evaluation import (
     code_colors,
     code_map,
@@ -34,6 +35,7 @@ from lgqlib.figures.evaluation import (
     usage_histogram,
 )
 from lgqlib.figures.pixels import data_uri, enlarge, sheet
+from lgqlib.figures.quantity import CLASS_COLORS, Quantity
 from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
 from lgqlib.portrait import portrait
@@ -278,6 +280,27 @@ class TestGeometry:
             names = " ".join(t.name for t in draw(portraits).data)
             assert "LGQ" in names and "FSQ 2" in names
 
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            geometry.partial_distortion,
+            geometry.bounds,
+            geometry.spacing_and_shape,
+            geometry.spectra,
+        ],
+    )
+    def test_runs_of_one_method_share_a_color_and_differ_in_a_mark(self, draw, portraits):
+        one = portraits["lgq"]
+        fig = draw({"lgq": one, "fsq": one, "lgq 2": one})
+        looks = {"LGQ": [], "LGQ 2": [], "FSQ": []}
+        for trace in fig.data:
+            run = next((r for r in ("LGQ 2", "LGQ", "FSQ") if trace.name.startswith(r)), None)
+            if run and trace.type == "scatter":
+                looks[run].append((trace.marker.color or trace.line.color, trace.marker.symbol))
+        first, again, other = (looks[run][0] for run in ("LGQ", "LGQ 2", "FSQ"))
+        assert first[0] == again[0] != other[0]
+        assert first[1] != again[1] and first[1] == other[1]
+
     def test_drift_draws_medians(self, cloud):
         _, codes, indices = cloud
         counts = np.ones(32, int)
@@ -311,9 +334,29 @@ class TestCodebook:
         image, drawn = np.zeros((16, 16, 3), np.uint8), np.arange(20)
         fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4), drawn=drawn)
         assert list(np.asarray(named(fig, "codes").customdata)[:, 0]) == list(drawn)
-        ground = decoded(named(fig, "latents").source)
-        assert (ground == (0, 114, 178, 200)).all(-1).sum() == 12
-        assert "20 of 32 codes are points" in fig.layout.title.subtitle.text.replace("<br>", " ")
+        assert decoded(named(fig, "rest").source)[..., 3].any()
+        caption = fig.layout.title.subtitle.text.replace("<br>", " ")
+        assert "20 of 32 codes are points, the other 12 dots" in caption
+        assert f"{len(latents)} latents" in caption
+
+    def test_dots_have_the_color_of_the_mean_that_a_point_would_have(self):
+        corners = np.array([[0, 0], [0, 0], [9, 0], [0, 9], [9, 9]], dtype=np.float32)
+        at = project(corners, corners, method="plane")
+        values = np.array([1.0, 3.0, 2.0, np.nan, 5.0])
+        picture = ground.codes_picture(at, Quantity(values, "things"), np.arange(5))
+        mean, two = picture[0, 0], picture[0, -1]
+        assert (mean == two).all() and mean[3] == 255
+        assert tuple(picture[-1, 0]) == (128, 128, 128, 110), "unknown"
+        assert tuple(picture[-1, -1][:3]) == (253, 231, 37), "the top of viridis"
+        assert not picture[100, 100].any()
+
+    def test_dots_of_classes_have_the_color_of_most(self):
+        corners = np.array([[0, 0], [0, 0], [0, 0], [9, 9]], dtype=np.float32)
+        at = project(corners, corners, method="plane")
+        quantity = Quantity(np.array([1.0, 0.0, 1.0, 0.0]), "class", names=["a", "b"])
+        picture = ground.codes_picture(at, quantity, np.arange(4))
+        for pixel, color in ((picture[0, 0], CLASS_COLORS[1]), (picture[-1, -1], CLASS_COLORS[0])):
+            assert "#" + bytes(pixel[:3]).hex().upper() == color
 
     def test_an_unknown_value_is_grey_and_below_all_others(self):
         marker = self.quantity().coloring()
@@ -325,6 +368,27 @@ class TestCodebook:
     def test_logarithms_leave_zero_unknown(self):
         shown = Quantity(np.array([0.0, 1.0, 100.0]), "tokens", log=True).shown
         assert np.isnan(shown[0]) and list(shown[1:]) == [0, 2]
+
+    def test_each_of_ten_classes_has_a_color_and_a_name_beside_it(self):
+        values = np.append(np.arange(10.0).repeat(2), np.nan)
+        names = [f"kind {k}" for k in range(10)]
+        marker = Quantity(values, "class", names=names).coloring()
+        assert len(set(marker["color"])) == 11
+        assert marker["colorbar"]["ticktext"] == names
+        place = (marker["color"] - marker["cmin"]) / (marker["cmax"] - marker["cmin"])
+        scale = marker["colorscale"]
+        drawn = [next(c for edge, c in scale[1::2] if p < edge) for p in place]
+        assert tuple(drawn[0:20:2]) == CLASS_COLORS and drawn[-1] not in CLASS_COLORS
+
+    def test_classes_beyond_ten_share_a_color_that_says_so(self):
+        values = np.append(np.arange(13.0), np.arange(3.0, 13.0))
+        quantity = Quantity(values, "class", names=[f"kind {k}" for k in range(13)])
+        marker = quantity.coloring()
+        assert marker["colorbar"]["ticktext"][-1] == "3 others"
+        assert "10 of 13" in marker["colorbar"]["title"]["text"]
+        assert len(set(marker["color"][:3])) == 1, "the classes of the fewest codes"
+        assert len(set(marker["color"][3:13])) == 10
+        assert quantity.hover(np.array([2])) == ["class kind 2"]
 
     def test_area_follows_usage(self):
         grown = sizes(np.array([0, 25, 100])) - 4

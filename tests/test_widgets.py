@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import comm
@@ -12,19 +13,24 @@ import pandas
 import plotly.graph_objects as go
 import pytest
 import torch
+from plotly.callbacks import BoxSelector, LassoSelector
 
 from lgqlib.annealing import anneal
 from lgqlib.assignment import probabilities, soft_assign
 from lgqlib.config import Config
 from lgqlib.data import to_model, to_uint8
+from lgqlib.faithfulness import faithfulness
+from lgqlib.figures.facets import codebook_facets
 from lgqlib.figures.plane import clusters
 from lgqlib.run import Run, Snapshot
 from lgqlib.theory import free_energy_curve
+from lgqlib.train import train
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Throttled
 from lgqlib.widgets.entropy import EntropyExplorer
 from lgqlib.widgets.explorer import CodebookExplorer
 from lgqlib.widgets.live import LiveCurves
+from lgqlib.widgets.moving import moving
 from lgqlib.widgets.plane import PlaneExplorer
 from lgqlib.widgets.runs import open_runs, record
 from lgqlib.widgets.selection import enclosed, parse
@@ -37,6 +43,18 @@ from lgqlib.widgets.view import View
 @pytest.fixture(scope="module")
 def view(trained, cache):
     return View.open(trained("lgq"), cache=cache, num_images=16)
+
+
+@pytest.fixture(scope="module")
+def sharp_view(tmp_path_factory, cache, tiny_config):
+    """A view of a run that trained long enough for its patches to look like something."""
+    more = (
+        "train.num_steps=100 train.eval_every=100 train.checkpoint_every=100 evaluation.extractor="
+    )
+    config = tiny_config("lgq", more)
+    run = Run.create(tmp_path_factory.mktemp("sharp"), config)
+    train(config, run, cache=cache, progress=False)
+    return View.open(run, cache=cache, num_images=16)
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +133,51 @@ class TestView:
         truth = view.images[1, :, side : 2 * side, 2 * side : 3 * side].permute(1, 2, 0)
         assert (view.patch(token) == truth.numpy()).all()
 
+    def test_a_code_s_patch_is_what_the_decoder_gives_in_real_images(self, view):
+        code = int(np.bincount(view.indices).argmax())
+        tokens = view.contexts(code)
+        assert len(tokens) == 4 and (view.indices[tokens] == code).all()
+        side = view.images.shape[-1] // view.grid[0]
+        crops = []
+        for image, place in zip(*divmod(tokens, view.num_tokens), strict=True):
+            y, x = side * (np.array(divmod(place, view.grid[1])))
+            crops.append(view.reconstruction(image)[y : y + side, x : x + side].astype(float))
+        assert np.abs(view.code_patches(np.array([code]))[0] - np.mean(crops, 0)).max() <= 1
+
+    def test_a_code_that_is_never_used_takes_the_place_of_the_token_nearest_to_it(
+        self, sharp_view, monkeypatch
+    ):
+        view = sharp_view
+        monkeypatch.setattr("lgqlib.widgets.view.MAX_CONTEXTS", 1)
+        monkeypatch.setattr(view, "_code_patch", view._code_patch_of)  # what is kept has four
+        code = int(np.flatnonzero(np.bincount(view.indices, minlength=view.num_codes) == 0)[0])
+        (token,) = view.contexts(code)
+        away = np.square(view.points - view.sites[code]).sum(1)
+        assert np.isclose(away[token], away.min())
+        image, place = divmod(token, view.num_tokens)
+        map_of_image = view.indices[view.tokens(image)].copy()
+        map_of_image[place] = code
+        decoded = view.decode(view.codebook[map_of_image]).astype(int)
+        y, x = 4 * np.array(divmod(place, view.grid[1]))
+        patch = view.code_patches(np.array([code]))[0]
+        assert np.abs(decoded[y : y + 4, x : x + 4] - patch).max() <= 1
+        assert code not in view.indices, "the image keeps its own codes"
+
+    def test_decoded_patches_are_nearer_to_real_ones_than_without_an_image_around(self, sharp_view):
+        view = sharp_view
+        used = np.flatnonzero(np.bincount(view.indices, minlength=view.num_codes) >= 8)
+        alone = torch.as_tensor(used)[:, None, None].expand(-1, 3, 3)
+        with torch.no_grad():
+            middle = to_uint8(view.tokenizer.decode(alone))[:, :, 4:8, 4:8].permute(0, 2, 3, 1)
+        real = np.stack(
+            [
+                np.mean([view.patch(t) for t in np.flatnonzero(view.indices == k)], axis=0)
+                for k in used
+            ]
+        )
+        in_place = np.abs(view.code_patches(used) - real).mean()
+        assert in_place < 0.85 * np.abs(middle.numpy() - real).mean()
+
     def test_a_cold_soft_code_is_the_hard_one(self, view):
         cold = view.decode(view.soft(0, 1e-5 * view.scale).average).astype(int)
         assert np.abs(cold - view.reconstruction(0)).max() <= 1
@@ -146,6 +209,20 @@ class TestCodes:
         assert list(table.index) == [3, 5]
         assert np.allclose(table["usage, tokens"], codes.view.counts[[3, 5]])
 
+    def test_an_exported_code_names_the_places_where_it_occurs(self, codes, view, tmp_path):
+        code = int(np.bincount(view.indices).argmax())
+        table = pandas.read_csv(codes.export([code], tmp_path / "a.csv"), index_col="code")
+        places = table["places, image:row:column"][code].split()
+        assert len(places) == 8
+        for place in places:
+            image, row, col = map(int, place.split(":"))
+            assert view.indices[view.tokens(image)].reshape(view.grid)[row, col] == code
+
+    def test_an_export_leaves_the_ones_before_it(self, codes, tmp_path):
+        paths = [codes.export([k], tmp_path / "selection.csv") for k in (3, 4, 5)]
+        assert [p.name for p in paths] == ["selection.csv", "selection-2.csv", "selection-3.csv"]
+        assert [pandas.read_csv(p)["code"][0] for p in paths] == [3, 4, 5]
+
     def test_image_counts_sum_to_the_tokens(self, codes, view):
         chosen = np.arange(10)
         assert codes.image_counts(chosen).sum() == np.isin(view.indices, chosen).sum()
@@ -165,6 +242,51 @@ class TestCodes:
         other = Codes(View.open(run, cache=cache, num_images=16), run.snapshots())
         assert other.map.codes.shape == (other.view.num_codes, 2)
         assert other.evidence(0).shape[2] == 4
+
+
+class TestTheMapSaysWhatItIs:
+    def test_two_channels_are_shown_as_they_are(self, trained, cache, tmp_path, tiny_config):
+        run = Run.create(
+            tmp_path, tiny_config("vq", "backbone.dim=2 backbone.norm=group evaluation.extractor=")
+        )
+        train(run.config, run, cache=cache, progress=False)
+        flat = Codes(View.open(run, cache=cache, num_images=4), run.snapshots())
+        assert flat.map.method == "plane" and np.allclose(flat.map.codes, flat.view.sites)
+        assert np.allclose(flat.frames[-1], flat.view.sites, atol=1e-5)
+
+    def test_more_channels_are_shown_by_their_principal_plane(self, codes):
+        assert codes.map.method == "pca" and "% of the variance" in codes.frame
+
+    def test_a_umap_says_how_far_to_trust_it_above_the_map(self, codes, view, tmp_path):
+        bent = copy.copy(codes)
+        bent.map = replace(codes.map, method="umap")
+        trust = faithfulness(view.sites, codes.map.codes, num_neighbors=15)
+        wanted = f"trustworthiness {trust.trustworthiness:.3f}, continuity {trust.continuity:.3f}"
+        vars(bent).pop("frame", None)
+        explorer = CodebookExplorer(bent, folder=tmp_path)
+        assert wanted in explorer.figure.layout.annotations[0].text
+        fig = codebook_facets(bent.map, bent.quantities, view.counts, frame=bent.frame)
+        assert wanted in fig.layout.title.text.replace("<br>", " ")
+
+
+class TestMoving:
+    def test_deaths_and_births_are_among_the_codes_that_move_and_counted(self):
+        counts = np.arange(100)[::-1]  # code 0 is the busiest
+        always = np.ones(100, dtype=int)
+        before, after = always.copy(), always.copy()
+        after[90:96], before[96:] = 0, 0
+        found = moving(counts, [0 * always, before, after], limit=20)
+        assert len(found.codes) == 20 and (np.diff(found.codes) > 0).all()
+        assert set(range(10)) <= set(found.codes), "the busiest half"
+        assert len(set(found.codes) & set(range(90, 96))) == 5, "a quarter of those that died"
+        assert {96, 97, 98, 99} <= set(found.codes), "all that were born"
+        assert "20 of 100" in found.note and "5 of 6 that died" in found.note
+        assert "4 of 4 that were born" in found.note
+
+    def test_a_small_codebook_moves_whole_and_an_unwatched_one_by_use(self):
+        counts = np.arange(100)
+        assert "All 100" in moving(counts, [], limit=100).note
+        assert list(moving(counts, [counts], limit=4).codes) == [96, 97, 98, 99]
 
 
 class TestCodebookExplorer:
@@ -187,6 +309,13 @@ class TestCodebookExplorer:
         monkeypatch.setattr(explorer, "choose", calls.append)
         explorer._pointed(None, point(explorer.code), None)
         assert not calls
+
+    def test_a_click_and_a_written_number_choose_once(self, explorer, codes, monkeypatch):
+        looked_at, evidence = [], codes.evidence
+        monkeypatch.setattr(codes, "evidence", lambda k: looked_at.append(k) or evidence(k))
+        explorer._pointed(None, point(9), None)
+        explorer.code_field.value = 12
+        assert looked_at == [9, 12]
 
     def test_a_lasso_selects_and_is_cleared(self, explorer, monkeypatch):
         cleared = []
@@ -213,7 +342,7 @@ class TestCodebookExplorer:
     def test_the_scrubber_moves_codes_and_counts(self, explorer, codes):
         explorer.scrubber.index = 1
         assert np.allclose(explorer.traces["moved"].x, codes.frames[1][:, 0])
-        assert "born" in explorer.happened.value
+        assert "born" in explorer.happened.value and "All 64 codes" in explorer.happened.value
         explorer.scrubber.index = 0
         assert "the start" in explorer.happened.value
 
@@ -227,6 +356,25 @@ class TestCodebookExplorer:
         wanted = codes.quantities["quantization error"].coloring()["color"]
         assert np.allclose(explorer.traces["codes"].marker.color, wanted)
         assert explorer.traces["codes"].x is x or np.array_equal(explorer.traces["codes"].x, x)
+
+    def test_a_code_s_class_is_named_on_hover_and_only_then(self, explorer, codes, view):
+        explorer.color.value = "dominant class"
+        trace, class_of = explorer.traces["codes"], codes.quantities["dominant class"].values
+        code = int(np.flatnonzero(np.isfinite(class_of))[0])
+        assert trace.hovertext[code] == f"class {view.classes[int(class_of[code])]}"
+        assert "hovertext" in trace.hovertemplate and trace.marker.colorbar.ticktext
+        explorer.color.value = "usage"
+        assert "hovertext" not in trace.hovertemplate
+        assert trace.marker.colorbar.tickmode == "auto"
+
+    def test_coloring_changes_the_dots_of_codes_that_are_no_points(
+        self, codes, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("lgqlib.widgets.explorer.clickable", lambda counts: np.arange(20))
+        explorer = CodebookExplorer(codes, folder=tmp_path)
+        before = explorer.traces["rest"].source
+        explorer.color.value = "quantization error"
+        assert explorer.traces["rest"].source != before
 
     def test_export_writes_into_the_folder(self, explorer, tmp_path):
         explorer.select([1, 2])
@@ -258,6 +406,15 @@ class TestCodebookExplorer:
         assert enclosed(points, lasso).tolist() == [0, 1, 5]
         box = SimpleNamespace(xrange=(2.5, 0.5), yrange=(3.5, 4.5))
         assert enclosed(points, box).tolist() == [21, 22]
+
+    @pytest.mark.parametrize(
+        "selector",
+        [LassoSelector(type="lasso"), BoxSelector(type="box"), LassoSelector(xs=None, ys=None)],
+    )
+    def test_a_line_around_the_image_selects_nothing(self, explorer, selector):
+        explorer.select([4])
+        explorer._lassoed(None, point(), selector)
+        assert list(explorer.selection) == [4]
 
     def test_a_selection_shows_its_looks_its_places_and_its_trails(self, explorer, codes, view):
         empty = explorer.looks.value

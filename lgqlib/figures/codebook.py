@@ -1,80 +1,27 @@
 """The map of a codebook: codes and latents in the plane, and what is known about each code."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.evaluation import square
+from lgqlib.figures.ground import codes_picture, extent, latents_picture
 from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import (
     BLUE,
-    COLORS,
-    FAINT,
     GREEN,
     INK,
     ORANGE,
     RED,
-    SEQUENTIAL,
     SKY,
     figure,
     titled,
 )
 from lgqlib.projection import Projection
 
-RASTER = 360
-"""Places along a side of the picture of latents below the codes."""
-
-
 CLICKABLE = 6000
 """Codes that a map draws as points: a browser looks at each of them again at every change."""
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number for each code, NaN where it cannot be known."""
-
-    values: Float[np.ndarray, " K"]
-    unit: str
-    log: bool = False
-    """Show it by its logarithm."""
-    classes: bool = False
-    """Numbers of classes: each has a color of its own, in turns."""
-
-    @property
-    def shown(self) -> Float[np.ndarray, " K"]:
-        """What is drawn: the values, or their decimal logarithm with zero as NaN."""
-        if not self.log:
-            return self.values.astype("float32")
-        with np.errstate(divide="ignore"):
-            return np.where(self.values > 0, np.log10(self.values), np.nan).astype("float32")
-
-    def coloring(self, codes: Int[np.ndarray, " n"] | slice = slice(None)) -> dict:
-        """Give the marker's color, scale and bar of some codes; those without a value are grey."""
-        shown = self.shown
-        bar = {"title": {"text": self.unit, "side": "right"}, "thickness": 12}
-        if self.classes:
-            turns = np.where(np.isfinite(shown), shown % len(COLORS), -1)
-            edges = np.linspace(0, 1, len(COLORS) + 2)
-            colors = (FAINT, *COLORS)
-            scale = [[edges[i + j], color] for i, color in enumerate(colors) for j in (0, 1)]
-            limits = {"cmin": -1.5, "cmax": len(COLORS) - 0.5}
-            color = turns[codes].astype("float32")
-            return {"color": color, "colorscale": scale, "colorbar": bar} | limits
-        known = shown[np.isfinite(shown)]
-        low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
-        room = max(high - low, 1e-6) / 50
-        scale = [[0, FAINT], [0.015, FAINT], *_scale(0.015)]
-        if self.log:
-            bar["title"]["text"] += ", log<sub>10</sub>"
-        return {
-            "color": np.where(np.isfinite(shown), shown, low - room)[codes].astype("float32"),
-            "colorscale": scale,
-            "cmin": float(low - room),
-            "cmax": float(max(high, low + 1e-6)),
-            "colorbar": bar,
-        }
 
 
 def codebook_map(
@@ -85,13 +32,16 @@ def codebook_map(
     image: UInt8[np.ndarray, "S S 3"],
     grid: tuple[int, int],
     drawn: Int[np.ndarray, " n"],
+    frame: str = "",
 ) -> go.Figure:
     """Draw the map, an image with its grid of tokens, and one token's shares; the explorer's base.
 
     `drawn`: codes that are points to click (`clickable`); the others are dots in the picture below.
+    `frame`: what the map's axes are, above it.
 
     Traces that change: `moved`, `trails`, `neighbors`, `tokens`, `shares`, `selected`, `chosen` on
-    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has those drawn, in order.
+    the map, `image`, `hits`, `token` beside it, `bars` below. `codes` has those drawn, in order;
+    `rest` is the picture of the others, if there are any, which changes with the quantity only.
     """
     fig = figure(
         rows=2,
@@ -101,25 +51,25 @@ def codebook_map(
         row_heights=[0.62, 0.38],
         horizontal_spacing=0.13,
         vertical_spacing=0.16,
-        titles=("", "Image: click a token", "Codes of the token"),
+        titles=(frame or frame_label(projection), "Image: click a token", "Codes of the token"),
         height=600,
     )
-    _ground(fig, projection, drawn, row=1, col=1)
+    rest = rest_of(drawn, len(counts))
+    _ground(fig, projection, quantity, rest, row=1, col=1)
     fig.add_scattergl(
         x=projection.codes[drawn, 0],
         y=projection.codes[drawn, 1],
         mode="markers",
-        marker={**quantity.coloring(drawn), "size": sizes(counts)[drawn], "line": {"width": 0}},
+        marker={"size": sizes(counts)[drawn], "line": {"width": 0}},
         # A selection must not fade the others: highlights are traces of their own.
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
         customdata=np.stack([drawn, counts[drawn]], 1).astype("int32"),
-        hovertemplate="code %{customdata[0]}<br>%{customdata[1]} tokens<extra></extra>",
         name="codes",
         row=1,
         col=1,
     )
-    fig.data[-1].marker.colorbar.update(x=0.575, len=0.7, y=0.5)
+    fig.data[-1].update(marked(quantity, drawn))
     for name, marker in OVERLAYS.items():
         lines = name == "trails"
         fig.add_scattergl(
@@ -139,12 +89,11 @@ def codebook_map(
     _map_axes(fig, projection, 1, 1)
     fig.update_xaxes(title_text="code k", type="category", row=2, col=2)
     fig.update_yaxes(title_text="probability", range=[0, 1], row=2, col=2)
-    few = "" if len(drawn) == len(counts) else f"{len(drawn)} of {len(counts)} codes are points. "
-    return titled(fig, " ", few + LOOK_MAP)
+    return titled(fig, " ", _drawn_how(projection, len(drawn)) + LOOK_MAP)
 
 
 LOOK_MAP = (
-    "Size is usage; grey is unknown or unused; dots below are latents. Hover or click a code, "
+    "Size is usage; grey is unknown or unused. Hover or click a code, "
     "lasso "
     "several, click a token in the image: orange shows its soft assignment, blue the image's "
     "tokens."
@@ -162,6 +111,19 @@ OVERLAYS = {
 """Marks laid over the map, by what they show."""
 
 
+def marked(quantity: Quantity, drawn: Int[np.ndarray, " n"]) -> dict:
+    """Give what of the trace `codes` follows the quantity: its colors, its bar, what hover says."""
+    coloring = quantity.coloring(drawn)
+    coloring["colorbar"] |= {"x": 0.575, "len": 0.7, "y": 0.5}
+    names = quantity.hover(drawn)
+    lines = ["code %{customdata[0]}", "%{customdata[1]} tokens", *["%{hovertext}"] * bool(names)]
+    return {
+        "marker": coloring,
+        "hovertext": names,
+        "hovertemplate": "<br>".join(lines) + "<extra></extra>",
+    }
+
+
 def frame_label(projection: Projection) -> str:
     """Say what a map's axes are."""
     if projection.method == "umap":
@@ -177,12 +139,6 @@ def sizes(counts: Int[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
     return (4 + 12 * np.sqrt(counts / max(counts.max(), 1))).astype("float32")
 
 
-def _scale(start: float) -> list:
-    from plotly.colors import get_colorscale
-
-    return [[start + (1 - start) * place, color] for place, color in get_colorscale(SEQUENTIAL)]
-
-
 def clickable(counts: Int[np.ndarray, " K"], *, limit: int = CLICKABLE) -> Int[np.ndarray, " n"]:
     """Choose the codes that are drawn as points: the most used, and a spread of the others."""
     if len(counts) <= limit:
@@ -192,33 +148,41 @@ def clickable(counts: Int[np.ndarray, " K"], *, limit: int = CLICKABLE) -> Int[n
     return np.unique(np.concatenate([busiest[: limit // 2], busiest[spread]]))
 
 
+def rest_of(drawn: Int[np.ndarray, " n"], num_codes: int) -> Int[np.ndarray, " m"]:
+    """Give the codes that are no points."""
+    return np.setdiff1d(np.arange(num_codes), drawn)
+
+
 def _ground(
-    fig: go.Figure, projection: Projection, drawn: np.ndarray, *, row: int, col: int
+    fig: go.Figure, projection: Projection, quantity: Quantity, rest: np.ndarray, **place: int
 ) -> None:
-    """Lay latents, and codes that are no points, below as one picture: many cost what one does."""
-    low = np.minimum(projection.latents.min(0), projection.codes.min(0))
-    high = np.maximum(projection.latents.max(0), projection.codes.max(0))
-    step = np.maximum(high - low, 1e-6) / (RASTER - 1)
-    at = np.round((projection.latents - low) / step).astype(int)
-    hits = np.zeros((RASTER, RASTER))
-    for shift in ((0, 0), (0, 1), (1, 0), (1, 1)):  # a dot is two places wide
-        y, x = np.minimum(at[:, ::-1] + shift, RASTER - 1).T
-        np.add.at(hits, (y, x), 1)
-    pixels = np.full((RASTER, RASTER, 4), 128, dtype=np.uint8)
-    rest = np.delete(projection.codes, drawn, axis=0)
-    pixels[..., 3] = np.where(hits > 0, np.clip(50 + 40 * np.log2(1 + hits), 0, 255), 0)
-    x, y = np.round((rest - low) / step).astype(int).T
-    pixels[y, x] = (0, 114, 178, 200)
-    fig.add_image(
-        source=data_uri(pixels),
-        x0=float(low[0]),
-        dx=float(step[0]),
-        y0=float(low[1]),
-        dy=float(step[1]),
-        name="latents",
-        hoverinfo="skip",
-        row=row,
-        col=col,
+    """Lay latents, and codes that are no points, below: `latents` and `rest`."""
+    low, step = extent(projection)
+    layers = {"latents": latents_picture(projection)}
+    if len(rest):
+        layers["rest"] = codes_picture(projection, quantity, rest)
+    for name, pixels in layers.items():
+        fig.add_image(
+            source=data_uri(pixels),
+            x0=float(low[0]),
+            dx=float(step[0]),
+            y0=float(low[1]),
+            dy=float(step[1]),
+            name=name,
+            hoverinfo="skip",
+            **place,
+        )
+
+
+def _drawn_how(projection: Projection, num_points: int) -> str:
+    """Say how many codes and latents are drawn, and as what."""
+    rest = len(projection.codes) - num_points
+    latents = f"{len(projection.latents)} latents are grey dots below. "
+    if not rest:
+        return f"All {num_points} codes are points; {latents}"
+    return (
+        f"{num_points} of {len(projection.codes)} codes are points, the other {rest} dots in a "
+        f"picture below, of the same colors, the mean where several meet; {latents}"
     )
 
 

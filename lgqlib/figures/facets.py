@@ -6,7 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from lgqlib.figures.codebook import Quantity, clickable, frame_label, sizes
+from lgqlib.figures.codebook import clickable, frame_label, sizes
+from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import BLUE, figure, titled
 from lgqlib.projection import Projection
 
@@ -20,8 +21,12 @@ def codebook_facets(
     counts: Int[np.ndarray, " K"],
     *,
     name: str = "",
+    frame: str = "",
 ) -> go.Figure:
-    """Draw the map once for each quantity: the drop-down list, standing still."""
+    """Draw the map once for each quantity: the drop-down list, standing still.
+
+    `name`: what the run is called; `frame`: what the map's axes are.
+    """
     cols = 4
     rows = -(-len(quantities) // cols)
     drawn = clickable(counts, limit=FACET_CODES)
@@ -42,8 +47,14 @@ def codebook_facets(
             mode="markers",
             marker={**marker, "size": sizes(counts)[drawn] * 0.6},
             customdata=np.stack([drawn, quantity.values[drawn]], 1).astype("float32"),
-            hovertemplate="code %{customdata[0]}<br>%{customdata[1]:.3g} "
-            + f"{quantity.unit}<extra></extra>",
+            hovertext=quantity.hover(drawn),
+            hovertemplate="code %{customdata[0]}<br>"
+            + (
+                f"%{{customdata[1]:.3g}} {quantity.unit}"
+                if quantity.names is None
+                else "%{hovertext}"
+            )
+            + "<extra></extra>",
             row=i // cols + 1,
             col=i % cols + 1,
         )
@@ -54,7 +65,9 @@ def codebook_facets(
     shown = "all" if len(drawn) == len(counts) else f"{len(drawn)} of {len(counts)}"
     return titled(
         fig,
-        f"{name}: {used} of {len(counts)} codes used; {frame_label(projection)}".lstrip(": "),
+        f"{name}: {used} of {len(counts)} codes used; {frame or frame_label(projection)}".lstrip(
+            ": "
+        ),
         f"Each map has its own scale, dark low and bright high; grey is unknown. Drawn: {shown} "
         "codes. "
         "Look for quantities that follow the density: rare codes with large cells, or edges that "
@@ -69,9 +82,10 @@ def timeline(
     *,
     births: int,
     deaths: int,
+    drawn: str = "",
 ) -> go.Figure:
     """Draw where codes were at several steps of training in one frame: the scrubber, standing
-    still.
+    still. `drawn` says which codes these are.
     """
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(6, len(steps))).round().astype(int))
     titles = [f"step {steps[i]}: {active[i]} active" for i in chosen]
@@ -96,5 +110,5 @@ def timeline(
         fig,
         f"From step {steps[0]} to {steps[-1]}: {births} codes were born, {deaths} died",
         "One frame for all steps: what moves is what training moved. A born code had no tokens "
-        "between the snapshots before, and some after.",
+        f"between the snapshots before, and some after. {drawn}",
     )

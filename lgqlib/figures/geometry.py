@@ -4,7 +4,7 @@ Runs are keyed by method name, `lgq`, or with something behind it, `lgq seed 1`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import plotly.graph_objects as go
@@ -14,6 +14,10 @@ from lgqlib.drift import Drift
 from lgqlib.figures.bands import band
 from lgqlib.figures.style import INK, color_of, figure, legend_in, name_of, titled
 from lgqlib.portrait import Portrait
+
+SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "cross", "star")
+PATTERNS = ("", "/", ".", "x", "-", "|")
+"""What tells runs of one method apart, in turns: the color says the method."""
 
 MAX_CELLS = 1500
 """Cells that a scatter draws for each run."""
@@ -30,6 +34,12 @@ def run_color(key: str) -> str:
     return color_of(key.partition(" ")[0])
 
 
+def run_number(key: str, keys: Iterable[str]) -> int:
+    """Return how many runs of the same method stand before this one: they share its color."""
+    same = [other for other in keys if other.partition(" ")[0] == key.partition(" ")[0]]
+    return same.index(key) % len(SYMBOLS)
+
+
 def partial_distortion(portraits: Mapping[str, Portrait]) -> go.Figure:
     """Draw each cell's error against its occupancy: a slope of -1 when all cells share the
     error.
@@ -38,11 +48,12 @@ def partial_distortion(portraits: Mapping[str, Portrait]) -> go.Figure:
     for key, portrait in portraits.items():
         p = portrait.partial
         cells = _some(np.flatnonzero(p.counts >= p.min_count))
+        symbol = SYMBOLS[run_number(key, portraits)]
         fig.add_scatter(
             x=p.counts[cells],
             y=p.mse[cells].astype("float32"),
             mode="markers",
-            marker={"color": run_color(key), "size": 5, "opacity": 0.5},
+            marker={"color": run_color(key), "size": 5, "opacity": 0.5, "symbol": symbol},
             name=f"{label_of(key)}, {p.num_cells} cells",
             customdata=cells.astype("int32"),
             hovertemplate="code %{customdata}: %{x} tokens, mse %{y:.3g}<extra></extra>",
@@ -57,8 +68,9 @@ def partial_distortion(portraits: Mapping[str, Portrait]) -> go.Figure:
                 fig.add_scatter(
                     x=x,
                     y=middle[1] * (x / middle[0]) ** slope,
-                    mode="lines",
+                    mode="lines+markers",
                     line={"color": run_color(key), "dash": dash},
+                    marker={"symbol": symbol, "size": 9},
                     name=name,
                 )
     fig.update_xaxes(title_text="tokens in the cell", type="log")
@@ -83,13 +95,14 @@ def bounds(portraits: Mapping[str, Portrait]) -> go.Figure:
     legend, right = legend_in(fig, 1, 1, x=0.01, y=0.02), legend_in(fig, 1, 2)
     for key, p in portraits.items():
         color, total = run_color(key), p.latents.total
+        number = run_number(key, portraits)
         rate = p.occupancy.entropy_corrected
         rates = np.linspace(0, max(1.15 * math.log(len(p.occupancy.counts)), 0.1), 60)
         fig.add_scatter(
             x=rates / math.log(2),
             y=water_filling(p.latents.eigenvalues, rates) / total,
             mode="lines",
-            line={"color": color, "dash": "dash"},
+            line={"color": color, "dash": f"{6 + 4 * number}px,{3 + 3 * number}px"},
             name=f"bound for {label_of(key)}'s latents",
             legend=legend,
             row=1,
@@ -99,7 +112,7 @@ def bounds(portraits: Mapping[str, Portrait]) -> go.Figure:
             x=[rate / math.log(2)],
             y=[p.distortion / total],
             mode="markers",
-            marker={"color": color, "size": 12},
+            marker={"color": color, "size": 12, "symbol": SYMBOLS[number]},
             name=f"{label_of(key)}: efficiency {p.efficiency:.2f}",
             legend=legend,
             row=1,
@@ -108,7 +121,7 @@ def bounds(portraits: Mapping[str, Portrait]) -> go.Figure:
         fig.add_bar(
             x=[label_of(key)],
             y=[p.occupancy.perplexity / len(p.occupancy.counts)],
-            marker_color=color,
+            marker={"color": color, "pattern": {"shape": PATTERNS[number]}},
             name="measured",
             showlegend=False,
             row=1,
@@ -144,9 +157,10 @@ def spacing_and_shape(portraits: Mapping[str, Portrait]) -> go.Figure:
     for key, p in portraits.items():
         color, distance = run_color(key), p.spacing.distance
         spread = math.sqrt(p.latents.total) or 1.0
+        number = run_number(key, portraits)
         fig.add_histogram(
             x=(distance / spread).astype("float32"),
-            marker_color=color,
+            marker={"color": color, "pattern": {"shape": PATTERNS[number]}},
             opacity=0.6,
             nbinsx=50,
             histnorm="percent",
@@ -160,7 +174,7 @@ def spacing_and_shape(portraits: Mapping[str, Portrait]) -> go.Figure:
             x=p.shape.expected[cells].astype("float32"),
             y=p.shape.anisotropy[cells].astype("float32"),
             mode="markers",
-            marker={"color": color, "size": 5, "opacity": 0.6},
+            marker={"color": color, "size": 5, "opacity": 0.6, "symbol": SYMBOLS[number]},
             name=f"{label_of(key)}, {len(cells)} cells",
             legend=legend_in(fig, 1, 2, x=0.01),
             row=1,
@@ -208,6 +222,7 @@ def spectra(portraits: Mapping[str, Portrait]) -> go.Figure:
                 y=np.maximum(values, 1e-9).astype("float32"),
                 mode="lines+markers",
                 line={"color": run_color(key), "dash": dash},
+                marker={"symbol": SYMBOLS[run_number(key, portraits)]},
                 name=f"{label_of(key)}, {name}: effective dimension {spectrum.participation:.1f}",
             )
     fig.update_layout(legend={"x": 0.01, "y": 0.02, "yanchor": "bottom"})
@@ -235,7 +250,8 @@ def drifts(histories: Mapping[str, Drift]) -> go.Figure:
         color, steps, label = run_color(key), d.steps[1:], label_of(key)
         legend = legend_in(fig, 1, 1, x=0.01)
         moved = np.quantile(d.displacement, [0.1, 0.5, 0.9], axis=1)
-        line = {"mode": "lines+markers", "name": label, "legend": legend}
+        marker = {"symbol": SYMBOLS[run_number(key, histories)]}
+        line = {"mode": "lines+markers", "marker": marker, "name": label, "legend": legend}
         band(fig, steps, moved, color, row=1, col=1, **line)
         # Before the first step nothing was counted: its births would be all codes in use.
         for col, x, y, name, dash in (
@@ -248,6 +264,7 @@ def drifts(histories: Mapping[str, Drift]) -> go.Figure:
                 y=y,
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
+                marker=marker,
                 name=name,
                 legend=legend_in(fig, 1, 2),
                 showlegend=col < 3,

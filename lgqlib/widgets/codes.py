@@ -10,18 +10,24 @@ from jaxtyping import Float, Int, UInt8
 
 from lgqlib.cells import dominant_class
 from lgqlib.drift import Drift, drift
-from lgqlib.figures.codebook import Quantity
+from lgqlib.faithfulness import Faithfulness, faithfulness
+from lgqlib.figures.codebook import frame_label
 from lgqlib.figures.pixels import sheet
+from lgqlib.figures.quantity import Quantity
 from lgqlib.files import replacing
 from lgqlib.portrait import Portrait, portrait
 from lgqlib.projection import Projection, project, project_snapshots, stratified_sample
 from lgqlib.run import Snapshot
-from lgqlib.widgets.view import View
+from lgqlib.widgets.moving import moving
+from lgqlib.widgets.view import Index, View
 
 MAX_LATENTS = 20000
 """Tokens that a map is made from."""
-MAX_MOVING = 1024
-"""Codes that the timeline moves."""
+
+PLACES = "places, image:row:column"
+"""Column of a table that says where a code occurs."""
+MAX_PLACES = 8
+"""Places of a code that a table names."""
 
 
 class Codes:
@@ -30,7 +36,8 @@ class Codes:
     Args:
         view: the run, on held-out images.
         snapshots: of its training, in order; the last stands for the codebook as it is.
-        method: projection of the map: `pca`, `umap`, or `plane` where there are two channels.
+        method: projection of the map: `pca`, `umap`, or `plane` where there are two channels; None
+            is the plane itself where there are two channels, else `pca`.
         cache: folder where UMAP's results are kept.
     """
 
@@ -39,7 +46,7 @@ class Codes:
         view: View,
         snapshots: Sequence[Snapshot] = (),
         *,
-        method: str = "pca",
+        method: str | None = None,
         cache: Path | str | None = None,
     ):
         self.view, self.snapshots = view, list(snapshots)
@@ -47,10 +54,10 @@ class Codes:
             view.sites, view.points, view.indices, counts=view.counts, groups=view.groups
         )
         self.shown = stratified_sample(view.indices, MAX_LATENTS)
+        method = method or ("plane" if view.sites.shape[1] == 2 else "pca")
         self.map, self.frames = self._placed(method, None if cache is None else Path(cache))
         self.quantities = self._quantities()
-        busiest = np.argsort(-view.counts, kind="stable")
-        self.moving = np.sort(busiest[:MAX_MOVING])
+        self.moving = moving(view.counts, [s.counts for s in self.snapshots])
 
     @cached_property
     def history(self) -> Drift | None:
@@ -63,6 +70,25 @@ class Codes:
             [x.codebook for x in s],
             [x.indices for x in s],
             [x.counts for x in s],
+        )
+
+    @cached_property
+    def trust(self) -> Faithfulness | None:
+        """How far to trust the map of the codes; None with fewer than three codes."""
+        num_neighbors = min(15, self.view.num_codes // 3)
+        if not num_neighbors:
+            return None
+        return faithfulness(self.view.sites, self.map.codes, num_neighbors=num_neighbors)
+
+    @cached_property
+    def frame(self) -> str:
+        """What the map's axes are and, of a UMAP, how far to trust them: PCA's variance says it."""
+        label = frame_label(self.map)
+        if self.map.method != "umap" or self.trust is None:
+            return label
+        return (
+            f"{label}: trustworthiness {self.trust.trustworthiness:.3f}, "
+            f"continuity {self.trust.continuity:.3f}"
         )
 
     def _placed(
@@ -101,17 +127,24 @@ class Codes:
         if len(np.unique(view.labels)) > 1:
             label, _ = dominant_class(view.indices, view.labels[view.groups], view.num_codes)
             found["dominant class"] = Quantity(
-                np.where(label >= 0, label, np.nan), "class", classes=True
+                np.where(label >= 0, label, np.nan), "class", names=view.classes
             )
         return found
 
     # Evidence ------------------------------------------------------------------------------------
 
-    def tokens_of(self, code: int, *, limit: int = 24) -> Int[np.ndarray, " n"]:
+    @cached_property
+    def _by_code(self) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " K1"]]:
+        """Tokens sorted by code and, within one, by distance; and where each code's begin."""
+        view = self.view
+        away = np.square(view.points - view.sites[view.indices]).sum(1)
+        order = np.lexsort((away, view.indices))
+        return order, np.searchsorted(view.indices[order], np.arange(view.num_codes + 1))
+
+    def tokens_of(self, code: Index, *, limit: int = 24) -> Int[np.ndarray, " n"]:
         """Give tokens assigned to a code: those nearest to it first."""
-        tokens = np.flatnonzero(self.view.indices == code)
-        away = np.square(self.view.points[tokens] - self.view.sites[code]).sum(1)
-        return tokens[np.argsort(away, kind="stable")[:limit]]
+        order, begin = self._by_code
+        return order[begin[code] : begin[code + 1]][:limit]
 
     def neighbors(self, code: int, *, count: int = 8) -> Int[np.ndarray, " n"]:
         """Give a code's nearest other codes."""
@@ -131,13 +164,21 @@ class Codes:
     # Selections ----------------------------------------------------------------------------------
 
     def table(self, codes: Sequence[int] | Int[np.ndarray, " n"]) -> pandas.DataFrame:
-        """Give a row of numbers for each of some codes, with where it occurs most."""
+        """Give a row for each of some codes: its quantities, and the places of its nearest tokens.
+
+        A place is `image:row:column`, counted from 0; a code that these images do not use has none.
+        """
         codes = np.unique(np.asarray(codes, dtype=np.int64))
         columns = {f"{name}, {q.unit}": q.values[codes] for name, q in self.quantities.items()}
         frame = pandas.DataFrame({"code": codes, **columns})
-        counts = self.image_counts(codes)
-        frame.attrs["images"] = np.argsort(-counts, kind="stable")[:8].tolist()
+        frame[PLACES] = [self._written(self.tokens_of(k, limit=MAX_PLACES)) for k in codes]
         return frame.set_index("code")
+
+    def _written(self, tokens: Int[np.ndarray, " n"]) -> str:
+        """Write where tokens are, `image:row:column`, counted from 0."""
+        images, places = np.divmod(tokens, self.view.num_tokens)
+        rows, cols = np.divmod(places, self.view.grid[1])
+        return " ".join(f"{i}:{r}:{c}" for i, r, c in zip(images, rows, cols, strict=True))
 
     def looks(self, codes: Int[np.ndarray, " n"], *, limit: int = 24) -> UInt8[np.ndarray, "..."]:
         """Picture what some codes look like: the decoder's patches, the most used codes first."""
@@ -159,16 +200,24 @@ class Codes:
         return np.bincount(self.view.groups[hit], minlength=len(self.view.images))
 
     def export(self, codes: Sequence[int] | Int[np.ndarray, " n"], path: Path | str) -> Path:
-        """Write the table of some codes as CSV, whole; give its path."""
-        with replacing(Path(path)) as temporary:
+        """Write the table of some codes as CSV, whole; give its path.
+
+        A file that is there stays: the new one then has the next free number, `selection-2.csv`.
+        """
+        free = path = Path(path)
+        number = 1
+        while free.exists():
+            number += 1
+            free = path.with_stem(f"{path.stem}-{number}")
+        with replacing(free) as temporary:
             self.table(codes).to_csv(temporary)
-        return Path(path)
+        return free
 
     # History -------------------------------------------------------------------------------------
 
     def places(self, index: int) -> Float[np.ndarray, "n 2"]:
         """Give where the moving codes were at a snapshot, in the frame of the map."""
-        return self.frames[index][self.moving]
+        return self.frames[index][self.moving.codes]
 
     def trails(
         self, codes: Sequence[int] | Int[np.ndarray, " n"], index: int

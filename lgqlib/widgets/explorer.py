@@ -7,7 +7,8 @@ from typing import Any
 import ipywidgets
 import numpy as np
 
-from lgqlib.figures.codebook import clickable, codebook_map
+from lgqlib.figures.codebook import clickable, codebook_map, marked, rest_of
+from lgqlib.figures.ground import codes_picture
 from lgqlib.figures.pixels import data_uri
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import (
@@ -55,6 +56,7 @@ class CodebookExplorer(Explorer):
                 image=view.pixels(view.liveliest),
                 grid=view.grid,
                 drawn=self.drawn,
+                frame=codes.frame,
             )
         )
         self.code = int(view.counts.argmax())
@@ -148,10 +150,13 @@ class CodebookExplorer(Explorer):
 
     def color_by(self, name: str) -> None:
         """Color the map by another quantity; this sends every code's color, once."""
-        quantity = self.codes.quantities[name].coloring(self.drawn)
-        quantity["colorbar"] |= {"x": 0.575, "len": 0.7, "y": 0.5}
+        quantity = self.codes.quantities[name]
         with self.figure.batch_update():
-            self.traces["codes"].marker.update(quantity)
+            self.traces["codes"].update(marked(quantity, self.drawn))
+            if "rest" in self.traces:
+                rest = rest_of(self.drawn, self.view.num_codes)
+                picture = codes_picture(self.codes.map, quantity, rest)
+                self.traces["rest"].source = data_uri(picture)
 
     def export(self) -> Path:
         """Write the selection, or the chosen code, as CSV; give its path."""
@@ -195,7 +200,7 @@ class CodebookExplorer(Explorer):
 
     def _listen(self) -> None:
         self.color.observe(lambda c: self.color_by(self.color.value), "value")
-        self.code_field.observe(Throttled(lambda c: self.choose(self.code_field.value)), "value")
+        self.code_field.observe(Throttled(self._code_written), "value")
         look = Throttled(lambda c: self.look_at(self.image_field.value, self.token_field.value))
         self.image_field.observe(look, "value")
         self.token_field.observe(look, "value")
@@ -207,6 +212,11 @@ class CodebookExplorer(Explorer):
         self.traces["codes"].on_click(self._pointed)
         self.traces["codes"].on_selection(self._lassoed)
         self.traces["grid"].on_click(self._token_clicked)
+
+    def _code_written(self, change: Any) -> None:
+        # `choose` writes the field itself: only another code than its own is news.
+        if self.code_field.value != self.code:
+            self.choose(self.code_field.value)
 
     def _pointed(self, trace: Any, points: Any, state: Any) -> None:
         if points.point_inds and self.drawn[points.point_inds[0]] != self.code:
@@ -237,20 +247,19 @@ class CodebookExplorer(Explorer):
             for name, value in self.codes.numbers(self.code).items()
         )
         return (
-            f"<table><tr>{rows}</tr></table>First row: the decoder's patch for code {self.code}, "
-            f"then its nearest codes {', '.join(map(str, near))}. Below: real patches assigned to "
-            "it, "
-            "nearest first."
+            f"<table><tr>{rows}</tr></table>First row: code {self.code} decoded, then its nearest "
+            f"codes {', '.join(map(str, near))}; each inside images that it fits best. Below: real "
+            "patches assigned to it, nearest first."
         )
 
     def _happened(self) -> str:
-        history = self.codes.history
+        history, note = self.codes.history, self.codes.moving.note
         if self.step == 0:
-            return f"step {history.steps[0]}: the start"
+            return f"step {history.steps[0]}: the start. {note}"
         i = self.step - 1
         return (
             f"since step {history.steps[i]}: {history.births[i]} born, {history.deaths[i]} died, "
-            f"{100 * history.churn[i]:.0f} % of the probe's tokens changed code"
+            f"{100 * history.churn[i]:.0f} % of the probe's tokens changed code. {note}"
         )
 
 

@@ -17,13 +17,19 @@ def parse(text: str, num_codes: int) -> list[int]:
 
 
 def enclosed(points: Float[np.ndarray, "K 2"], selector: Any) -> Int[np.ndarray, " n"]:
-    """Give the points inside plotly's lasso (`xs`, `ys`) or box (`xrange`, `yrange`)."""
+    """Give the points inside plotly's lasso (`xs`, `ys`) or box (`xrange`, `yrange`).
+
+    There are none where the line was drawn in another panel: plotly then hands on no coordinates,
+    for it reads those of the first pair of axes only.
+    """
     x, y = points.T
     if getattr(selector, "xrange", None) is not None:
         inside = (x >= min(selector.xrange)) & (x <= max(selector.xrange))
         inside &= (y >= min(selector.yrange)) & (y <= max(selector.yrange))
         return np.flatnonzero(inside)
     inside = np.zeros(len(points), dtype=bool)
+    if getattr(selector, "xs", None) is None:
+        return np.flatnonzero(inside)
     ends = np.stack([selector.xs, selector.ys], 1)
     for (x0, y0), (x1, y1) in zip(ends, np.roll(ends, -1, axis=0), strict=True):
         if y0 == y1:

@@ -1,6 +1,7 @@
 """A trained run on held-out images, held in memory: all that the explorers look at."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,6 +26,11 @@ nothing.
 """
 LENS = 0.01
 """Temperature to look through where a method has none, in units of tau_c."""
+
+MAX_CONTEXTS = 4
+"""Places in held-out images at which a code is decoded."""
+PATCH_PIXELS = 4 * 64 * 64
+"""Pixels decoded to show one code: images larger than 64 x 64 give it fewer places."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class View:
         tau: the temperature that training ended at; NaN where a method has none.
         counts: uses of each code over a larger set, if there is one; else over these tokens.
         name: what the run is called.
+        method: how its codes are chosen, by the config's name.
+        classes: names of the labels; numbers where there are none.
     """
 
     def __init__(
@@ -65,9 +73,11 @@ class View:
         counts: Int[np.ndarray, " K"] | None = None,
         name: str = "",
         method: str = "",
+        classes: Sequence[str] = (),
     ):
         self.tokenizer, self.images, self.labels = tokenizer, images, np.asarray(labels)
         self.name, self.method = name, method
+        self.classes = tuple(classes) or tuple(map(str, range(int(self.labels.max()) + 1)))
         quantizer = tokenizer.quantizer
         self.energy = getattr(quantizer, "energy", "squared")
         with torch.no_grad():
@@ -89,6 +99,7 @@ class View:
         self.counts = own if counts is None else np.asarray(counts)
         self._energies = lru_cache(maxsize=4)(self._energies_of)
         self._entropies = lru_cache(maxsize=8)(self._entropies_at)
+        self._code_patch = lru_cache(maxsize=4096)(self._code_patch_of)
 
     @classmethod
     def open(cls, run: Run, *, cache: Path | str, num_images: int = 256) -> "View":
@@ -105,6 +116,7 @@ class View:
             counts=counts,
             name=run.name,
             method=config.quantizer.method,
+            classes=held_out.classes,
         )
 
     @property
@@ -240,11 +252,35 @@ class View:
         weight = np.kron(weight.reshape(rows, cols), np.ones((side, side)))
         return (pixels * weight[:, :, None]).astype(np.uint8)
 
+    def contexts(self, code: Index) -> Int[np.ndarray, " n"]:
+        """Give the tokens at which a code is decoded: of its own, those nearest to it.
+
+        For a code without tokens, those of all others that it would win first.
+        """
+        own = torch.from_numpy(np.flatnonzero(self.indices == code))
+        points = self._points[own] if len(own) else self._points
+        affordable = PATCH_PIXELS // self.images.shape[-1] ** 2
+        count = min(max(affordable, 1), MAX_CONTEXTS, len(points))
+        away = torch.cdist(self._sites[[int(code)]], points)[0]
+        nearest = away.topk(count, largest=False).indices
+        return (own[nearest] if len(own) else nearest).numpy()
+
     @torch.no_grad()
     def code_patches(self, codes: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n P P 3"]:
-        """Decode what each code looks like among its own kind: the middle of a 3 x 3 map of it."""
-        indices = torch.as_tensor(np.asarray(codes), dtype=torch.int64)
-        decoded = self.tokenizer.decode(indices[:, None, None].expand(-1, 3, 3))
-        side = decoded.shape[-1] // 3
-        middle = to_uint8(decoded)[:, :, side : 2 * side, side : 2 * side]
-        return middle.permute(0, 2, 3, 1).numpy()
+        """Decode codes inside held-out images, at their `contexts`; average what comes out there.
+
+        A map of one code alone would not do: the decoder normalizes over the whole map, and
+        attends to it, so that without an image around it a code's patch has other colors.
+        """
+        return np.stack([self._code_patch(int(code)) for code in codes])
+
+    def _code_patch_of(self, code: int) -> UInt8[np.ndarray, "P P 3"]:
+        tokens = torch.from_numpy(self.contexts(code))
+        images, places = tokens // self.num_tokens, tokens % self.num_tokens
+        maps = torch.from_numpy(self.indices).view(-1, self.num_tokens)[images]
+        maps[torch.arange(len(maps)), places] = code
+        decoded = to_uint8(self.tokenizer.decode(maps.view(-1, *self.grid)))
+        side = decoded.shape[-1] // self.grid[1]
+        tiles = decoded.unfold(2, side, side).unfold(3, side, side).flatten(2, 3)  # [n, 3, T, P, P]
+        crops = tiles[torch.arange(len(maps)), :, places].float()
+        return crops.mean(0).round().byte().permute(1, 2, 0).numpy()

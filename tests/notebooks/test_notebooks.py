@@ -12,6 +12,8 @@ import pytest
 
 from lgqlib.execute import parameters_of
 from lgqlib.report import to_html
+from lgqlib.run import Run
+from lgqlib.train import train
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 MOST_LINES = 12
@@ -147,6 +149,21 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     assert "widgets" not in notebook.metadata
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
     assert len(to_html(tmp_path / f"{name}.ipynb")) < 2_500_000
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+@pytest.mark.parametrize("num_snapshots", [0, 1])
+def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
+    num_snapshots, tmp_path, cache, tiny_config
+):
+    config = tiny_config("vq", f"evaluation.extractor= train.num_snapshots={num_snapshots}")
+    run = Run.create(tmp_path, config)
+    train(config, run, cache=cache, progress=False)
+    text = printed(execute("03_geometry", tmp_path, run=str(run.path), cache=str(cache)))
+    assert f"kept {num_snapshots} of the two snapshots" in text
+    assert "train.num_snapshots=2" in text and "Numbers in 03_geometry.json" in text
+    assert json.loads((run.notebooks / "03_geometry.json").read_text())["births"] is None
 
 
 @pytest.mark.notebook
