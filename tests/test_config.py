@@ -32,7 +32,10 @@ def test_json_round_trip_keeps_every_field():
         ("data.resize=16", "data.resize = 16: it must be 0 or at least data.size"),
         ("data.name=imagefolder", "data.root = '': it must be a folder of images"),
         ("quantizer.levels=8,8,4", "quantizer.levels = (8, 8, 4): it must be levels whose product"),
-        ("backbone.dim=2 backbone.norm=layer", "backbone.norm = 'layer': it must be 'group' or 'none'"),
+        (
+            "backbone.dim=2 backbone.norm=layer",
+            "backbone.norm = 'layer': it must be 'group' or 'none'",
+        ),
         ("quantizer.lgq.per_channel=true", "quantizer.levels = (): it must be given"),
         ("quantizer.lgq.energy=cosine", "temperature.reduced = True: it must be False"),
         ("seed=-1", "seed = -1: it must be between 0"),
