@@ -114,11 +114,13 @@ def require_parameters(notebook: Path, names: Sequence[str]) -> None:
 def was_executed(output: Path) -> bool:
     """Say whether an executed copy is there, and all of its code ran without an error."""
     try:
-        cells = nbformat.read(output, as_version=4).cells
+        notebook = nbformat.read(output, as_version=4)
     except Exception:  # missing, or torn by a kill: many kinds
         return False
-    code = [cell for cell in cells if cell.cell_type == "code" and cell.source.strip()]
-    # The cell in which a kernel died passes for completed, but nobody counted it.
+    if notebook.metadata.get("papermill", {}).get("exception"):
+        return False
+    code = [c for c in notebook.cells if c.cell_type == "code" and c.source.strip()]
+    # The cell in which a kernel died passes for completed, but often nobody counted it.
     return all(cell.execution_count is not None and not _raised(cell) for cell in code)
 
 
@@ -216,7 +218,11 @@ class _Engine(NBClientEngine):
 
         nb_man.cell_start = start_unless_stopping
         watch.client = client
-        return client.execute(**kernel)
+        try:
+            return client.execute(**kernel)
+        except Exception:  # a dead kernel, of whose cell papermill says that it was completed
+            nb_man.nb.metadata.papermill["exception"] = True
+            raise
 
 
 papermill_engines.register(ENGINE, _Engine)

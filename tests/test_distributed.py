@@ -80,8 +80,9 @@ def test_torchrun_trains_the_same_tokenizer(method, tmp_path, cache, tiny_config
     zero, one, two = (r.load_checkpoint().tensors["tokenizer"] for r in (first, alone, together))
     way, difference = moved(one, zero), moved(two, one)
     # Sums in another order round differently, and Adam enlarges that where a gradient is near zero:
-    # 0.1 % of the way was measured after ten steps.
-    assert difference.norm() < 3e-3 * way.norm()
+    # 0.4 % of the way was measured after ten steps, most of it the codebook's, whose rate is ten
+    # times the backbone's.
+    assert difference.norm() < 1e-2 * way.norm()
     logs = [
         [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
         for run in (alone, together)

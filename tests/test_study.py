@@ -234,6 +234,15 @@ def test_a_dead_kernel_is_a_failure_within_seconds(tmp_path):
     assert output.exists() and not was_executed(output)
 
 
+def test_a_notebook_whose_last_cell_killed_its_kernel_was_not_executed(tmp_path):
+    """Also where the kernel counted the cell before it died."""
+    pause = "import time; time.sleep(0.5)"
+    _, output = execute(tmp_path, f"{pause}\nimport os\nos.kill(os.getpid(), 9)")
+    notebook = nbformat.read(output, as_version=4)
+    assert notebook.cells[-1].execution_count is not None
+    assert not was_executed(output)
+
+
 def test_notebooks_that_run_at_once_do_not_disturb_each_other(tmp_path):
     """One of them dies in the middle; all work in the same folder, each in its own kernel."""
     pause = "import os, time\ntime.sleep(1)\nos.getpid()"

@@ -37,7 +37,8 @@ CHOICES = {
     "loss.reconstruction": ("l1", "l2"),
     "train.decay": ("cosine", "constant"),
     "train.precision": ("no", "bf16", "fp16"),
-    "evaluation.extractor": ("lite2", "lite0", ""),
+    "evaluation.extractor": ("lite2", "lite0", "", "missing.pt"),
+    "evaluation.distance": ("", "missing.pt"),
 }
 UNLIKE = ("Nonsense", "", 3, None)
 SLOW = {"train.compile", "train.num_steps", "version"}

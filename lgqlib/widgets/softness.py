@@ -60,6 +60,10 @@ class Effect:
     """Change of H(u)."""
 
 
+TRIED_PAIRS = 64
+"""Close pairs of codes with widths among which a tie is looked for."""
+
+
 def num_looked_at(num_codes: int, num_tokens: int) -> int:
     """Give how many of some tokens to look at one by one, so that K codes cost no more than a few
     would.
@@ -266,8 +270,9 @@ class Softness:
     def tie(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
         """Put a point at equal energy from two neighboring codes; give both, and its largest share.
 
-        The codes are a close pair of different ones, the closest of all without learned widths;
-        the share is over the temperatures.
+        The codes are the closest pair of different ones; with learned widths, where a third code
+        may reach further than either, the close pair from which all others are furthest. The share
+        is over the temperatures.
         """
         view = self.view
         used = np.argsort(-view.counts, kind="stable")[:512]
@@ -276,10 +281,15 @@ class Softness:
         apart = torch.pdist(e)
         apart[apart < 1e-6 * apart.max()] = math.inf
         pairs = torch.triu_indices(len(e), len(e), offset=1).T
-        for a, b in pairs[apart.argsort()[:256]].tolist():
-            point = self._between(e, a, b, widths)
-            if {a, b} == set(self._scaled(point, e, widths)[0].topk(2, largest=False)[1].tolist()):
-                break  # with widths, a third code may reach further than either
+        tries = 1 if widths is None else TRIED_PAIRS
+        room = -math.inf
+        for i, j in pairs[apart.argsort()[:tries]].tolist():
+            middle = self._between(e, i, j, widths)
+            d = self._scaled(middle, e, widths)[0]
+            others = torch.cat([d, d.new_tensor([math.inf])])  # there may be only two codes
+            others[[i, j]] = math.inf
+            if (free := float(others.min() - d[i])) > room:
+                room, a, b, point = free, i, j, middle
         shares = [
             float(probabilities(point, e, float(t), energy=view.energy, widths=widths).max())
             for t in self.taus
