@@ -235,8 +235,8 @@ def _fold(convolution: nn.Conv2d, normalization: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Scale the channel vector at each position to length one, in float32 under autocast."""
-    features = features.float()
+    """Scale the channel vector at each position to length one, never below float32."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features * torch.rsqrt(features.square().sum(1, keepdim=True) + 1e-10)
 
 

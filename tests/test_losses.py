@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lgqlib.config import LossConfig
+from lgqlib.features import LiteFeatures
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
 
 
@@ -86,3 +87,35 @@ def test_the_adaptive_scale_is_the_ratio_of_gradients_at_the_last_layer():
     assert whole.item() == pytest.approx(expected.item())
     plain = TokenizerLoss(LossConfig(adversarial=0.1, adaptive=False))
     assert plain.adversarial(total, logits, last.weight)[1]["adversarial_scale"].item() == 1
+
+
+def test_adversarial_terms_agree_with_finite_differences():
+    torch.manual_seed(0)
+    judge = PatchDiscriminator(width=8).double()
+    real, fake = (torch.rand(2, 3, 16, 16).double() for _ in range(2))
+    fake.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: -judge(x).mean(), fake, fast_mode=True)
+    parameters = tuple(judge.parameters())
+    weights = dict(judge.named_parameters())
+
+    def hinge(*values):
+        named = dict(zip(weights, values, strict=True))
+        logits = [torch.func.functional_call(judge, named, x) for x in (real, fake.detach())]
+        return discriminator_loss(*logits)
+
+    assert torch.autograd.gradcheck(hinge, parameters, fast_mode=True)
+
+
+def test_the_perceptual_term_agrees_with_finite_differences():
+    torch.manual_seed(0)
+    features = LiteFeatures("lite0", side=32).double()
+    target, image = torch.rand(2, 1, 3, 32, 32, dtype=torch.float64).unbind()
+    image.requires_grad_()
+    assert features.perceptual(image, target).dtype == torch.float64
+    (gradient,) = torch.autograd.grad(features.perceptual(image, target).sum(), image)
+    for _ in range(3):
+        way = torch.randn_like(image)
+        with torch.no_grad():
+            ends = [features.perceptual(image + s * 1e-6 * way, target).sum() for s in (1, -1)]
+        numeric = (ends[0] - ends[1]) / 2e-6
+        torch.testing.assert_close((gradient * way).sum(), numeric, rtol=1e-4, atol=1e-7)
