@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import papermill
 import pytest
 
 from lgqlib.execute import parameters_of
+from lgqlib.figures.plane import clusters
 from lgqlib.report import to_html
 from lgqlib.run import Run
 from lgqlib.train import train
@@ -108,6 +110,16 @@ def printed(notebook) -> str:
     return "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", [])
     )
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
+def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
+    parameters = dict(num_points=200, num_codes=5, seed=4, hottest=1.2, coldest=0.01, num_taus=24)
+    notebook = execute("00_lgq_in_the_plane", tmp_path, **parameters)
+    covariance = np.cov(clusters(200, seed=4).T, bias=True)
+    tau_c = 2 * np.linalg.eigvalsh(covariance)[-1]
+    assert f"tau_c = {tau_c:.3f}" in printed(notebook)
 
 
 @pytest.mark.notebook
