@@ -204,6 +204,9 @@ class TestEvaluation:
     def test_a_table_has_intervals_and_leaves_out_what_is_not_there(self):
         table = metric_table({"psnr": 20.0, "kid": 0.01, "kid_se": 0.001, "ms_ssim": None})
         assert list(table["value"]) == ["20.00", "0.01000 ± 0.00100"]
+        assert (
+            list(metric_table({"kid": 0.01, "extractor": "inception"})["value"])[1] == "inception"
+        )
 
 
 class TestPlane:

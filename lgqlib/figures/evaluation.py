@@ -172,8 +172,8 @@ METRICS = {
     "ms_ssim": ("MS-SSIM", "", ".4f", "higher"),
     "l1": ("L1, images in [0, 1]", "", ".4f", "lower"),
     "perceptual": ("perceptual distance", "", ".4f", "lower"),
-    "kid": ("KID, Lite features", "", ".5f", "lower"),
-    "fd": ("Fréchet distance, Lite features", "", ".2f", "lower"),
+    "kid": ("KID", "", ".5f", "lower"),
+    "fd": ("Fréchet distance", "", ".2f", "lower"),
     "active": ("active codes", "codes", "d", ""),
     "perplexity": ("perplexity", "codes", ".1f", ""),
     "gini": ("Gini of code use", "", ".3f", ""),
@@ -201,6 +201,8 @@ def metric_table(numbers: Mapping[str, object]) -> pandas.DataFrame:
             error = numbers.get(f"{name}_se")
             value += f" ± {error:{form}}" if error is not None else ""
             rows[f"{label} ({unit})" if unit else label] = {"value": value, "better": better}
+    if numbers.get("extractor") is not None:
+        rows["features of KID and Fréchet distance"] = {"value": numbers["extractor"], "better": ""}
     return pandas.DataFrame.from_dict(rows, orient="index", columns=["value", "better"])
 
 

@@ -19,7 +19,7 @@ from lgqlib.figures.style import (
 )
 
 INTERVAL = "Bars are Student's 95 % intervals over seeds; a point without one has a single seed."
-FIDELITY = {"psnr": "PSNR, dB", "kid": "KID, Lite2 features"}
+FIDELITY = {"psnr": "PSNR, dB", "kid": "KID"}
 RATE = {
     "active": "active codes",
     "bits_per_token_entropy": "entropy, bits a token",

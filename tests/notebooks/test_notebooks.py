@@ -127,7 +127,8 @@ def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
 def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
     overrides = (
         "data.eval_crops=32 backbone.width=16 backbone.depth=1 train.num_steps=8 "
-        "train.batch_size=8 train.log_every=2 train.eval_every=4 backbone.dim=4 backbone.norm=none"
+        "train.batch_size=8 train.log_every=2 train.eval_every=4 backbone.dim=4 "
+        "evaluation.extractor="
     )
     parameters = dict(method="fsq", num_codes=64, seed=3, overrides=overrides)
     text = printed(
@@ -140,6 +141,7 @@ def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
         execute("02_evaluate", tmp_path, run=str(run), cache=str(cache), train_batches=2)
     )
     assert "of 64 codes over 2048 tokens" in text
+    assert "no KID without an extractor" in text
     assert (run / "evaluation.json").is_file()
 
 
