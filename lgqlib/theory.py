@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm.auto import tqdm
 
 Array = np.ndarray | Tensor
 
@@ -95,7 +96,7 @@ def free_energy_curve(
     usage = torch.zeros(len(taus), len(codes), dtype=torch.float64, device=z.device)
     rows = min(len(z), max(1, tile_elements // len(codes)))
     buffer = z.new_empty(rows, len(codes))
-    for tile in z.split(rows):
+    for tile in tqdm(z.split(rows), desc="free energy", unit="tile", leave=False, delay=1):
         excess = energies(tile, codes, energy=energy)  # [n, K]
         if scale is not None:
             excess /= scale

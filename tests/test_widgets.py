@@ -23,7 +23,6 @@ from lgqlib.faithfulness import faithfulness
 from lgqlib.figures.facets import codebook_facets
 from lgqlib.figures.plane import clusters
 from lgqlib.run import Run, Snapshot
-from lgqlib.theory import free_energy_curve
 from lgqlib.train import train
 from lgqlib.widgets.codes import Codes
 from lgqlib.widgets.controls import Throttled
@@ -527,25 +526,18 @@ class TestSoftness:
             float(there.entropy.mean()), abs=1e-3
         )
 
-    def test_a_curve_in_parts_is_the_whole_one(self, softness):
-        view = softness.view
-        whole = free_energy_curve(softness.latents, view.sites, softness.taus)
-        for name, values in vars(whole).items():
-            assert np.allclose(getattr(softness.curve, name), values, atol=1e-6), name
-
     def test_a_stop_in_the_middle_of_a_curve_is_heard_and_spoils_nothing(self, view, monkeypatch):
-        soft, calls = Softness(view, num_taus=16), []
+        soft = Softness(view, num_taus=16)
 
-        def stopped(*arguments, **options):
-            calls.append(len(arguments[2]))
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return free_energy_curve(*arguments, **options)
+        def stopped(tiles, **options):
+            assert options["desc"] == "free energy"
+            yield tiles[0]
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr("lgqlib.widgets.softness.free_energy_curve", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            _ = soft.curve
-        assert calls == [4, 4], "it stops between two parts of the temperatures"
+        with monkeypatch.context() as patch:
+            patch.setattr("lgqlib.theory.tqdm", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                _ = soft.curve
         assert len(soft.curve.entropy) == len(soft.entropies) == 16
 
     def test_work_is_bounded_for_any_codebook(self):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.assignment import energies, probabilities, soft_assign
+from lgqlib.assignment import energies, soft_assign
 from lgqlib.figures.entropy import least_sure_codes
 from lgqlib.run import Snapshot
 from lgqlib.theory import FreeEnergyCurve, critical_temperature, free_energy_curve
+from lgqlib.widgets.tie import closest_tie
 from lgqlib.widgets.view import LENS, UNDERFLOW, View
 
 WORK = 2**21
@@ -58,10 +59,6 @@ class Effect:
     """Change of E H(p)."""
     usage: float
     """Change of H(u)."""
-
-
-TRIED_PAIRS = 64
-"""Close pairs of codes with widths among which a tie is looked for."""
 
 
 def num_looked_at(num_codes: int, num_tokens: int) -> int:
@@ -134,18 +131,10 @@ class Softness:
 
     @cached_property
     def curve(self) -> FreeEnergyCurve:
-        """Free energy, its parts, and the rate-distortion point over the temperatures.
-
-        Computed once, a few temperatures at a time, so that progress shows and a stop is heard.
-        """
-        view, groups = self.view, np.array_split(self.taus, -(-len(self.taus) // 4))
-        return _joined(
-            [
-                free_energy_curve(
-                    self.latents, view.sites, taus, energy=view.energy, widths=view.widths
-                )
-                for taus in tqdm(groups, desc="free energy", unit="group", leave=False)
-            ]
+        """Free energy, its parts, and the rate-distortion point over the temperatures."""
+        view = self.view
+        return free_energy_curve(
+            self.latents, view.sites, self.taus, energy=view.energy, widths=view.widths
         )
 
     @property
@@ -268,57 +257,5 @@ class Softness:
         return np.array(away)
 
     def tie(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
-        """Put a point at equal energy from two neighboring codes; give both, and its largest share.
-
-        The codes are the closest pair of different ones; with learned widths, where a third code
-        may reach further than either, the close pair from which all others are furthest. The share
-        is over the temperatures.
-        """
-        view = self.view
-        used = np.argsort(-view.counts, kind="stable")[:512]
-        e = torch.from_numpy(view.sites[used]).double()
-        widths = None if view.widths is None else view.widths[torch.from_numpy(used)].double()
-        apart = torch.pdist(e)
-        apart[apart < 1e-6 * apart.max()] = math.inf
-        pairs = torch.triu_indices(len(e), len(e), offset=1).T
-        tries = 1 if widths is None else TRIED_PAIRS
-        room = -math.inf
-        for i, j in pairs[apart.argsort()[:tries]].tolist():
-            middle = self._between(e, i, j, widths)
-            d = self._scaled(middle, e, widths)[0]
-            others = torch.cat([d, d.new_tensor([math.inf])])  # there may be only two codes
-            others[[i, j]] = math.inf
-            if (free := float(others.min() - d[i])) > room:
-                room, a, b, point = free, i, j, middle
-        shares = [
-            float(probabilities(point, e, float(t), energy=view.energy, widths=widths).max())
-            for t in self.taus
-        ]
-        return (int(used[a]), int(used[b])), np.array(shares)
-
-    def _between(
-        self, e: Float[Tensor, "n D"], a: int, b: int, widths: Float[Tensor, " n"] | None
-    ) -> Float[Tensor, "1 D"]:
-        """Find the point on the way from one code to another that has the same energy for both."""
-        low, high = 0.0, 1.0
-        pair = None if widths is None else widths[[a, b]]
-        for _ in range(60):  # halves down to the last digit
-            middle = (low + high) / 2
-            point = torch.lerp(e[a], e[b], middle)[None]
-            near, far = self._scaled(point, e[[a, b]], pair)[0].tolist()
-            low, high = (middle, high) if near < far else (low, middle)
-        return point
-
-    def _scaled(
-        self, z: Float[Tensor, "m D"], e: Float[Tensor, "n D"], widths: Float[Tensor, " n"] | None
-    ) -> Float[Tensor, "m n"]:
-        d = energies(z, e, energy=self.view.energy)
-        return d if widths is None else d / widths
-
-
-def _joined(curves: Sequence[FreeEnergyCurve]) -> FreeEnergyCurve:
-    """Put curves of the same tokens and codes, over parts of the temperatures, into one."""
-    first = vars(curves[0])
-    over_taus = [f.name for f in fields(FreeEnergyCurve) if isinstance(first[f.name], np.ndarray)]
-    whole = {name: np.concatenate([getattr(c, name) for c in curves]) for name in over_taus}
-    return FreeEnergyCurve(**(first | whole))
+        """Give `tie.closest_tie` of the view over the temperatures."""
+        return closest_tie(self.view, self.taus)
