@@ -71,6 +71,6 @@ def code_examples(
         axis="code: tokens",
         finding=f"The most used code has {share:.1f} % of {total} tokens; of these codes, the "
         f"rarest has {min(counts)}",
-        look_for="First in each row, what the decoder makes of the code among its own kind; then "
+        look_for="First in each row, what the decoder makes of the code inside real images; then "
         "real patches assigned to it, nearest first. Patches of a row should agree.",
     )

@@ -13,7 +13,7 @@ from lgqlib.widgets.view import View
 MAX_CODES = 512
 """Of the most used codes, those among which a close pair is looked for."""
 TRIED_PAIRS = 64
-"""Close pairs of codes with widths among which a tie is looked for."""
+"""Close pairs of codes among which a tie is looked for."""
 
 
 def closest_tie(
@@ -21,9 +21,9 @@ def closest_tie(
 ) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
     """Put a point at equal energy from two neighboring codes; give both, and its largest share.
 
-    The codes are the closest pair of different ones; with learned widths, where a third code
-    may reach further than either, the close pair from which all others are furthest. The share
-    is over the temperatures.
+    The codes are, of the closest pairs of different ones, the pair from which all others are
+    furthest, so that no third code shares the point when it is cold. The share is over the
+    temperatures.
     """
     used = np.argsort(-view.counts, kind="stable")[:MAX_CODES]
     e = torch.from_numpy(view.sites[used]).double()
@@ -31,9 +31,8 @@ def closest_tie(
     apart = torch.pdist(e)
     apart[apart < 1e-6 * apart.max()] = math.inf
     pairs = torch.triu_indices(len(e), len(e), offset=1).T
-    tries = 1 if widths is None else TRIED_PAIRS
     room = -math.inf
-    for i, j in pairs[apart.argsort()[:tries]].tolist():
+    for i, j in pairs[apart.argsort()[:TRIED_PAIRS]].tolist():
         middle = _between(view, e, i, j, widths)
         d = _scaled(view, middle, e, widths)[0]
         others = torch.cat([d, d.new_tensor([math.inf])])  # there may be only two codes
