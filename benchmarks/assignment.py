@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lgqlib.assignment import Assignment, attention_average, hard_assign, soft_assign
+from lgqlib.quantizers.assignment import Assignment, attention_average, hard_assign, soft_assign
 
 NEEDED = 14  # times N K C: two products forward, five backward
 RESIDENT = Path("/proc/self/status")

@@ -18,11 +18,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lgqlib import hypotheses
-from lgqlib.clouds import Cloud, gaussian_cloud, geometric_spectrum
-from lgqlib.laboratory import STARTS, Experiment, bounds, run, tuned
-from lgqlib.theory import critical_temperature
-from lgqlib.variants import (
+from lgqlib.measure.clouds import Cloud, gaussian_cloud, geometric_spectrum
+from lgqlib.measure.temperature import critical_temperature
+from lgqlib.study import hypotheses
+from lgqlib.study.fixed_latents import STARTS, Experiment, bounds, run, tuned
+from lgqlib.study.variants import (
     CHANGES,
     energy_variants,
     lgq_variants,

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lgqlib.explorers.codes import Codes
+from lgqlib.explorers.entropy import EntropyExplorer
+from lgqlib.explorers.explorer import CodebookExplorer
+from lgqlib.explorers.softness import Softness
+from lgqlib.explorers.temperature import TemperatureLaboratory
+from lgqlib.explorers.view import View
 from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.train import train
-from lgqlib.widgets.codes import Codes
-from lgqlib.widgets.entropy import EntropyExplorer
-from lgqlib.widgets.explorer import CodebookExplorer
-from lgqlib.widgets.softness import Softness
-from lgqlib.widgets.temperature import TemperatureLaboratory
-from lgqlib.widgets.view import View
 
 # The driver of JupyterLab is the tests' own.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "browser"))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas
 import torch
 
-from lgqlib.claims import claims_table
-from lgqlib.comparison import ablations, against, at_equal_rate, cohorts, points, tabulated
-from lgqlib.results import NUMBERS, collect
+from lgqlib.study.claims import claims_table
+from lgqlib.study.comparison import ablations, against, at_equal_rate, cohorts, points, tabulated
+from lgqlib.study.results import NUMBERS, collect
 
 METRICS = ("psnr", "ssim", "kid", "active", "perplexity", "bits_per_token_coded")
 RATES = ("bits_per_token_coded", "bits_per_token_entropy", "active")

@@ -16,11 +16,11 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.coding import coded_rate
-from lgqlib.data import to_model, to_unit
-from lgqlib.features import Extractor
+from lgqlib.data.batches import to_model, to_unit
 from lgqlib.files import replacing
-from lgqlib.metrics import (
+from lgqlib.measure.coding import coded_rate
+from lgqlib.measure.features import Extractor
+from lgqlib.measure.images import (
     MS_SSIM_SIDE,
     CodeUsage,
     FeatureMoments,

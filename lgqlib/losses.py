@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lgqlib.config import TERMS, LossConfig
-from lgqlib.features import LiteFeatures
+from lgqlib.measure.features import LiteFeatures
 
 
 class PatchDiscriminator(nn.Module):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lgqlib.config import METHODS, Config
-from lgqlib.peers import RECOMMENDED_WEIGHTS
+from lgqlib.quantizers.vq import RECOMMENDED_WEIGHTS
 
 LAPTOP: dict[str, Any] = {
     "data.eval_crops": 256,

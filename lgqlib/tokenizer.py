@@ -10,13 +10,13 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.assignment import mean_over_ranks
 from lgqlib.backbone import build_backbone
 from lgqlib.config import Config
-from lgqlib.peers import PEERS
-from lgqlib.quantizer import LGQ, Quantized, Quantizer, prune
-from lgqlib.scalar import ScalarLGQ
-from lgqlib.theory import critical_moments, tau_c_from_moments
+from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
+from lgqlib.quantizers.assignment import mean_over_ranks
+from lgqlib.quantizers.lgq import LGQ, Quantized, Quantizer, prune
+from lgqlib.quantizers.scalar import ScalarLGQ
+from lgqlib.quantizers.vq import PEERS
 
 MOMENTUM = 0.98
 """Of the running moments behind tau_c: about fifty steps of memory."""

@@ -6,8 +6,8 @@ import numpy as np
 
 from lgqlib.files import write_json
 from lgqlib.presets import preset
-from lgqlib.results import STUDY_FILE
 from lgqlib.run import Run
+from lgqlib.study.results import STUDY_FILE
 
 
 def finished_run(

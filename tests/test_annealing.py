@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lgqlib.annealing import anneal, first_split
-from lgqlib.theory import critical_temperature, free_energy
+from lgqlib.measure.annealing import anneal, first_split
+from lgqlib.measure.temperature import critical_temperature, free_energy
 
 
 @pytest.mark.parametrize("scales", [(1, 1), (2, 1, 1, 0.5)])
@@ -71,7 +71,7 @@ def test_progress_shows_over_the_temperatures(monkeypatch):
         seen.append((len(taus), options["unit"]))
         return taus
 
-    monkeypatch.setattr("lgqlib.annealing.tqdm", bar)
+    monkeypatch.setattr("lgqlib.measure.annealing.tqdm", bar)
     latents = np.random.default_rng(0).standard_normal((64, 2))
     anneal(latents, 2, np.geomspace(4, 1, 5))
     assert seen == [(5, "temperature")]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lgqlib import assignment, streaming
-from lgqlib.assignment import (
+from lgqlib.quantizers import assignment, streaming
+from lgqlib.quantizers.assignment import (
     ENERGIES,
     Assignment,
     energies,
@@ -405,7 +405,7 @@ def test_gradients_can_be_taken_twice(share):
 
 COMPILED = """
 import sys, torch
-from lgqlib.assignment import soft_assign
+from lgqlib.quantizers.assignment import soft_assign
 
 assert "torch._dynamo" not in sys.modules, "importing the library imports the compiler"
 

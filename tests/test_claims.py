@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from studies import finished_run, study_of
 
-from lgqlib.claims import (
+from lgqlib.study.claims import (
     NOT_REPRODUCED,
     REPRODUCED,
     UNDECIDED,
     all_of,
     claims,
 )
-from lgqlib.comparison import cohorts
+from lgqlib.study.comparison import cohorts
 
 NOISE = (0.0, 0.01, -0.01)
 
@@ -128,10 +128,10 @@ def test_verdicts_join(verdicts, together):
 
 def test_the_theorems_are_checked_on_numbers(tmp_path, monkeypatch):
     """A broken assignment refutes C6: the check can fail."""
-    import lgqlib.claims as module
+    import lgqlib.study.claims as module
 
     monkeypatch.setattr(module, "soft_assign", lambda z, e, tau, **kw: soft(z, e, 1.0, **kw))
-    soft = __import__("lgqlib.assignment", fromlist=["soft_assign"]).soft_assign
+    soft = __import__("lgqlib.quantizers.assignment", fromlist=["soft_assign"]).soft_assign
     found = made(tmp_path, {("lgq", 1024): AS_CLAIMED["lgq", 1024]})
     assert found["C6"].verdict == NOT_REPRODUCED
     assert np.isfinite(float(found["C7"].evidence.split("posterior ")[1].split(",")[0]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgqlib.coding import coded_rate
+from lgqlib.measure.coding import coded_rate
 
 
 def draw(num_codes, shape, *, seed=0, concentration=0.3):

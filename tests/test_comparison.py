@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from studies import finished_run, study_of
 
-from lgqlib.comparison import (
+from lgqlib.study.comparison import (
     ablations,
     against,
     at_equal_rate,

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lgqlib import data, sources
 from lgqlib.config import DataConfig
-from lgqlib.store import ImageSet
+from lgqlib.data import batches as data
+from lgqlib.data import sources
+from lgqlib.data.store import ImageSet
 
 
 def image_set(*sizes: tuple[int, int], by_area: bool) -> ImageSet:

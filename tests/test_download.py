@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from lgqlib import data, sources
 from lgqlib.config import DataConfig
-from lgqlib.download import download
+from lgqlib.data import batches as data
+from lgqlib.data import sources
+from lgqlib.data.download import download
 
 CONTENT = bytes(range(256)) * 500
 

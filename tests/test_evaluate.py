@@ -6,12 +6,12 @@ import torch
 from einops import rearrange
 from skimage.metrics import peak_signal_noise_ratio
 
-from lgqlib import metrics
-from lgqlib.coding import coded_rate
 from lgqlib.config import BackboneConfig, Config, QuantizerConfig
-from lgqlib.data import to_model, to_uint8
+from lgqlib.data.batches import to_model, to_uint8
 from lgqlib.evaluate import evaluate, reference_features
-from lgqlib.features import LiteFeatures
+from lgqlib.measure import images as metrics
+from lgqlib.measure.coding import coded_rate
+from lgqlib.measure.features import LiteFeatures
 from lgqlib.tokenizer import Tokenizer
 
 NUM_CODES = 64

@@ -8,9 +8,9 @@ from efficientnet_lite_pytorch import EfficientNet
 from skimage import data
 from torch import nn
 
-from lgqlib import features
 from lgqlib.assess import assess
-from lgqlib.features import LiteFeatures, ScriptedFeatures, build_extractor
+from lgqlib.measure import features
+from lgqlib.measure.features import LiteFeatures, ScriptedFeatures, build_extractor
 from lgqlib.run import Run
 from lgqlib.train import train
 

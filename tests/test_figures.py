@@ -11,9 +11,7 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from lgqlib.annealing import anneal
 from lgqlib.config import METHODS
-from lgqlib.drift import drift
 from lgqlib.figures import (
     entropy,
     facets,
@@ -38,9 +36,11 @@ from lgqlib.figures.pixels import data_uri, enlarge, sheet
 from lgqlib.figures.quantity import CLASS_COLORS, Quantity
 from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
-from lgqlib.portrait import portrait
-from lgqlib.projection import project
-from lgqlib.theory import free_energy_curve
+from lgqlib.measure.annealing import anneal
+from lgqlib.measure.drift import drift
+from lgqlib.measure.portrait import portrait
+from lgqlib.measure.projection import project
+from lgqlib.measure.temperature import free_energy_curve
 
 
 def named(fig: go.Figure, name: str):

@@ -8,17 +8,10 @@ import torch
 from scipy.spatial import KDTree
 from scipy.stats import norm
 
-from lgqlib import neighbors
-from lgqlib.bounds import (
-    gersho_constant,
-    mass_law_perplexity,
-    rate_slope_dimension,
-    water_filling,
-    zador_distortion,
-)
-from lgqlib.cells import cell_shape, density_law, dominant_class, log_volumes
-from lgqlib.drift import drift
-from lgqlib.geometry import (
+from lgqlib.measure import neighbors
+from lgqlib.measure.cells import cell_shape, density_law, dominant_class, log_volumes
+from lgqlib.measure.drift import drift
+from lgqlib.measure.geometry import (
     count_codes,
     lorenz,
     occupancy,
@@ -28,8 +21,15 @@ from lgqlib.geometry import (
     squared_errors,
     two_nn,
 )
-from lgqlib.neighbors import nearest
-from lgqlib.portrait import compare, portrait
+from lgqlib.measure.neighbors import nearest
+from lgqlib.measure.portrait import compare, portrait
+from lgqlib.measure.theory import (
+    gersho_constant,
+    mass_law_perplexity,
+    rate_slope_dimension,
+    water_filling,
+    zador_distortion,
+)
 
 
 def assign(latents, codes):

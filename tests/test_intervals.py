@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lgqlib.intervals import interpolate_at_rate, mean_interval, paired_difference
+from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, paired_difference
 
 
 def two_way(num_seeds, num_images, *, effect, seed, by_seed=1.0, by_image=1.0, noise=1.0):

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from lgqlib.assignment import (
+from lgqlib.quantizers.assignment import (
     ENERGIES,
     Assignment,
     attention_average,

@@ -8,15 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from lgqlib import hypotheses, laboratory, variants
-from lgqlib.bounds import participation_ratio, zador_distortion
-from lgqlib.clouds import gaussian_cloud, geometric_spectrum, given_cloud
-from lgqlib.figures import laboratories
-from lgqlib.intervals import Interval
-from lgqlib.laboratory import STARTS, Experiment, fit, kmeans, measure, start_codes
+from lgqlib.figures import fixed_latents as laboratories
+from lgqlib.measure.clouds import gaussian_cloud, geometric_spectrum, given_cloud
+from lgqlib.measure.intervals import Interval
+from lgqlib.measure.temperature import critical_temperature
+from lgqlib.measure.theory import participation_ratio, zador_distortion
 from lgqlib.presets import AUTHORS_LGQ
-from lgqlib.theory import critical_temperature
-from lgqlib.variants import Variant, lgq_variants, peer_variants, together
+from lgqlib.study import fixed_latents as laboratory
+from lgqlib.study import hypotheses, variants
+from lgqlib.study.fixed_latents import STARTS, Experiment, fit, kmeans, measure, start_codes
+from lgqlib.study.variants import Variant, lgq_variants, peer_variants, together
 
 SMALL = Experiment(num_codes=32, num_steps=120, batch_size=256, lr=0.1)
 QUICK = Experiment(num_codes=16, num_steps=3, batch_size=64, lr=0.05)

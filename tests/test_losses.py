@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lgqlib.config import LossConfig
-from lgqlib.features import LiteFeatures
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
+from lgqlib.measure.features import LiteFeatures
 
 
 def pair(size=32):

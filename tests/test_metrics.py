@@ -12,7 +12,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from lgqlib import metrics
+from lgqlib.measure import images as metrics
 
 
 def image_pair(num, height, width, *, noise=0.1):

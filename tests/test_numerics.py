@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgqlib.assignment import ENERGIES, hard_assign, nearest_two, soft_assign
 from lgqlib.config import METHODS
 from lgqlib.losses import TokenizerLoss
 from lgqlib.presets import preset
+from lgqlib.quantizers.assignment import ENERGIES, hard_assign, nearest_two, soft_assign
 from lgqlib.tokenizer import QUANTIZERS, Tokenizer
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)

@@ -11,10 +11,10 @@ import vector_quantize_pytorch as vqp
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
-from lgqlib.assignment import hard_assign
 from lgqlib.config import METHODS, TERMS, Config, LossConfig
-from lgqlib.implicit import BSQ, FSQ, IFSQ, LFQ, matching_levels
-from lgqlib.peers import EMAVQ, IBQ, PEERS, RECOMMENDED_WEIGHTS, VQ, SimVQ
+from lgqlib.quantizers.assignment import hard_assign
+from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ, matching_levels
+from lgqlib.quantizers.vq import EMAVQ, IBQ, PEERS, RECOMMENDED_WEIGHTS, VQ, SimVQ
 
 K, C = 64, 6
 LEARNED = ("vq", "vq_ema", "rotation", "simvq", "ibq")

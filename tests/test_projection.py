@@ -5,9 +5,15 @@ import pytest
 import torch
 from sklearn.manifold import trustworthiness
 
-import lgqlib.projection as projection
-from lgqlib.faithfulness import faithfulness
-from lgqlib.projection import pca_basis, project, project_snapshots, register, stratified_sample
+import lgqlib.measure.projection as projection
+from lgqlib.measure.faithfulness import faithfulness
+from lgqlib.measure.projection import (
+    pca_basis,
+    project,
+    project_snapshots,
+    register,
+    stratified_sample,
+)
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 import torch
 from einops import rearrange
 
-from lgqlib.assignment import probabilities
-from lgqlib.initialization import initial_codes
-from lgqlib.quantizer import LGQ, prune
-from lgqlib.scalar import ScalarLGQ
+from lgqlib.quantizers.assignment import probabilities
+from lgqlib.quantizers.initialization import initial_codes
+from lgqlib.quantizers.lgq import LGQ, prune
+from lgqlib.quantizers.scalar import ScalarLGQ
 
 TAU = 0.7
 

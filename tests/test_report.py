@@ -10,9 +10,9 @@ import pytest
 from lgqlib.figures.style import figure
 from lgqlib.files import write_json
 from lgqlib.presets import preset
-from lgqlib.report import build_report, comparison_note, comparison_text, to_html
-from lgqlib.results import FAILURE_FILE, STUDY_FILE, collect, compare, is_done, write_results
 from lgqlib.run import Run
+from lgqlib.study.report import build_report, comparison_note, comparison_text, to_html
+from lgqlib.study.results import FAILURE_FILE, STUDY_FILE, collect, compare, is_done, write_results
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lgqlib import store
 from lgqlib.config import DataConfig
-from lgqlib.data import load
-from lgqlib.decode import decode
+from lgqlib.data import store
+from lgqlib.data.batches import load
+from lgqlib.data.decode import decode
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -324,9 +324,9 @@ def test_a_damaged_store_is_built_again(tmp_path, name, caplog):
 
 SLOW_BUILD = """
 import sys, time
-from lgqlib import store
+from lgqlib.data import store
 from lgqlib.config import DataConfig
-from lgqlib.data import load
+from lgqlib.data.batches import load
 
 def slow(*arguments, decode=store.decode, **options):
     print("decoding", flush=True)

@@ -15,15 +15,15 @@ import nbformat
 import pytest
 
 import lgqlib
-from lgqlib.crew import cluster, fitting_workers
-from lgqlib.execute import Job, execute_all, require_parameters, was_executed
-from lgqlib.grid import parse_study, read_study
 from lgqlib.presets import preset
-from lgqlib.progress import duration, progress_of
-from lgqlib.results import FAILURE_FILE, collect
 from lgqlib.run import Run
-from lgqlib.study import Places, check_notebooks, chosen
 from lgqlib.study.__main__ import main
+from lgqlib.study.crew import cluster, fitting_workers
+from lgqlib.study.execute import Job, execute_all, require_parameters, was_executed
+from lgqlib.study.grid import parse_study, read_study
+from lgqlib.study.progress import duration, progress_of
+from lgqlib.study.results import FAILURE_FILE, collect
+from lgqlib.study.runner import Places, check_notebooks, chosen
 
 ROOT = Path(lgqlib.__file__).parent.parent
 STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))

@@ -7,7 +7,17 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from lgqlib.bounds import (
+from lgqlib.measure.temperature import (
+    critical_moments,
+    critical_temperature,
+    energies,
+    free_energy,
+    free_energy_curve,
+    geometric_median,
+    tau_c_from_covariance,
+    tau_c_from_moments,
+)
+from lgqlib.measure.theory import (
     GERSHO_LIMIT,
     density_exponent,
     geometry_efficiency,
@@ -18,16 +28,6 @@ from lgqlib.bounds import (
     rate_slope_dimension,
     water_filling,
     zador_distortion,
-)
-from lgqlib.theory import (
-    critical_moments,
-    critical_temperature,
-    energies,
-    free_energy,
-    free_energy_curve,
-    geometric_median,
-    tau_c_from_covariance,
-    tau_c_from_moments,
 )
 
 

@@ -15,28 +15,28 @@ import pytest
 import torch
 from plotly.callbacks import BoxSelector, LassoSelector
 
-from lgqlib.annealing import anneal
-from lgqlib.assignment import probabilities, soft_assign
 from lgqlib.config import Config
-from lgqlib.data import to_model, to_uint8
-from lgqlib.faithfulness import faithfulness
+from lgqlib.data.batches import to_model, to_uint8
+from lgqlib.explorers.codes import Codes
+from lgqlib.explorers.controls import Throttled
+from lgqlib.explorers.entropy import EntropyExplorer
+from lgqlib.explorers.explorer import CodebookExplorer
+from lgqlib.explorers.live import LiveCurves
+from lgqlib.explorers.moving import moving
+from lgqlib.explorers.plane import PlaneExplorer
+from lgqlib.explorers.runs import open_runs, record
+from lgqlib.explorers.selection import enclosed, parse
+from lgqlib.explorers.sent import SentWhole
+from lgqlib.explorers.softness import Softness, num_counted, num_looked_at
+from lgqlib.explorers.temperature import TemperatureLaboratory
+from lgqlib.explorers.view import View
 from lgqlib.figures.facets import codebook_facets
 from lgqlib.figures.plane import clusters
+from lgqlib.measure.annealing import anneal
+from lgqlib.measure.faithfulness import faithfulness
+from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run, Snapshot
 from lgqlib.train import train
-from lgqlib.widgets.codes import Codes
-from lgqlib.widgets.controls import Throttled
-from lgqlib.widgets.entropy import EntropyExplorer
-from lgqlib.widgets.explorer import CodebookExplorer
-from lgqlib.widgets.live import LiveCurves
-from lgqlib.widgets.moving import moving
-from lgqlib.widgets.plane import PlaneExplorer
-from lgqlib.widgets.runs import open_runs, record
-from lgqlib.widgets.selection import enclosed, parse
-from lgqlib.widgets.sent import SentWhole
-from lgqlib.widgets.softness import Softness, num_counted, num_looked_at
-from lgqlib.widgets.temperature import TemperatureLaboratory
-from lgqlib.widgets.view import View
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ class TestView:
         self, sharp_view, monkeypatch
     ):
         view = sharp_view
-        monkeypatch.setattr("lgqlib.widgets.view.MAX_CONTEXTS", 1)
+        monkeypatch.setattr("lgqlib.explorers.view.MAX_CONTEXTS", 1)
         monkeypatch.setattr(view, "_code_patch", view._code_patch_of)  # what is kept has four
         code = int(np.flatnonzero(np.bincount(view.indices, minlength=view.num_codes) == 0)[0])
         (token,) = view.contexts(code)
@@ -369,7 +369,7 @@ class TestCodebookExplorer:
     def test_coloring_changes_the_dots_of_codes_that_are_no_points(
         self, codes, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("lgqlib.widgets.explorer.clickable", lambda counts: np.arange(20))
+        monkeypatch.setattr("lgqlib.explorers.explorer.clickable", lambda counts: np.arange(20))
         explorer = CodebookExplorer(codes, folder=tmp_path)
         before = explorer.traces["rest"].source
         explorer.color.value = "quantization error"
@@ -535,7 +535,7 @@ class TestSoftness:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr("lgqlib.theory.tqdm", stopped)
+            patch.setattr("lgqlib.measure.temperature.tqdm", stopped)
             with pytest.raises(KeyboardInterrupt):
                 _ = soft.curve
         assert len(soft.curve.entropy) == len(soft.entropies) == 16

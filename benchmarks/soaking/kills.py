@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import lgqlib.data.store
 import lgqlib.run
-import lgqlib.store
 from lgqlib.config import Config
 from lgqlib.files import sha256
 from lgqlib.presets import preset
@@ -279,7 +279,7 @@ def _die_torn(aim: Aim, path: Path) -> None:
     if aim.place == "metrics":
         lgqlib.run.sealed_line = tearing(line, half_a_line)
     elif aim.place == "store":
-        lgqlib.store._write = tearing(lgqlib.store._write, half_an_image)
+        lgqlib.data.store._write = tearing(lgqlib.data.store._write, half_an_image)
     else:
         name = {"checkpoint": "save_file", "snapshot": "save_arrays"}[aim.place]
         save = getattr(lgqlib.run, name)

@@ -18,7 +18,7 @@ from lgqlib.figures.style import (
     figure,
     titled,
 )
-from lgqlib.projection import Projection
+from lgqlib.measure.projection import Projection
 
 CLICKABLE = 6000
 """Codes that a map draws as points: a browser looks at each of them again at every change."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from lgqlib.figures.codebook import clickable, frame_label, sizes
 from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import BLUE, figure, titled
-from lgqlib.projection import Projection
+from lgqlib.measure.projection import Projection
 
 FACET_CODES = 1500
 """Codes that a small map draws, the most used and a spread of the others."""

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from lgqlib.bounds import mass_law_perplexity, water_filling
-from lgqlib.drift import Drift
 from lgqlib.figures.bands import band
 from lgqlib.figures.style import INK, color_of, figure, legend_in, name_of, titled
-from lgqlib.portrait import Portrait
+from lgqlib.measure.drift import Drift
+from lgqlib.measure.portrait import Portrait
+from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
 SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "cross", "star")
 PATTERNS = ("", "/", ".", "x", "-", "|")

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from plotly.colors import hex_to_rgb
 
 from lgqlib.figures.quantity import Quantity
-from lgqlib.projection import Projection
+from lgqlib.measure.projection import Projection
 
 RASTER = 360
 """Places along a side of a picture."""

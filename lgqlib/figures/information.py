@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from lgqlib.figures.bands import band
 from lgqlib.figures.geometry import label_of, run_color
 from lgqlib.figures.style import BLUE, COLORS, GREEN, INK, ORANGE, RED, figure, legend_in, titled
-from lgqlib.geometry import lorenz, occupancy
-from lgqlib.theory import FreeEnergyCurve
+from lgqlib.measure.geometry import lorenz, occupancy
+from lgqlib.measure.temperature import FreeEnergyCurve
 
 MANY = 10
 """Tokens a code from which on counting them no longer bounds what is measured."""

@@ -11,7 +11,7 @@ from lgqlib.figures.evaluation import square
 from lgqlib.figures.pixels import data_uri
 from lgqlib.figures.style import ORANGE, RED, figure, titled
 from lgqlib.figures.temperature import PARTS, mark, parts, rate_distortion_curve
-from lgqlib.theory import FreeEnergyCurve
+from lgqlib.measure.temperature import FreeEnergyCurve
 
 
 def laboratory(

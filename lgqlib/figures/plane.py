@@ -8,11 +8,11 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, UInt8
 
-from lgqlib.annealing import Annealing
-from lgqlib.assignment import ENERGIES, probabilities
 from lgqlib.figures.pixels import data_uri
 from lgqlib.figures.staircase import stairs
 from lgqlib.figures.style import BLUE, GREEN, INK, RED, figure, legend_in, titled
+from lgqlib.measure.annealing import Annealing
+from lgqlib.quantizers.assignment import ENERGIES, probabilities
 
 Pixels = UInt8[np.ndarray, "S S 4"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from lgqlib.annealing import Annealing
 from lgqlib.figures.style import BLUE, INK, ORANGE, SKY, figure, legend_in, titled
+from lgqlib.measure.annealing import Annealing
 
 
 def staircase(annealing: Annealing) -> go.Figure:

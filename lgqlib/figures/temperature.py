@@ -6,7 +6,6 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from lgqlib.bounds import water_filling
 from lgqlib.figures.information import counted, is_capped
 from lgqlib.figures.style import (
     BLUE,
@@ -19,7 +18,8 @@ from lgqlib.figures.style import (
     legend_in,
     titled,
 )
-from lgqlib.theory import FreeEnergyCurve
+from lgqlib.measure.temperature import FreeEnergyCurve
+from lgqlib.measure.theory import water_filling
 
 PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}
 """The free energy and its two parts, and their colors."""

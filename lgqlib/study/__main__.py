@@ -4,18 +4,18 @@ import argparse
 import sys
 from pathlib import Path
 
-import lgqlib.study
-from lgqlib.grid import read_study
-from lgqlib.report import comparison_text
-from lgqlib.results import collect, compare
-from lgqlib.study import Places, check_notebooks, chosen, run_study, state_of
+from lgqlib.study import runner
+from lgqlib.study.grid import read_study
+from lgqlib.study.report import comparison_text
+from lgqlib.study.results import collect, compare
+from lgqlib.study.runner import Places, check_notebooks, chosen, run_study, state_of
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; give its exit code: 0, 1 (a run failed), 2 (a mistake), 130 (stopped)."""
     parser = argparse.ArgumentParser(
         "python -m lgqlib.study",
-        description=lgqlib.study.__doc__,
+        description=runner.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", type=Path, help="the YAML file (its keys: lgqlib/grid.py)")

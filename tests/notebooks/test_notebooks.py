@@ -11,10 +11,10 @@ import numpy as np
 import papermill
 import pytest
 
-from lgqlib.execute import parameters_of
 from lgqlib.figures.plane import clusters
-from lgqlib.report import to_html
 from lgqlib.run import Run
+from lgqlib.study.execute import parameters_of
+from lgqlib.study.report import to_html
 from lgqlib.train import train
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))

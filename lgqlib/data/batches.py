@@ -1,0 +1,216 @@
+"""Named image sets -> one store of bytes -> batches: what the model trains and is evaluated on."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from lgqlib.config import DataConfig
+from lgqlib.data import sources
+from lgqlib.data.store import ImageSet, open_or_build
+from lgqlib.parameters import require_whole
+
+SPLITS = ("train", "val")
+
+
+def load(config: DataConfig, split: str, *, cache: Path) -> ImageSet:
+    """Give the images of `config` in `split` ("train" or "val"), decoded once into a store in the
+    folder `cache`.
+
+    Raises ValueError for an unknown split or set, a missing or empty folder; ConnectionError when a
+    download is needed and there is no network; OSError when the disk is full. Files that cannot be
+    read are logged and listed in `skipped`.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+    if config.name == "photos":
+        if config.root:
+            raise ValueError(
+                f"data.root = {config.root!r}: photos are embedded; "
+                "for a folder use data.name = 'imagefolder'"
+            )
+        short = config.resize or sources.SMALLEST_SIDE
+        if config.size > short:
+            raise ValueError(
+                f"data.size = {config.size}: it must be at most {short}, the short side of the "
+                "smallest photograph"
+            )
+        source = sources.photographs(split)
+    elif config.root:
+        source = sources.user(Path(config.root), split, name=config.name)
+    elif config.name in sources.DOWNLOADS:
+        source = sources.downloaded(config.name, split, folder=Path(cache) / "downloads")
+    else:
+        raise ValueError(f"data.root is empty: {config.name} needs a folder of images")
+    return open_or_build(source, cache=Path(cache), resize=config.resize, at_least=config.size)
+
+
+class TrainingBatches:
+    """Random square crops of a set, as a pure function of the seed and the step.
+
+    From a few large photographs every crop position is equally likely, over all of them; from other
+    sets each epoch visits every image once, in a new order, at a random position.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int,
+        flip: bool,
+        device: torch.device | str,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        """Prepare batches of `batch_size` crops over all ranks, of which this one receives its
+        equal share.
+        """
+        if batch_size % world_size:
+            raise ValueError(f"a batch of {batch_size} does not divide by {world_size} ranks")
+        _check_sides(image_set, size=size)
+        self.images = image_set.to(device)
+        self.size, self.batch_size, self.seed, self.flip, self.device = (
+            size,
+            batch_size,
+            seed,
+            flip,
+            device,
+        )
+        share = batch_size // world_size
+        self.share = slice(rank * share, (rank + 1) * share)
+        self._rows = (image_set.heights - size + 1).numpy()
+        self._columns = (image_set.widths - size + 1).numpy()
+        self._ends = np.cumsum(self._rows * self._columns)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+
+    @property
+    def num_crops(self) -> int:
+        """How many different crops there are, flipped ones too."""
+        return int(self._ends[-1]) * (2 if self.flip else 1)
+
+    def batch(
+        self, step: int
+    ) -> tuple[UInt8[Tensor, "batch 3 size size"], Int64[Tensor, " batch"]]:
+        """Give this rank's crops at `step`, with their labels."""
+        image, top, left, flipped = (torch.from_numpy(x[self.share]) for x in self._draw(step))
+        if not self.flip:
+            flipped = torch.zeros_like(flipped)
+        crops = _crops(self.images, image, top, left, size=self.size, flipped=flipped)
+        return crops.to(self.device), self.images.labels[image].to(self.device)
+
+    def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Draw images, positions and flips of the whole batch, the same on every rank."""
+        random = np.random.default_rng([self.seed, step])
+        if self.images.by_area:
+            place = random.integers(self._ends[-1], size=self.batch_size)
+            image = np.searchsorted(self._ends, place, side="right")
+            place -= self._ends[image] - self._rows[image] * self._columns[image]
+            top, left = np.divmod(place, self._columns[image])
+        else:
+            image = self._visit(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+            top = random.integers(self._rows[image])
+            left = random.integers(self._columns[image])
+        return image, top, left, random.random(self.batch_size) < 0.5
+
+    def _visit(self, positions: np.ndarray) -> np.ndarray:
+        """Give the image at each position of the endless sequence of shuffled epochs."""
+        epochs, within = np.divmod(positions, len(self.images))
+        image = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            if self._order[0] != epoch:
+                # Another stream than the batches', which are seeded by two numbers.
+                order = np.random.default_rng([self.seed, int(epoch), 1]).permutation(
+                    len(self.images)
+                )
+                self._order = (int(epoch), order)
+            image[epochs == epoch] = self._order[1][within[epochs == epoch]]
+        return image
+
+
+def evaluation_images(
+    image_set: ImageSet, *, size: int, limit: int = 0
+) -> tuple[UInt8[Tensor, "crops 3 size size"], Int64[Tensor, " crops"], Int64[Tensor, " crops"]]:
+    """Give fixed crops to evaluate on, with their labels and the image that each is from.
+
+    From photographs the cells of a centered grid, which do not overlap; from other sets the center
+    of every image. Of more than `limit` crops, that many are taken, evenly spread (0 takes all).
+    """
+    require_whole(least=0, most=sys.maxsize, **{"limit (num_images)": limit})
+    _check_sides(image_set, size=size)
+    rows = image_set.heights // size if image_set.by_area else torch.ones_like(image_set.heights)
+    columns = image_set.widths // size if image_set.by_area else torch.ones_like(image_set.widths)
+    counts = rows * columns
+    image = torch.arange(len(image_set)).repeat_interleave(counts)
+    cell = torch.arange(len(image)) - (counts.cumsum(0) - counts)[image]
+    row, column = cell // columns[image], cell % columns[image]
+    if 0 < limit < len(image):
+        chosen = (2 * torch.arange(limit) + 1) * len(image) // (2 * limit)
+        image, row, column = image[chosen], row[chosen], column[chosen]
+    top = (image_set.heights - rows * size)[image] // 2 + row * size
+    left = (image_set.widths - columns * size)[image] // 2 + column * size
+    return _crops(image_set, image, top, left, size=size), image_set.labels[image], image
+
+
+def fingerprint(image_set: ImageSet) -> str:
+    """Give a key that is equal for equal pixels, sizes, labels and classes, wherever they lie."""
+    return image_set.content
+
+
+def to_model(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Map bytes to the model's range [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def to_unit(images: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """Map the model's range [-1, 1] to the metrics' [0, 1], without clamping."""
+    return (images + 1) / 2
+
+
+def to_uint8(images: Float[Tensor, "*batch"]) -> UInt8[Tensor, "*batch"]:
+    """Map the model's range to bytes as a saved file would hold them: clamped and rounded; undoes
+    `to_model`.
+    """
+    return (to_unit(images.float()).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _check_sides(image_set: ImageSet, *, size: int) -> None:
+    shortest, i = torch.minimum(image_set.heights, image_set.widths).min(0)
+    if shortest < size:
+        name = image_set.names[int(i)]
+        raise ValueError(
+            f"data.size = {size}: a crop of it exceeds {name}, whose short side is {int(shortest)}"
+        )
+
+
+def _crops(
+    image_set: ImageSet,
+    image: Int64[Tensor, " crops"],
+    top: Int64[Tensor, " crops"],
+    left: Int64[Tensor, " crops"],
+    *,
+    size: int,
+    flipped: Bool[Tensor, " crops"] | None = None,
+) -> UInt8[Tensor, "crops 3 size size"]:
+    """Cut squares out of images in one gather: each line of a crop is a run of 3 * size bytes."""
+    pixels, run = image_set.pixels, 3 * size
+    start = image_set.offsets[image] + (top * image_set.widths[image] + left) * 3
+    line = torch.arange(size) * image_set.widths[image][:, None] * 3
+    runs = pixels.as_strided((len(pixels) - run + 1, run), (1, 1))
+    rows = start[:, None] + line
+    mirror = torch.empty(0, dtype=torch.int64) if flipped is None else flipped.nonzero()[:, 0]
+    if pixels.device.type == "cpu":
+        # NumPy stays on this thread; to wake others for a millisecond of copying costs more, and
+        # fifty times more when the cores are busy.
+        crops = rearrange(runs.numpy()[rows.numpy()], "b h (w c) -> b h w c", c=3)
+        crops[mirror.numpy()] = crops[mirror.numpy(), :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(rearrange(crops, "b h w c -> b c h w")))
+    crops = rearrange(runs[rows.to(pixels.device)], "b h (w c) -> b c h w", c=3).contiguous()
+    mirror = mirror.to(pixels.device)
+    crops[mirror] = crops[mirror].flip(-1)
+    return crops

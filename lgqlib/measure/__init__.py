@@ -1,0 +1,1 @@
+"""Numbers of images, codes and latents: arrays in, small dataclasses out."""

@@ -1,0 +1,99 @@
+"""Fixed latents of known geometry for the quantizer laboratory: points to fit on, points to judge.
+
+A cloud has mean square 1 a channel, so its variance summed over channels is their number. Only the
+spectrum of its covariance is chosen; the axes are a random rotation.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from lgqlib.measure.geometry import Spectrum, spectrum
+from lgqlib.measure.theory import participation_ratio
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Latents to fit a quantizer on, and others of the same source to judge it on."""
+
+    name: str
+    points: Float[np.ndarray, "N C"]
+    """Latents to fit on, float32."""
+    held_out: Float[np.ndarray, "M C"]
+    """Latents to judge on."""
+
+    @property
+    def dim(self) -> int:
+        """Channels of a latent."""
+        return self.points.shape[1]
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Return the covariance spectrum of the held-out latents, which bounds refer to."""
+        return spectrum(self.held_out)
+
+
+def geometric_spectrum(dim: int, participation: float) -> Float[np.ndarray, " C"]:
+    """Return eigenvalues r^0, r^1, ... with this participation ratio, scaled to sum to `dim`.
+
+    Raises ValueError outside 1 <= participation <= dim.
+    """
+    if dim < 1 or not 1 <= participation <= dim:
+        raise ValueError(
+            f"participation = {participation}: it must lie between 1 and dim = {dim}, with dim >= 1"
+        )
+    low, high = 0.0, 1.0  # the ratio grows with r from 1 to dim
+    for _ in range(60):
+        middle = (low + high) / 2
+        smaller = participation_ratio(middle ** np.arange(dim)) < participation
+        low, high = (middle, high) if smaller else (low, middle)
+    values = high ** np.arange(dim)
+    return values * dim / values.sum()
+
+
+def gaussian_cloud(
+    num_points: int,
+    eigenvalues: Float[np.ndarray, " C"],
+    *,
+    seed: int = 0,
+    separation: float = 0.0,
+) -> Cloud:
+    """Draw a Gaussian of these covariance eigenvalues, and as many latents again to judge on.
+
+    `separation` parts it into two equal clusters, whose centers lie that many of the widest axis'
+    standard deviations to either side of the mean along the narrowest axis; the cloud is then
+    scaled back to the same variance.
+    """
+    eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
+    if num_points < 1 or not (eigenvalues > 0).all() or separation < 0:
+        raise ValueError(
+            f"num_points = {num_points}, eigenvalues from {eigenvalues.min(initial=np.inf)}, "
+            f"separation = {separation}: give at least one point, positive eigenvalues, and "
+            "a separation of at least 0"
+        )
+    rng = np.random.default_rng(seed)
+    dim = len(eigenvalues)
+    axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    x = rng.standard_normal((2 * num_points, dim)) * np.sqrt(eigenvalues)
+    offset = separation * np.sqrt(eigenvalues.max())
+    x[:, np.argmin(eigenvalues)] += offset * rng.choice([-1.0, 1.0], 2 * num_points)
+    x *= np.sqrt(eigenvalues.sum() / (eigenvalues.sum() + offset**2))
+    x = (x @ axes.T).astype(np.float32)
+    kind = f"two clusters {separation:g} apart" if separation else "Gaussian"
+    name = f"{kind}, {dim} channels, effective dimension {participation_ratio(eigenvalues):.3g}"
+    return Cloud(name, x[:num_points], x[num_points:])
+
+
+def given_cloud(
+    points: Float[np.ndarray, "N C"], held_out: Float[np.ndarray, "M C"], *, name: str
+) -> Cloud:
+    """Center given latents and scale them to mean square 1, by those that are fitted on."""
+    points, held_out = (np.asarray(x, dtype=np.float64) for x in (points, held_out))
+    mean = points.mean(0)
+    scale = np.sqrt(np.square(points - mean).mean())
+    if not scale > 0:
+        raise ValueError(f"{len(points)} latents that do not vary: there is nothing to quantize")
+    first, second = (((x - mean) / scale).astype(np.float32) for x in (points, held_out))
+    return Cloud(name, first, second)

@@ -1,0 +1,249 @@
+"""Learnable Geometric Quantization, beside the equations of the paper (Altun et al. 2026, arXiv
+2602.16086).
+
+z_n are N latents of C channels, e_k are K codes, d_nk their energy, tau > 0 the temperature:
+
+    p_nk    = softmax_k(-d_nk / tau)                     soft assignment                    (1)
+    i_n     = argmax_k p_nk                              hard index, whatever tau           (2)
+    z_q     = q_soft + sg(q_hard - q_soft)               straight-through                   (3)
+    q_soft  = sum_k p_nk e_k,   q_hard = e_{i_n}
+
+and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`).
+"""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lgqlib.quantizers.assignment import Assignment, hard_assign, mean_over_ranks, soft_assign
+from lgqlib.quantizers.initialization import initial_codes
+
+TINY = 1e-10
+"""Added to a probability inside a logarithm: a code without any use has a finite gradient."""
+
+
+class Quantized(NamedTuple):
+    """What every quantizer gives back."""
+
+    z_q: Float[Tensor, "b c h w"]
+    """The vectors that the decoder receives."""
+    indices: Int[Tensor, "b h w"]
+    """Index of the chosen code for each token, int64."""
+    terms: dict[str, Tensor]
+    """Named, unweighted scalars of the loss; their weights are in `LossConfig`."""
+
+
+class Quantizer(nn.Module):
+    """Hold the contract of a quantizer; `forward` never initializes, evaluation never writes a
+    weight.
+
+    A subclass gives `forward(latents, tau)`, `encode(latents)` and `codebook`; the rest follows.
+    """
+
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__()
+        if num_codes < 1 or dim < 1:
+            raise ValueError(f"num_codes = {num_codes}, dim = {dim}: both must be at least 1.")
+        self.num_codes, self.dim = num_codes, dim
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        """What the decoder receives for each index."""
+        raise AttributeError(f"{type(self).__name__} has no codebook.")
+
+    @property
+    def sites(self) -> Float[Tensor, "K D"]:
+        """Codes in the space where the nearest one is chosen; the codebook, unless a quantizer
+        projects.
+        """
+        return self.codebook
+
+    def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
+        """Give latents in the space of `sites`."""
+        return rearrange(latents, "b c h w -> b h w c")
+
+    def lookup(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
+        """Give the vectors of indices, with the channels first."""
+        return rearrange(F.embedding(indices, self.codebook), "b h w c -> b c h w")
+
+    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+        """Choose the code of each latent, without a softmax."""
+        b, _, h, w = latents.shape
+        flat = rearrange(self.points(latents), "b h w d -> (b h w) d")
+        return rearrange(hard_assign(flat, self.sites), "(b h w) -> b h w", b=b, h=h, w=w)
+
+    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+        """Start the codebook from real latents, once, before training; nothing to do for implicit
+        codebooks.
+        """
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, path, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def straight_through(
+    path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]
+) -> Float[Tensor, "*shape"]:
+    """Give `path + sg(value - path)`, without its rounding: the decoder receives exactly a code."""
+    return _StraightThrough.apply(path, value)
+
+
+class LGQ(Quantizer):
+    """Quantize by temperature-controlled soft assignment to a learned codebook.
+
+    Args:
+        num_codes: K.
+        dim: C, channels of a latent.
+        energy: d(z, e): `squared` (the Gaussian mixture), `norm`, `cosine` or `dot`.
+        codebook_loss: `commit` trains codes and encoder by mean (z_q - z)^2, nothing detached (the
+        paper);
+            `free_energy` trains the codes by the mean free energy F_n / C and the encoder by a
+            commitment.
+        identity: share of the identity path z + sg(q_hard - z) in the encoder's gradient; 0 is
+        equation (3).
+        usage: `square` (the paper, K sum u^2) or `entropy` (1 - H(u) / log K, free of K).
+        active_floor: P_min of the floor term, in codes.
+        initialization: `random`, `kmeans`, `gaussian` or `uniform`.
+        widths: learn a positive width s_k for each code, d_nk / (tau s_k), starting at exactly 1.
+        engine: engine of the soft assignment (`assignment.soft_assign`).
+    """
+
+    def __init__(
+        self,
+        num_codes: int,
+        dim: int,
+        *,
+        energy: str = "squared",
+        codebook_loss: str = "commit",
+        identity: float = 0.0,
+        usage: str = "square",
+        active_floor: float = 0.0,
+        initialization: str = "random",
+        widths: bool = False,
+        engine: str = "auto",
+    ):
+        super().__init__(num_codes, dim)
+        self.energy, self.codebook_loss, self.identity = energy, codebook_loss, identity
+        self.usage, self.active_floor = usage, active_floor
+        self.initialization, self.engine = initialization, engine
+        self.codes = nn.Parameter(torch.randn(num_codes, dim))
+        self.width_logits = nn.Parameter(torch.zeros(num_codes)) if widths else None
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        return self.codes
+
+    @property
+    def widths(self) -> Float[Tensor, " K"] | None:
+        """s_k = softplus(w_k) / softplus(0), so that w_k = 0 is a width of exactly 1."""
+        if self.width_logits is None:
+            return None
+        return F.softplus(self.width_logits) / F.softplus(self.width_logits.new_zeros(()))
+
+    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+        b, _, h, w = latents.shape
+        flat = rearrange(latents, "b c h w -> (b h w) c")
+        indices = hard_assign(flat, self.codes, energy=self.energy, widths=self.widths)
+        return rearrange(indices, "(b h w) -> b h w", b=b, h=h, w=w)
+
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+        """Quantize latents at temperature tau > 0 and give the terms of the loss, unweighted."""
+        b, _, h, w = latents.shape
+        precision = torch.promote_types(
+            latents.dtype, torch.float32
+        )  # never less, not under autocast
+        z = rearrange(latents, "b c h w -> (b h w) c").to(precision)  # (N, C)
+        e = self.codes.to(precision)  # (K, C)
+        free = self.codebook_loss == "free_energy"
+        # The free energy is the codes' to lower: they see the latents as they are. The paper's
+        # terms move both.
+        a = self._assign(z.detach() if free else z, e, tau)
+
+        q_hard = F.embedding(a.indices, e)  # (N, C)
+        q_soft = z  # (N, C), and the identity path where its share is all
+        if self.identity < 1:
+            soft = self._assign(z, e, tau) if free else a
+            q_soft = torch.lerp(soft.average, z, self.identity)
+        z_q = straight_through(q_soft, q_hard)  # equation (3): hard forward, soft backward
+
+        if free:
+            terms = {
+                "free_energy": a.free_energy.mean() / self.dim,  # gradient sum_n p_nk 2 (e_k - z_n)
+                "commit": (z - q_hard.detach()).square().mean(),
+            }
+        else:
+            terms = {"commit": (z_q - z).square().mean()}  # nothing detached, as published
+        terms["peak"] = (1 - a.collision).mean()  # mean_n (1 - sum_k p_nk^2)
+        u = mean_over_ranks(a.usage)  # u_k = mean_n p_nk over the whole batch, on all ranks
+        perplexity = torch.exp(-(u * torch.log(u + TINY)).sum())  # exp H(u)
+        if self.usage == "square":
+            terms["usage"] = (
+                self.num_codes * u.square().sum()
+            )  # 1 when even, K when one code has all
+        else:
+            terms["usage"] = 1 - perplexity.log() / math.log(max(self.num_codes, 2))
+        terms["floor"] = F.relu(self.active_floor - perplexity).square()
+        if self.width_logits is not None:
+            terms["widths"] = (self.widths - 1).abs().mean()
+        return Quantized(
+            rearrange(z_q, "(b h w) c -> b c h w", b=b, h=h, w=w),
+            rearrange(a.indices, "(b h w) -> b h w", b=b, h=h, w=w),
+            terms,
+        )
+
+    def _assign(self, z: Tensor, e: Tensor, tau: float | Tensor) -> Assignment:
+        """Equations (1) and (2), without a [tokens, K] tensor."""
+        return soft_assign(z, e, tau, energy=self.energy, widths=self.widths, engine=self.engine)
+
+    @torch.no_grad()
+    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+        """Start the codes from real latents [n, C]; equal on all ranks when the latents are.
+
+        `random` draws latents (without replacement where there are enough), `kmeans` runs Lloyd's
+        algorithm on them, `gaussian`
+        draws from their diagonal normal, `uniform` from their box, every channel on its own.
+        """
+        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
+            raise ValueError(
+                f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
+            )
+        self.codes.copy_(initial_codes(latents.float(), self.num_codes, self.initialization))
+
+
+def prune(
+    quantizer: LGQ, counts: Int[Tensor, " K"], *, least: int = 1
+) -> tuple[LGQ, Int[Tensor, " K"]]:
+    """Drop the codes that were used fewer than `least` times; give the smaller quantizer and the
+    index map.
+
+    `map[k]` is the new index of code k, or -1 where it was dropped. Latents whose code is kept keep
+    it.
+    Raises ValueError when no code would be left.
+    """
+    kept = torch.nonzero(counts >= least).flatten()
+    if len(counts) != quantizer.num_codes or len(kept) == 0:
+        raise ValueError(
+            f"counts of {len(counts)} codes, {len(kept)} of them used at least {least} times: "
+            f"expected {quantizer.num_codes} counts, and at least one code to keep."
+        )
+    smaller = copy.deepcopy(quantizer)
+    smaller.num_codes = len(kept)
+    smaller.codes = nn.Parameter(quantizer.codes.detach()[kept].clone())
+    if quantizer.width_logits is not None:
+        smaller.width_logits = nn.Parameter(quantizer.width_logits.detach()[kept].clone())
+    index_map = torch.full((quantizer.num_codes,), -1, dtype=torch.int64, device=counts.device)
+    index_map[kept] = torch.arange(len(kept), device=counts.device)
+    return smaller, index_map

@@ -1,0 +1,245 @@
+"""The quantizers that LGQ is held against, behind the same contract.
+
+They hold the modules of `vector-quantize-pytorch` wherever these keep the contract.
+Those with a table of codes are here, those with an implicit one in `implicit`. Terms are
+unweighted; `RECOMMENDED_WEIGHTS` has each method's own weights as overrides of the config.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+import vector_quantize_pytorch as vqp
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
+from lgqlib.quantizers.assignment import hard_assign, mean_over_ranks
+from lgqlib.quantizers.fsq import BSQ, EPS, FSQ, IFSQ, LFQ, in_float32
+from lgqlib.quantizers.initialization import initial_codes
+from lgqlib.quantizers.lgq import Quantized, Quantizer, straight_through
+
+RECOMMENDED_WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "fsq": {},
+    "ifsq": {},
+    "vq": {"loss.commit": 0.25, "loss.codebook": 1.0},  # van den Oord et al. 2017
+    "vq_ema": {"loss.commit": 0.25},  # the same, appendix A.1
+    "rotation": {"loss.commit": 0.25},  # Fifty et al. 2024
+    "simvq": {"loss.commit": 0.25, "loss.codebook": 1.0},  # Zhu et al. 2024
+    "lfq": {"loss.commit": 0.25, "loss.entropy": 0.1},  # Yu et al. 2023, as in Open-MAGVIT2
+    "bsq": {"loss.commit": 0.0, "loss.entropy": 0.1},  # Zhao et al. 2024, the authors' code
+    "ibq": {"loss.commit": 1.0, "loss.codebook": 0.25, "loss.entropy": 0.05},  # Shi et al. 2024
+}
+"""Overrides of the config, by method: the weights in its paper or its authors' code."""
+
+DECAY = 0.99
+DEAD_SHARE = 0.2
+"""A code is dead, for VQ-EMA, when its average use falls under this share of an even use."""
+
+
+class VQ(Quantizer):
+    """Quantize to the nearest row of a table that learns by gradient (arXiv 1711.00937).
+
+    The library has one weight for both terms, so that this table is our own.
+    Terms: `commit` = mean (z - sg e)^2 moves the encoder, `codebook` = mean (sg z - e)^2 the codes.
+    """
+
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__(num_codes, dim)
+        self.codes = nn.Parameter(torch.randn(num_codes, dim))
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        return self.codes
+
+    @in_float32
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+        """Quantize latents; the temperature has no part in it."""
+        indices = self.encode(latents)
+        codes = self.lookup(indices)
+        terms = {
+            "commit": (latents - codes.detach()).square().mean(),
+            "codebook": (latents.detach() - codes).square().mean(),
+        }
+        return Quantized(straight_through(latents, codes), indices, terms)
+
+    @torch.no_grad()
+    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+        """Start the codes from real latents [n, C]."""
+        self.codes.copy_(_drawn(latents, self.num_codes, self.dim))
+
+
+def _drawn(latents: Tensor, num_codes: int, dim: int) -> Tensor:
+    if latents.ndim != 2 or latents.shape[1] != dim or len(latents) == 0:
+        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {dim}].")
+    return initial_codes(latents.float(), num_codes, "random")
+
+
+class SimVQ(Quantizer):
+    """Quantize to a frozen random table through a linear map that learns (arXiv 2411.02038).
+
+    Initialization scales the map, so that the codes are as large as the latents. Table and map are
+    the library's; its forward pass is not, for it adds up the terms, which are as in `VQ`.
+    """
+
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__(num_codes, dim)
+        self.library = vqp.SimVQ(dim, num_codes, rotation_trick=False)
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        return self._mapped(self.library.frozen_codebook)
+
+    @in_float32
+    def _mapped(self, rows: Float[Tensor, "K C"]) -> Float[Tensor, "K C"]:
+        return self.library.code_transform(rows)
+
+    forward = VQ.forward
+
+    @torch.no_grad()
+    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+        """Scale the map to the root mean square of real latents [n, C]."""
+        size = _drawn(latents, len(latents), self.dim).square().mean().sqrt()
+        self.library.code_transform.weight.mul_(size / self.codebook.square().mean().sqrt())
+
+
+class EMAVQ(Quantizer):
+    """VQ whose codes are moving averages of their latents (arXiv 1711.00937, appendix A.1).
+
+    A call in training quantizes with the codes as they are and moves them afterwards, by the batch
+    of all ranks. A dead code takes a random latent of the batch. What is dead scales with tokens/K:
+    a fixed count would kill every code of a large table at every step. Codes, averages and their
+    moves are the library's; the search is `encode`, and the rotation is taken apart from its
+    forward pass, whose output is a code only up to rounding.
+
+    Args:
+        rotate: carry the encoder's gradient by the rotation trick (arXiv 2410.06424).
+    """
+
+    def __init__(self, num_codes: int, dim: int, *, rotate: bool = False):
+        super().__init__(num_codes, dim)
+        self.rotate = rotate
+        self.library = vqp.VectorQuantize(
+            dim,
+            num_codes,
+            accept_image_fmap=True,
+            decay=DECAY,
+            threshold_ema_dead_code=DEAD_SHARE,  # set again by each batch
+            sync_codebook=_num_ranks() > 1,
+        )
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        return self.library.codebook
+
+    @in_float32
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+        """Quantize latents, and in training move the codes; the temperature has no part in it."""
+        indices = self.encode(latents)
+        codes = self.lookup(indices)  # a copy: what moves below is not what the decoder receives
+        terms = {"commit": (latents - codes).square().mean()}
+        path = latents
+        if self.rotate:
+            z, e = (rearrange(x, "b c h w -> b h w c") for x in (latents, codes))
+            path = rearrange(rotate_to(z, e), "b h w c -> b c h w")
+        if self.training:
+            moving = self.library._codebook
+            even = indices.numel() * _num_ranks() / self.num_codes
+            moving.threshold_ema_dead_code = DEAD_SHARE * even
+            moving.reset_cluster_size = even  # as if used evenly so far: time to earn its keep
+            self.library.update_indices(latents.detach(), indices)
+        return Quantized(straight_through(path, codes), indices, terms)
+
+    @torch.no_grad()
+    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+        """Start the codes, and their averages, from real latents [n, C]."""
+        self.library.codebook = _drawn(latents, self.num_codes, self.dim)
+        self.library._codebook.embed_avg.copy_(self.library._codebook.embed)
+        self.library._codebook.cluster_size.fill_(1)
+
+
+def _num_ranks() -> int:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1
+
+
+class IBQ(Quantizer):
+    """Choose codes by the largest dot product; all learn through the index (arXiv 2412.02692).
+
+        p = softmax_k(z . e_k),  z_q = sum_k (onehot + p - sg p)_k e_k
+
+    Terms: `commit` = mean (z_q - z)^2 + mean (sg e - z)^2 and `codebook` = mean (e - sg z)^2, with
+    e the chosen code (the double quantization loss); `entropy` = mean_n H(p_n) - H(mean_n p_n) in
+    nats at temperature 0.01.
+    """
+
+    energy = "dot"
+    """The assignment's energy: -z . e."""
+    temperature = 0.01
+    """Of the entropies' softmax."""
+
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__(num_codes, dim)
+        self.codes = nn.Parameter(torch.randn(num_codes, dim))
+
+    codebook = VQ.codebook
+    initialize = VQ.initialize
+
+    @in_float32
+    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+        b, _, h, w = latents.shape
+        flat = rearrange(latents, "b c h w -> (b h w) c")
+        indices = hard_assign(flat, self.codes, energy="dot")
+        return rearrange(indices, "(b h w) -> b h w", b=b, h=h, w=w)
+
+    @in_float32
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+        """Quantize latents; the index's temperature is 1, whatever tau."""
+        indices = self.encode(latents)
+        z = rearrange(latents, "b c h w -> (b h w) c")
+        # Blocks are computed again in the backward pass: no [N, K] tensor outlives its block.
+        rows = max(1, 2**24 // self.num_codes)
+        keep = torch.is_grad_enabled()
+        blocks = [
+            checkpoint(self._soft, block, self.codes, use_reentrant=False)
+            if keep
+            else self._soft(block, self.codes)
+            for block in z.split(rows)
+        ]
+        path, entropy, usage = (torch.cat(part) for part in zip(*blocks, strict=True))
+        mean = mean_over_ranks(usage.sum(0) / len(z))
+
+        codes = F.embedding(indices.flatten(), self.codes)
+        # The value is the chosen code; the gradient is the code's own, and the index's.
+        z_q = straight_through(codes + path, codes.detach())
+        terms = {
+            "commit": (z_q - z).square().mean() + (codes.detach() - z).square().mean(),
+            "codebook": (codes - z.detach()).square().mean(),
+            "entropy": entropy.mean() + (mean * mean.clamp(min=EPS).log()).sum(),
+        }
+        b, _, h, w = latents.shape
+        return Quantized(rearrange(z_q, "(b h w) c -> b c h w", b=b, h=h, w=w), indices, terms)
+
+    def _soft(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give sum_k p_nk sg(e_k) [n, C], H(p_n) [n] and sum_n p_n [1, K] of a block of tokens."""
+        logits = z @ codes.T  # (n, K)
+        path = logits.softmax(1) @ codes.detach()
+        log_p = (logits / self.temperature).log_softmax(1)
+        p = log_p.exp()
+        return path, -(p * log_p).sum(1), p.sum(0, keepdim=True)
+
+
+PEERS: dict[str, Callable[..., Quantizer]] = {
+    "fsq": FSQ,
+    "vq": lambda num_codes, dim, *, levels=(): VQ(num_codes, dim),
+    "vq_ema": lambda num_codes, dim, *, levels=(): EMAVQ(num_codes, dim),
+    "rotation": lambda num_codes, dim, *, levels=(): EMAVQ(num_codes, dim, rotate=True),
+    "simvq": lambda num_codes, dim, *, levels=(): SimVQ(num_codes, dim),
+    "lfq": lambda num_codes, dim, *, levels=(): LFQ(num_codes, dim),
+    "bsq": lambda num_codes, dim, *, levels=(): BSQ(num_codes, dim),
+    "ibq": lambda num_codes, dim, *, levels=(): IBQ(num_codes, dim),
+    "ifsq": IFSQ,
+}
+"""By method: `build(num_codes, dim, *, levels=())`; only FSQ and iFSQ have levels."""
