@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lgqlib.config import METHODS, Config
-from lgqlib.quantizers.vq import RECOMMENDED_WEIGHTS
+from lgqlib.config import Config
+from lgqlib.quantizers import METHODS, known
 
 LAPTOP: dict[str, Any] = {
     "data.eval_crops": 256,
@@ -113,10 +113,7 @@ def preset(
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r}: it must be one of {', '.join(PRESETS)}.")
-    if method not in METHODS:
-        raise ValueError(f"method {method!r}: it must be one of {', '.join(METHODS)}.")
-    weights = RECOMMENDED_WEIGHTS.get(method, {})
-    changes = PRESETS[name] | weights | RECIPES[name].get(method, {})
+    changes = PRESETS[name] | METHODS[known(method)].weights | RECIPES[name].get(method, {})
     changes |= {"quantizer.method": method, "seed": seed}
     if num_codes is not None:
         changes["quantizer.num_codes"] = num_codes

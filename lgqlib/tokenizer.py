@@ -1,7 +1,6 @@
 """A tokenizer: images to indices and back, with any quantizer between encoder and decoder."""
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -13,35 +12,12 @@ from torch import Tensor, nn
 from lgqlib.backbone import build_backbone
 from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
+from lgqlib.quantizers import build
 from lgqlib.quantizers.assignment import mean_over_ranks
-from lgqlib.quantizers.lgq import LGQ, Quantized, Quantizer, prune
-from lgqlib.quantizers.scalar import ScalarLGQ
-from lgqlib.quantizers.vq import PEERS
+from lgqlib.quantizers.lgq import LGQ, Quantized, prune
 
 MOMENTUM = 0.98
 """Of the running moments behind tau_c: about fifty steps of memory."""
-
-
-def _lgq(config: Config) -> Quantizer:
-    options = asdict(config.quantizer.lgq)
-    if options.pop("per_channel"):
-        return ScalarLGQ(config.quantizer.levels, **options)
-    return LGQ(config.quantizer.num_codes, config.backbone.dim, **options)
-
-
-def _peer(name: str) -> Callable[[Config], Quantizer]:
-    def build(config: Config) -> Quantizer:
-        q = config.quantizer
-        return PEERS[name](q.num_codes, config.backbone.dim, levels=q.levels)
-
-    return build
-
-
-QUANTIZERS: dict[str, Callable[[Config], Quantizer]] = {
-    "lgq": _lgq,
-    **{name: _peer(name) for name in PEERS},
-}
-"""The single registry of quantizers: name to builder."""
 
 
 class Reconstruction(NamedTuple):
@@ -71,7 +47,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         shape = asdict(config.backbone)
         self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)
         try:
-            self.quantizer = QUANTIZERS[config.quantizer.method](config)
+            self.quantizer = build(config.quantizer, config.backbone.dim)
         except ValueError as error:  # it begins with the name of the field: num_codes, levels
             raise ValueError(f"quantizer.{error}") from None
         dim = config.backbone.dim

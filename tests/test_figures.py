@@ -11,7 +11,6 @@ import plotly.graph_objects as go
 import pytest
 from PIL import Image
 
-from lgqlib.config import METHODS
 from lgqlib.figures import (
     entropy,
     facets,
@@ -32,7 +31,7 @@ from lgqlib.figures.evaluation import (
     reconstructions,
     usage_histogram,
 )
-from lgqlib.figures.pixels import data_uri, enlarge, sheet
+from lgqlib.figures.pictures import data_uri, enlarge, sheet
 from lgqlib.figures.quantity import CLASS_COLORS, Quantity
 from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
@@ -41,6 +40,7 @@ from lgqlib.measure.drift import drift
 from lgqlib.measure.portrait import portrait
 from lgqlib.measure.projection import project
 from lgqlib.measure.temperature import free_energy_curve
+from lgqlib.quantizers import METHODS
 
 
 def named(fig: go.Figure, name: str):

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgqlib.config import METHODS
 from lgqlib.losses import TokenizerLoss
 from lgqlib.presets import preset
+from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.assignment import ENERGIES, hard_assign, nearest_two, soft_assign
-from lgqlib.tokenizer import QUANTIZERS, Tokenizer
+from lgqlib.tokenizer import Tokenizer
 
 quick = settings(max_examples=30, deadline=None, derandomize=True, database=None)
 SCALES = st.sampled_from([1e-6, 1e-3, 1.0, 1e2, 1e4])
@@ -107,7 +107,7 @@ def test_every_quantizer_is_finite_with_its_gradients(
     config = config_of(method)
     dim = config.backbone.dim
     torch.manual_seed(seed)
-    quantizer = QUANTIZERS[method](config).train()
+    quantizer = build(config.quantizer, config.backbone.dim).train()
     how = "constant" if degenerate else "spread"
     quantizer.initialize(points(how, started, num=64, dim=dim, seed=seed + 1))
     z = points(kind, scale, num=batch * side * side, dim=dim, seed=seed)
@@ -129,7 +129,7 @@ def test_per_channel_bins_are_finite_with_their_gradients():
     for kind in ("spread", "constant", "duplicates"):
         for scale in (1e-6, 1.0, 1e4):
             torch.manual_seed(0)
-            quantizer = QUANTIZERS["lgq"](config).train()
+            quantizer = build(config.quantizer, config.backbone.dim).train()
             quantizer.initialize(points(kind, scale, num=32, dim=2, seed=1))
             z = points(kind, scale, num=4, dim=2, seed=2).T.reshape(1, 2, 2, 2).clone()
             z.requires_grad_()

@@ -11,7 +11,7 @@ import vector_quantize_pytorch as vqp
 from einops import rearrange
 from safetensors.torch import load_file, save_file
 
-from lgqlib.config import METHODS, TERMS, Config, LossConfig
+from lgqlib.config import TERMS, Config, LossConfig
 from lgqlib.quantizers.assignment import hard_assign
 from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ, matching_levels
 from lgqlib.quantizers.vq import EMAVQ, IBQ, PEERS, RECOMMENDED_WEIGHTS, VQ, SimVQ

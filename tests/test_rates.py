@@ -5,7 +5,7 @@ import pandas
 import pytest
 
 from lgqlib.figures import rates
-from lgqlib.figures.codes_side_by_side import codes_side_by_side
+from lgqlib.figures.evaluation import codes_side_by_side
 from lgqlib.figures.style import color_of
 
 LABELS = {"psnr": "PSNR, dB", "kid": "KID"}

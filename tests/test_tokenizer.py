@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lgqlib.backbone import build_backbone
-from lgqlib.config import METHODS
+from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
-from lgqlib.tokenizer import QUANTIZERS, Tokenizer
+from lgqlib.tokenizer import Tokenizer
 from lgqlib.train import train
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgqlib.config import METHODS
 from lgqlib.data.batches import TrainingBatches
 from lgqlib.losses import TokenizerLoss
+from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 from lgqlib.train import Job, NonFiniteLoss, parameter_groups, snapshot_steps, train

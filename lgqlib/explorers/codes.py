@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from lgqlib.explorers.moving import moving
 from lgqlib.explorers.view import Index, View
 from lgqlib.figures.codebook import frame_label
-from lgqlib.figures.pixels import sheet
+from lgqlib.figures.pictures import sheet
 from lgqlib.figures.quantity import Quantity
 from lgqlib.files import replacing
 from lgqlib.measure.cells import dominant_class

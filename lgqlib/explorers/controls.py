@@ -9,7 +9,7 @@ import ipywidgets
 import plotly.graph_objects as go
 
 from lgqlib.explorers.sent import SentWhole
-from lgqlib.figures.pixels import png_bytes
+from lgqlib.figures.pictures import png_bytes
 
 
 class Throttled:

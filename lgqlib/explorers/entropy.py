@@ -6,7 +6,7 @@ import numpy as np
 from lgqlib.explorers.controls import Explorer, Throttled, play, slider, whole
 from lgqlib.explorers.softness import Softness
 from lgqlib.figures.entropy import bar_trace, entropy_view, map_trace
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 
 
 class EntropyExplorer(Explorer):

@@ -21,7 +21,7 @@ from lgqlib.explorers.controls import (
 from lgqlib.explorers.selection import enclosed, parse
 from lgqlib.figures.codebook import clickable, codebook_map, marked, rest_of
 from lgqlib.figures.ground import codes_picture
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 
 MAX_SELECTED = 500
 """Selected codes that are marked on the map."""

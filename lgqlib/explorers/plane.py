@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lgqlib.explorers.controls import Explorer, Throttled, play, slider
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 from lgqlib.figures.plane import code_tints, plane_view, soft_cells, view_finding
 from lgqlib.measure.annealing import Annealing
 

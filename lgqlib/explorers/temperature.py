@@ -11,7 +11,7 @@ from lgqlib.explorers.softness import Softness
 from lgqlib.figures.entropy import map_trace
 from lgqlib.figures.information import counted
 from lgqlib.figures.laboratory import laboratory
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 from lgqlib.measure.geometry import spectrum
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
-from lgqlib.figures.evaluation import square
 from lgqlib.figures.ground import codes_picture, extent, latents_picture
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 from lgqlib.figures.quantity import Quantity
 from lgqlib.figures.style import (
     BLUE,
@@ -15,6 +14,7 @@ from lgqlib.figures.style import (
     ORANGE,
     RED,
     SKY,
+    Panel,
     figure,
     titled,
 )
@@ -209,7 +209,7 @@ def _grid(fig: go.Figure, size: int, grid: tuple[int, int]) -> None:
     fig.add_scatter(
         x=x[:1], y=y[:1], marker={**mark, "color": ORANGE}, hoverinfo="skip", name="token", **common
     )
-    square(fig, 1, 2)
+    Panel(fig, 1, 2).square()
     axes = fig.get_subplot(1, 2)
     for axis in (axes.xaxis, axes.yaxis):
         axis.update(showticklabels=False, showgrid=False, zeroline=False, ticks="")

@@ -8,13 +8,13 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
-from lgqlib.figures.evaluation import square
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 from lgqlib.figures.strips import strips
 from lgqlib.figures.style import (
     BLUE,
     INK,
     RED,
+    Panel,
     figure,
     titled,
 )
@@ -214,7 +214,7 @@ def uncertain_codes(
 
 
 def _bare(fig: go.Figure, row: int, col: int) -> None:
-    square(fig, row, col)
+    Panel(fig, row, col).square()
     axes = fig.get_subplot(row, col)
     for axis in (axes.xaxis, axes.yaxis):
         axis.update(showticklabels=False, showgrid=False, zeroline=False, ticks="")

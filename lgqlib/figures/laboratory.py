@@ -7,9 +7,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
 from lgqlib.figures.entropy import map_trace
-from lgqlib.figures.evaluation import square
-from lgqlib.figures.pixels import data_uri
-from lgqlib.figures.style import ORANGE, RED, figure, titled
+from lgqlib.figures.pictures import data_uri
+from lgqlib.figures.style import ORANGE, RED, Panel, figure, titled
 from lgqlib.figures.temperature import PARTS, mark, parts, rate_distortion_curve
 from lgqlib.measure.temperature import FreeEnergyCurve
 
@@ -63,7 +62,7 @@ def laboratory(
         col=10,
     )
     for col in (1, 4, 7, 10):
-        square(fig, 1, col)
+        Panel(fig, 1, col).square()
         axes = fig.get_subplot(1, col)
         for axis in (axes.xaxis, axes.yaxis):
             axis.update(showticklabels=False, showgrid=False, zeroline=False, ticks="")
@@ -117,7 +116,7 @@ def one_token(
         row=1,
         col=1,
     )
-    square(fig, 1, 1)
+    Panel(fig, 1, 1).square()
     fig.update_xaxes(showticklabels=False, showgrid=False, ticks="", row=1, col=1)
     fig.update_yaxes(showticklabels=False, showgrid=False, ticks="", row=1, col=1)
     for at, ((codes, weights), label) in enumerate(zip(shares, labels, strict=True), start=2):
@@ -163,7 +162,7 @@ def laboratory_frames(
         fig.add_heatmap(**map_trace(entropy), row=2, col=col)
     for row in (1, 2):
         for col in range(1, cols + 1):
-            square(fig, row, col)
+            Panel(fig, row, col).square()
     fig.update_xaxes(showticklabels=False, showgrid=False, zeroline=False, ticks="")
     fig.update_yaxes(showticklabels=False, showgrid=False, zeroline=False, ticks="")
     fig.update_layout(margin={"l": 10, "r": 10, "b": 10})

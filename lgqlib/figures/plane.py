@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, UInt8
 
-from lgqlib.figures.pixels import data_uri
+from lgqlib.figures.pictures import data_uri
 from lgqlib.figures.staircase import stairs
 from lgqlib.figures.style import BLUE, GREEN, INK, RED, figure, legend_in, titled
 from lgqlib.measure.annealing import Annealing

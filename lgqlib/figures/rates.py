@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from lgqlib.figures.style import (
     FAINT,
     INK,
-    METHOD_DASHES,
     color_of,
+    dash_of,
     figure,
     name_of,
     titled,
@@ -81,7 +81,7 @@ def _line(
         name=name_of(method),
         legendgroup=method,
         showlegend=legend,
-        line={"color": color_of(method), "dash": METHOD_DASHES.get(method, "solid"), "width": 2},
+        line={"color": color_of(method), "dash": dash_of(method), "width": 2},
         marker={"size": 8},
         error_y=_bars(part, y, color_of(method)),
         error_x=_bars(part, x, color_of(method)),

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import UInt8
 
-from lgqlib.figures.pixels import data_uri, sheet
+from lgqlib.figures.pictures import data_uri, sheet
 from lgqlib.figures.style import figure, titled
 
 Tiles = Sequence[UInt8[np.ndarray, "P P 3"]]

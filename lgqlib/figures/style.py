@@ -1,72 +1,29 @@
-"""How every figure looks and how it is shown: one template, one color per method, one `show`."""
+"""How every figure looks: one template, one color a method, panels to draw on."""
 
-import queue
 import textwrap
-import threading
-import warnings
 from collections.abc import Sequence
 
-import kaleido
+import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
-from choreographer.browsers.chromium import Chromium
 from IPython.display import display
+from plotly.colors import hex_to_rgb
 from plotly.subplots import make_subplots
 
-DRAWING_LIMIT = 120
-"""Seconds to wait for the browser that draws a picture."""
+from lgqlib.quantizers import METHODS
 
 WIDTH = 960
-"""Width of a figure in pixels; fixed, so that the picture in a report is the figure that was
-seen.
-"""
-
+"""Width of a figure in pixels; fixed, so that the figure in a report is the one that was seen."""
 INK = "#7a7a7a"
 """Text and axes: readable on white and on JupyterLab's dark background."""
-GRID = "rgba(128, 128, 128, 0.22)"
-HAZE = "rgba(128, 128, 128, 0.12)"
-FAINT = "rgba(128, 128, 128, 0.35)"
-
-# Okabe and Ito's colors, told apart by color-blind eyes; black and yellow are left out, for one is
-# lost on a dark page and the other on a white one.
+GRID, HAZE, FAINT = (f"rgba(128, 128, 128, {alpha})" for alpha in (0.22, 0.12, 0.35))
+# Okabe and Ito's colors, told apart by color-blind eyes; black and yellow are lost on one ground.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 RED, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
-SEQUENTIAL = "Viridis"
-DIVERGING = "RdBu"
-
-NAMES = {
-    "lgq": "LGQ",
-    "fsq": "FSQ",
-    "vq": "VQ",
-    "vq_ema": "VQ-EMA",
-    "rotation": "rotation trick",
-    "simvq": "SimVQ",
-    "lfq": "LFQ",
-    "bsq": "BSQ",
-    "ibq": "IBQ",
-    "ifsq": "iFSQ",
-}
-"""What a method is called in a figure."""
-
-METHOD_COLORS = {
-    "lgq": RED,
-    "fsq": BLUE,
-    "vq": GREEN,
-    "vq_ema": ORANGE,
-    "rotation": PURPLE,
-    "simvq": SKY,
-    "lfq": "#8c8c8c",
-    "bsq": "#a6761d",
-    "ibq": "#7570b3",
-    "ifsq": "#1b9e9e",
-}
-"""One color for each method, the same in every figure; `METHOD_DASHES` says it a second time."""
-
-METHOD_DASHES = {
-    name: "solid" if name == "lgq" else dash
-    for name, dash in zip(NAMES, ("solid", "dash", "dot", "dashdot", "longdash") * 2, strict=True)
-}
+DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "cross", "star")
+SEQUENTIAL, DIVERGING = "Viridis", "RdBu"
 
 _AXIS = {
     "gridcolor": GRID,
@@ -76,7 +33,6 @@ _AXIS = {
     "exponentformat": "power",
     "title": {"standoff": 8, "font": {"size": 13}},
 }
-
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"color": INK, "size": 12, "family": "system-ui, Helvetica, Arial, sans-serif"},
@@ -95,14 +51,127 @@ TEMPLATE = go.layout.Template(
 )
 
 
-def name_of(method: str) -> str:
-    """Return what a method is called in a figure; an unknown name is its own."""
-    return NAMES.get(method, method)
+def name_of(key: str) -> str:
+    """Return what a method is called, with what stands behind it: `lgq seed 1` is LGQ seed 1."""
+    method, _, rest = key.partition(" ")
+    label = METHODS[method].label if method in METHODS else method
+    return f"{label} {rest}".strip()
 
 
-def color_of(method: str) -> str:
-    """Return a method's color; an unknown method is grey."""
-    return METHOD_COLORS.get(method, INK)
+def color_of(key: str) -> str:
+    """Return a method's color, whatever stands behind its name; an unknown method is grey."""
+    method = key.partition(" ")[0]
+    return METHODS[method].color if method in METHODS else INK
+
+
+def dash_of(key: str) -> str:
+    """Return a method's dash, which says its color a second time; LGQ's line is solid."""
+    method = key.partition(" ")[0]
+    names = [name for name in METHODS if name != "lgq"]
+    return DASHES[names.index(method) % len(DASHES)] if method in names else "solid"
+
+
+class Panel:
+    """One subplot: marks are added by what they are, axes are named in one call."""
+
+    def __init__(self, fig: go.Figure, row: int = 1, col: int = 1):
+        self.fig, self.at = fig, {"row": row, "col": col}
+        self.own_legend: str | None = None
+
+    def legend(self, x: float = 0.99, y: float = 0.98) -> "Panel":
+        """Give the panel a legend of its own, at a share of its width and height."""
+        subplot = self.fig.get_subplot(**self.at)
+        (x0, x1), (y0, y1) = subplot.xaxis.domain, subplot.yaxis.domain
+        self.own_legend = f"legend{(self.at['row'] - 1) * 8 + self.at['col'] + 1}"
+        anchors = {
+            "xanchor": "right" if x > 0.5 else "left",
+            "yanchor": "top" if y > 0.5 else "bottom",
+        }
+        place = {"x": x0 + x * (x1 - x0), "y": y0 + y * (y1 - y0), **anchors}
+        look = {"bgcolor": HAZE, "font": {"size": 11}}
+        self.fig.update_layout({self.own_legend: place | look})
+        return self
+
+    def line(self, x, y, name: str = "", color: str = INK, *, dash: str = "solid", **more) -> None:
+        """Add a line; `more` goes to the trace (`mode`, `customdata`, `hovertemplate`, ...)."""
+        line = {"color": color, "dash": dash, "width": more.pop("width", 2)}
+        self._scatter(x, y, name, {"mode": "lines", "line": line} | more)
+
+    def dots(self, x, y, name: str = "", color=INK, *, size=6, symbol="circle", **more) -> None:
+        """Add points; `error_x` and `error_y` are pairs (low, high) of absolute ends."""
+        marker = {"color": color, "size": size, "symbol": symbol, **more.pop("marker", {})}
+        for axis, values in (("error_x", x), ("error_y", y)):
+            if axis in more:
+                more[axis] = _whiskers(values, *more[axis], color=color)
+        self._scatter(x, y, name, {"mode": "markers", "marker": marker} | more)
+
+    def bars(self, x, y, name: str = "", color=INK, **more) -> None:
+        """Add bars."""
+        marker = {"color": color, **more.pop("marker", {})}
+        self._add(go.Bar(x=x, y=y, marker=marker, **self._named(name), **more))
+
+    def band(self, x, low, high, color: str) -> None:
+        """Shade what lies between two curves."""
+        x = np.asarray(x)
+        outline = {"x": np.concatenate([x, x[::-1]]), "y": np.concatenate([high, low[::-1]])}
+        fill = {"fill": "toself", "fillcolor": f"rgba{(*hex_to_rgb(color), 0.2)}"}
+        still = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        self._add(go.Scatter(**outline, **fill, **still))
+
+    def rule(self, *, x: float | None = None, y: float | None = None, **more) -> None:
+        """Add a straight line across the panel, at x or at y."""
+        line = {"color": more.pop("color", INK), "dash": more.pop("dash", "dot"), "width": 1}
+        if more.get("name"):
+            more |= self._named(more["name"])
+        draw = self.fig.add_vline if x is not None else self.fig.add_hline
+        draw(y if x is None else x, line=line, **more, **self.at)
+
+    def picture(self, source: str, *, size: tuple[int, int] | None = None, **more) -> None:
+        """Show an image by its data URI, with square pixels, the first row on top, and no axes."""
+        self._add(go.Image(source=source, **({"hoverinfo": "skip"} | more)))
+        self.square()
+        self.axes(bare=True)
+
+    def square(self) -> None:
+        """Give the panel square pixels, the first row on top."""
+        subplot = self.fig.get_subplot(**self.at)
+        anchor = subplot.yaxis.anchor or "x"
+        subplot.yaxis.update(autorange="reversed", scaleanchor=anchor, constrain="domain")
+        subplot.xaxis.update(constrain="domain")
+
+    def axes(self, x: str = "", y: str = "", *, log: str = "", bare: bool = False, **more) -> None:
+        """Name the axes with their units; `log` lists those that are logarithmic, `"xy"` say.
+
+        `x_...` and `y_...` in `more` go to the one axis (`x_range`, `y_rangemode`, ...).
+        """
+        still = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
+        for axis, title in (("x", x), ("y", y)):
+            changes = {k[2:]: v for k, v in more.items() if k.startswith(f"{axis}_")}
+            changes |= {"title_text": title} if title else {}
+            changes |= {"type": "log"} if axis in log else {}
+            update = self.fig.update_xaxes if axis == "x" else self.fig.update_yaxes
+            update(**changes, **(still if bare else {}), **self.at)
+
+    def _scatter(self, x, y, name: str, trace: dict) -> None:
+        self._add(go.Scatter(x=x, y=y, **self._named(name), **trace))
+
+    def _named(self, name: str) -> dict:
+        shown = {"legend": self.own_legend} if self.own_legend else {}
+        return {"name": name, **shown} if name else {"showlegend": False}
+
+    def _add(self, trace) -> None:
+        self.fig.add_trace(trace, **self.at)
+
+
+def _whiskers(values, low, high, *, color) -> dict:
+    values, low, high = (np.asarray(v, dtype=float) for v in (values, low, high))
+    known = np.isfinite(low) & np.isfinite(high)
+    ends = {
+        "array": np.where(known, high - values, 0),
+        "arrayminus": np.where(known, values - low, 0),
+    }
+    color = color if isinstance(color, str) else FAINT
+    return {"type": "data", "thickness": 1.5, "width": 3, "color": color, **ends}
 
 
 def figure(
@@ -114,26 +183,17 @@ def figure(
     width: int = WIDTH,
     **grid,
 ) -> go.Figure:
-    """Return an empty figure in the template, with a grid of subplots; `grid` goes to
-    `make_subplots`.
-    """
+    """Return an empty figure in the template; `grid` goes to `make_subplots`."""
     fig = make_subplots(rows=rows, cols=cols, subplot_titles=titles, **grid)
     fig.update_layout(template=TEMPLATE, height=height, width=width)
     fig.update_annotations(font_size=12)
     return fig
 
 
-def legend_in(fig: go.Figure, row: int, col: int, *, x: float = 0.99, y: float = 0.98) -> str:
-    """Place a legend of its own inside a subplot, at a share of its width and height; return the
-    legend's name.
-    """
-    subplot = fig.get_subplot(row, col)
-    (x0, x1), (y0, y1) = subplot.xaxis.domain, subplot.yaxis.domain
-    name = f"legend{(row - 1) * 8 + col + 1}"
-    place = {"x": x0 + x * (x1 - x0), "y": y0 + y * (y1 - y0)}
-    anchors = {"xanchor": "right" if x > 0.5 else "left", "yanchor": "top" if y > 0.5 else "bottom"}
-    fig.update_layout({name: {**place, **anchors, "bgcolor": HAZE, "font": {"size": 11}}})
-    return name
+def panels(*, rows: int = 1, cols: int = 1, **options) -> tuple[go.Figure, list[Panel]]:
+    """Return an empty figure and its panels, row by row; `options` are those of `figure`."""
+    fig = figure(rows=rows, cols=cols, **options)
+    return fig, [Panel(fig, row + 1, col + 1) for row in range(rows) for col in range(cols)]
 
 
 def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
@@ -155,67 +215,13 @@ def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
     return fig
 
 
-def show(fig: go.Figure) -> None:
-    """Display a figure so that it answers in JupyterLab and is still there without a kernel or a
-    network.
+def legend_in(fig: go.Figure, row: int, col: int, *, x: float = 0.99, y: float = 0.98) -> str:
+    """Place a legend inside a subplot and return its name, for figures without panels."""
+    return Panel(fig, row, col).legend(x, y).own_legend
 
-    The output holds the figure itself, which JupyterLab draws interactively, and a PNG of it,
-    which an HTML export and any other reader shows. The PNG needs Chromium; without one there is a
-    warning, and the figure alone.
-    """
+
+def show(fig: go.Figure) -> None:
+    """Display a figure as plotly's own data: JupyterLab and the report's pages draw it."""
     bundle = pio.renderers["plotly_mimetype"].to_mimebundle(fig.to_dict())
     bundle["text/plain"] = (fig.layout.title.text or "figure").replace("<br>", " ")
-    picture = png(fig)
-    if picture is not None:
-        bundle["image/png"] = picture
     display(bundle, raw=True)
-
-
-def png(fig: go.Figure) -> bytes | None:
-    """Draw a figure as PNG; None, and a warning, where no browser can do it."""
-    try:
-        return _BROWSER.draw(fig)
-    except Exception as error:  # of many kinds, from a missing browser to one that lacks a library
-        lines = str(error).strip().splitlines()
-        warnings.warn(
-            f"no picture of this figure for exports: {lines[0] if lines else type(error).__name__} "
-            "Install Chromium or Chrome to have one.",
-            stacklevel=3,
-        )
-        return None
-
-
-class _Browser:
-    """One browser for all figures of a process: 5 s for the first, 1 s for each after it."""
-
-    def __init__(self) -> None:
-        self.silent = False
-
-    def draw(self, fig: go.Figure) -> bytes:
-        if self.silent or Chromium.find_browser(skip_local=False) is None:
-            raise RuntimeError("there is no Chromium or Chrome that answers.")
-        # MathJax would be fetched from a network; our texts have none.
-        kaleido.start_sync_server(silence_warnings=True, mathjax=False)
-        answers: queue.Queue = queue.Queue()
-        # A browser that dies while it starts leaves kaleido waiting forever: wait for it elsewhere,
-        # not so long, and only once.
-        threading.Thread(target=self._draw, args=(fig, answers), daemon=True).start()
-        try:
-            answer = answers.get(timeout=DRAWING_LIMIT)
-        except queue.Empty:
-            self.silent = True
-            raise RuntimeError(f"the browser did not answer in {DRAWING_LIMIT} s.") from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def _draw(self, fig: go.Figure, answers: queue.Queue) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # plotly warns that a server ignores its options
-                answers.put(fig.to_image(format="png", scale=1))
-        except Exception as error:
-            answers.put(error)
-
-
-_BROWSER = _Browser()

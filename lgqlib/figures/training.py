@@ -11,14 +11,17 @@ from lgqlib.figures.style import (
     ORANGE,
     RED,
     color_of,
-    figure,
-    legend_in,
     name_of,
+    panels,
     titled,
 )
 
 NOT_TERMS = ("step", "split", "psnr", "active", "perplexity", "tau", "tau_c", "lr", "grad_norm")
 """Columns of the training metrics that are no term of the loss."""
+LOOK_FOR = (
+    "Terms that fall together train together; a perplexity far below the active codes is uneven "
+    "use; codes come to life when τ passes below the first critical temperature."
+)
 
 
 def training_curves(
@@ -29,9 +32,8 @@ def training_curves(
     `metrics`: a run's table, a row a line of its log, with `step`, `split` (`train`, `val`) and a
     column a name; it may be empty. `num_codes` marks K.
     """
-    train = _split(metrics, "train")
-    val = _split(metrics, "val")
-    fig = figure(
+    train, val = (_split(metrics, split) for split in ("train", "val"))
+    fig, (terms, fidelity, codes, temperature) = panels(
         rows=2,
         cols=2,
         height=620,
@@ -39,32 +41,29 @@ def training_curves(
         horizontal_spacing=0.1,
         vertical_spacing=0.14,
     )
-    _terms(fig, train)
-    _line(fig, train, "psnr", "training batch", color_of(method), row=1, col=2)
-    _line(fig, val, "psnr", "held out", INK, row=1, col=2, mode="lines+markers")
-    _line(fig, train, "active", "active", GREEN, row=2, col=1)
-    _line(fig, train, "perplexity", "perplexity", BLUE, row=2, col=1)
+    names = [name for name in train.columns if name not in NOT_TERMS]
+    marked = {"mode": "lines+markers"}
+    curves = [
+        *((terms, train, name, name, _term_color(i, name), {}) for i, name in enumerate(names)),
+        (fidelity, train, "psnr", "training batch", color_of(method), {}),
+        (fidelity, val, "psnr", "held out", INK, marked),
+        (codes, train, "active", "active", GREEN, {}),
+        (codes, train, "perplexity", "perplexity", BLUE, {}),
+        (temperature, train, "tau", "τ", RED, {}),
+        (temperature, train, "tau_c", "first critical temperature", ORANGE, {"dash": "dash"}),
+    ]
+    for panel, table, column, name, color, more in curves:
+        if column in table:  # one that was never logged is left out
+            values = table[column].to_numpy(dtype="float32")
+            panel.legend().line(table["step"].to_numpy(), values, name, color, **more)
     if num_codes is not None:
-        fig.add_hline(num_codes, line={"dash": "dot", "color": INK}, row=2, col=1)
-    _line(fig, train, "tau", "τ", RED, row=2, col=2)
-    _line(fig, train, "tau_c", "first critical temperature", ORANGE, row=2, col=2, dash="dash")
-    for (row, col), title in {
-        (1, 1): "term",
-        (1, 2): "PSNR, dB",
-        (2, 1): "codes, tokens of a log interval",
-        (2, 2): "temperature, units of the energy",
-    }.items():
-        fig.update_yaxes(title_text=title, row=row, col=col)
-    fig.update_xaxes(title_text="training step", row=2)
-    fig.update_yaxes(type="log", row=2, col=2)
+        codes.rule(y=num_codes)
+    positive = names and (train[names].min() > 0).all()
+    terms.axes("training step", "term", log="y" if positive else "")
+    fidelity.axes("training step", "PSNR, dB")
+    codes.axes("training step", "codes, tokens of a log interval")
+    temperature.axes("training step", "temperature, units of the energy", log="y")
     return titled(fig, _finding(train, val, method), LOOK_FOR)
-
-
-LOOK_FOR = (
-    "Terms that fall together train together; a perplexity far below the active codes is uneven "
-    "use; "
-    "codes come to life when τ passes below the first critical temperature."
-)
 
 
 def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
@@ -72,40 +71,8 @@ def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
     return part.sort_values("step").dropna(axis="columns", how="all")
 
 
-def _terms(fig: go.Figure, train: pandas.DataFrame) -> None:
-    names = [name for name in train.columns if name not in NOT_TERMS]
-    for i, name in enumerate(names):
-        dash = "solid" if i < len(COLORS) else "dot"
-        color = INK if name == "loss" else COLORS[i % len(COLORS)]
-        _line(fig, train, name, name, color, row=1, col=1, dash=dash)
-    if names and (train[names].min() > 0).all():
-        fig.update_yaxes(type="log", row=1, col=1)
-
-
-def _line(
-    fig: go.Figure,
-    table: pandas.DataFrame,
-    column: str,
-    name: str,
-    color: str,
-    *,
-    row: int,
-    col: int,
-    dash: str = "solid",
-    mode: str = "lines",
-) -> None:
-    """Add a column over the steps; one that was never logged is left out."""
-    if column in table:
-        fig.add_scatter(
-            x=table["step"].to_numpy(),
-            y=table[column].to_numpy(dtype="float32"),
-            name=name,
-            mode=mode,
-            line={"color": color, "dash": dash, "width": 2},
-            legend=legend_in(fig, row, col),
-            row=row,
-            col=col,
-        )
+def _term_color(i: int, name: str) -> str:
+    return INK if name == "loss" else COLORS[i % len(COLORS)]
 
 
 def _finding(train: pandas.DataFrame, val: pandas.DataFrame, method: str) -> str:

@@ -2,10 +2,8 @@
 
 They hold the modules of `vector-quantize-pytorch` wherever these keep the contract.
 Those with a table of codes are here, those with an implicit one in `implicit`. Terms are
-unweighted; `RECOMMENDED_WEIGHTS` has each method's own weights as overrides of the config.
+unweighted; the table METHODS has each method's own weights.
 """
-
-from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,22 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from lgqlib.quantizers.assignment import hard_assign, mean_over_ranks
-from lgqlib.quantizers.fsq import BSQ, EPS, FSQ, IFSQ, LFQ, in_float32
+from lgqlib.quantizers.fsq import EPS, in_float32
 from lgqlib.quantizers.initialization import initial_codes
 from lgqlib.quantizers.lgq import Quantized, Quantizer, straight_through
-
-RECOMMENDED_WEIGHTS: Mapping[str, Mapping[str, float]] = {
-    "fsq": {},
-    "ifsq": {},
-    "vq": {"loss.commit": 0.25, "loss.codebook": 1.0},  # van den Oord et al. 2017
-    "vq_ema": {"loss.commit": 0.25},  # the same, appendix A.1
-    "rotation": {"loss.commit": 0.25},  # Fifty et al. 2024
-    "simvq": {"loss.commit": 0.25, "loss.codebook": 1.0},  # Zhu et al. 2024
-    "lfq": {"loss.commit": 0.25, "loss.entropy": 0.1},  # Yu et al. 2023, as in Open-MAGVIT2
-    "bsq": {"loss.commit": 0.0, "loss.entropy": 0.1},  # Zhao et al. 2024, the authors' code
-    "ibq": {"loss.commit": 1.0, "loss.codebook": 0.25, "loss.entropy": 0.05},  # Shi et al. 2024
-}
-"""Overrides of the config, by method: the weights in its paper or its authors' code."""
 
 DECAY = 0.99
 DEAD_SHARE = 0.2
@@ -229,17 +214,3 @@ class IBQ(Quantizer):
         log_p = (logits / self.temperature).log_softmax(1)
         p = log_p.exp()
         return path, -(p * log_p).sum(1), p.sum(0, keepdim=True)
-
-
-PEERS: dict[str, Callable[..., Quantizer]] = {
-    "fsq": FSQ,
-    "vq": lambda num_codes, dim, *, levels=(): VQ(num_codes, dim),
-    "vq_ema": lambda num_codes, dim, *, levels=(): EMAVQ(num_codes, dim),
-    "rotation": lambda num_codes, dim, *, levels=(): EMAVQ(num_codes, dim, rotate=True),
-    "simvq": lambda num_codes, dim, *, levels=(): SimVQ(num_codes, dim),
-    "lfq": lambda num_codes, dim, *, levels=(): LFQ(num_codes, dim),
-    "bsq": lambda num_codes, dim, *, levels=(): BSQ(num_codes, dim),
-    "ibq": lambda num_codes, dim, *, levels=(): IBQ(num_codes, dim),
-    "ifsq": IFSQ,
-}
-"""By method: `build(num_codes, dim, *, levels=())`; only FSQ and iFSQ have levels."""

@@ -28,10 +28,10 @@ from lgqlib.measure.clouds import Cloud
 from lgqlib.measure.geometry import count_codes, occupancy
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, water_filling
+from lgqlib.quantizers import build
 from lgqlib.quantizers.fsq import matching_levels
 from lgqlib.quantizers.initialization import initial_codes
 from lgqlib.study.variants import Variant
-from lgqlib.tokenizer import QUANTIZERS
 
 STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")
 """Where codes start; `cluster` puts all of them close to one latent."""
@@ -90,7 +90,7 @@ class Bench(nn.Module):
         inner = (experiment.dim or dim) if self.is_linear else dim
         inner = len(matching_levels(experiment.num_codes)) if implicit else inner
         self.config = experiment.config(variant, inner)
-        self.quantizer = QUANTIZERS[variant.method](self.config)
+        self.quantizer = build(self.config.quantizer, self.config.backbone.dim)
         self.is_unit = not implicit
         if self.is_linear:
             rows = nn.init.orthogonal_(torch.empty(inner, dim))

@@ -30,7 +30,7 @@ import yaml
 
 from lgqlib.config import Config
 from lgqlib.presets import preset
-from lgqlib.tokenizer import QUANTIZERS
+from lgqlib.quantizers import build
 
 KEYS = ("name", "base", "grid", "variants", "notebooks", "summary", "cell_limit")
 NAMED = {"preset": str, "method": str, "num_codes": int, "seed": int}
@@ -176,7 +176,7 @@ def _cell(variant: str, point: Mapping, base: Mapping, folder: Path) -> Cell:
 @functools.cache
 def _require_quantizer(config: Config) -> None:
     """Build a run's quantizer: a size may have no levels, or be no power of two."""
-    QUANTIZERS[config.quantizer.method](config)
+    build(config.quantizer, config.backbone.dim)
 
 
 def _text(value: Any) -> str:

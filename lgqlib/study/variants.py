@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lgqlib.presets import AUTHORS_LGQ
-from lgqlib.quantizers.vq import RECOMMENDED_WEIGHTS
+from lgqlib.quantizers import METHODS
 
 ANNEALING: dict[str, Any] = {
     "temperature.kind": "exponential",
@@ -71,7 +71,7 @@ def lgq_variants(bench: str = "fixed") -> list[Variant]:
 def peer_variants() -> list[Variant]:
     """Return VQ, VQ-EMA, SimVQ and FSQ with their recommended weights."""
     names = {"vq": "VQ", "vq_ema": "VQ-EMA", "simvq": "SimVQ", "fsq": "FSQ"}
-    return [Variant(name, method, RECOMMENDED_WEIGHTS[method]) for method, name in names.items()]
+    return [Variant(name, method, METHODS[method].weights) for method, name in names.items()]
 
 
 def energy_variants() -> list[Variant]:

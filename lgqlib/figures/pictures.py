@@ -1,0 +1,136 @@
+"""Pictures for a browser: arrays as PNG, small and exact, one by one or many in one."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, UInt8
+from PIL import Image
+from plotly.colors import get_colorscale, hex_to_rgb
+from torch import Tensor
+
+from lgqlib.figures.style import SEQUENTIAL, WIDTH, panels
+
+Array = np.ndarray | Tensor
+
+
+def png_bytes(pixels: UInt8[np.ndarray, "H W channels"]) -> bytes:
+    """Encode RGB or RGBA pixels as PNG."""
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def data_uri(pixels: UInt8[np.ndarray, "H W channels"]) -> str:
+    """Encode pixels as the source of an image trace."""
+    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+
+
+def enlarge(pixels: UInt8[np.ndarray, "H W channels"], side: int) -> UInt8[np.ndarray, "..."]:
+    """Repeat pixels by a whole factor, so that the longer side comes close to `side`, unblurred."""
+    factor = max(1, side // max(pixels.shape[:2]))
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+
+
+def sheet(
+    tiles: Sequence[UInt8[np.ndarray, "H W 3"]], *, cols: int, gap: int = 1, tile: int = 40
+) -> UInt8[np.ndarray, "..."]:
+    """Lay tiles of one size out in a grid on a clear ground, RGBA, each about `tile` pixels
+    wide.
+    """
+    if not len(tiles):
+        return np.zeros((1, 1, 4), dtype=np.uint8)
+    grown = [enlarge(t, tile) for t in tiles]
+    height, width = grown[0].shape[:2]
+    rows = -(-len(grown) // cols)
+    cols = min(cols, len(grown))
+    out = np.zeros((rows * (height + gap), cols * (width + gap), 4), dtype=np.uint8)
+    for i, pixels in enumerate(grown):
+        y, x = (i // cols) * (height + gap), (i % cols) * (width + gap)
+        out[y : y + height, x : x + width, :3] = pixels
+        out[y : y + height, x : x + width, 3] = 255
+    return out
+
+
+def as_pixels(images: Array) -> UInt8[np.ndarray, "n H W 3"]:
+    """Give images [n, 3, H, W] in [0, 1] as bytes with the colors last."""
+    x = np.moveaxis(np.asarray(images, dtype=np.float32), 1, -1)
+    return np.round(np.clip(x, 0, 1) * 255).astype("uint8")
+
+
+def colored(
+    values: Float[np.ndarray, "*shape"],
+    *,
+    scale: str = SEQUENTIAL,
+    low: float = 0.0,
+    high: float | None = None,
+) -> UInt8[np.ndarray, "*shape 3"]:
+    """Give numbers the colors of a scale, from `low` to `high` (their largest); nan is grey."""
+    high = float(np.nanmax(values, initial=low)) if high is None else high
+    share = np.clip((np.asarray(values, dtype=float) - low) / max(high - low, 1e-12), 0, 1)
+    stops = np.array([hex_to_rgb(c) for _, c in get_colorscale(scale)], dtype=float)
+    at = np.linspace(0, 1, len(stops))
+    known = np.nan_to_num(share)
+    rgb = np.stack([np.interp(known, at, channel) for channel in stops.T], axis=-1)
+    return np.where(np.isnan(share)[..., None], 128, np.round(rgb)).astype("uint8")
+
+
+def picture_grid(
+    rows: Mapping[str, Sequence[UInt8[np.ndarray, "_ _ 3"]]],
+    *,
+    columns: Sequence[str] = (),
+    hover: Sequence[Sequence[str]] | None = None,
+    tile: int = 0,
+    gap: int = 2,
+    axis: str = "",
+) -> go.Figure:
+    """Lay pictures of one size out in labeled rows, as one image: as cheap as a single picture.
+
+    `rows`: by the label, pictures [H, W, 3]; rows may differ in length. `columns`: labels above.
+    `hover`: a text for each picture. `tile`: side of a picture in screen pixels; by default as
+    large as fits the figure's width. Raises ValueError where pictures differ in size.
+    """
+    shapes = {picture.shape for row in rows.values() for picture in row}
+    if len(shapes) != 1:
+        raise ValueError(f"pictures of shapes {sorted(shapes)}: expected one shape.")
+    (height, width, _) = shapes.pop()
+    count = max(map(len, rows.values()))
+    room = WIDTH - 30 - 7 * max(map(len, rows))
+    tile = min(tile or max(room // count, 40), max(room // count, 8))
+    factor = max(1, tile // width)
+    step_y, step_x = height * factor + gap, width * factor + gap
+    sheet = np.zeros((len(rows) * step_y - gap, count * step_x - gap, 4), dtype=np.uint8)
+    for i, row in enumerate(rows.values()):
+        for j, pixels in enumerate(row):
+            place = np.s_[
+                i * step_y : i * step_y + height * factor, j * step_x : j * step_x + width * factor
+            ]
+            sheet[place][..., :3] = np.asarray(pixels).repeat(factor, 0).repeat(factor, 1)
+            sheet[place][..., 3] = 255
+    shown = tile * height / width
+    fig, (panel,) = panels(height=int(len(rows) * (shown + gap) + 130))
+    panel.picture(data_uri(sheet))
+    if hover is not None:  # an image has one label for all of it: clear points have their own
+        places = [(i, j) for i, texts in enumerate(hover) for j in range(len(texts))]
+        panel.dots(
+            [(j + 0.5) * step_x for _, j in places],
+            [(i + 0.5) * step_y for i, _ in places],
+            size=24,
+            marker={"opacity": 0},
+            text=[text for texts in hover for text in texts],
+            hovertemplate="%{text}<extra></extra>",
+        )
+    panel.axes(
+        y=axis,
+        y_tickvals=[(i + 0.5) * step_y for i in range(len(rows))],
+        y_ticktext=list(rows),
+        y_showticklabels=True,
+        x_tickvals=[(j + 0.5) * step_x for j in range(len(columns))],
+        x_ticktext=list(columns),
+        x_showticklabels=bool(columns),
+        x_side="top",
+    )
+    fig.update_layout(margin={"l": 20, "r": 10, "b": 8})
+    return fig
