@@ -95,8 +95,14 @@ class DataConfig(_Section):
 @dataclass(frozen=True)
 class BackboneConfig(_Section):
     PREFIX = "backbone."
-    family: str = one_of("patch", "patch", "vqgan")
-    """`patch`: space-to-depth and residual blocks on the tokens. `vqgan`: the paper's pyramid."""
+    family: str = one_of("patch", "patch", "vqgan", "linear")
+    """`patch`: space-to-depth and residual blocks on the tokens. `vqgan`: the paper's pyramid.
+    `linear`: the linear path alone.
+    """
+    start: str = one_of("pca", "pca", "whitened", "random")
+    """Of the linear path beside the network: principal components of training patches, with one
+    scale for all channels or with unit variance each; `random` has no such path (the paper).
+    """
     downsample: int = number(4, 1, 256)
     """Image side over latent side; 32 / 4 gives 8 x 8 = 64 tokens."""
     width: int = number(96, 8, 4096)
@@ -110,6 +116,11 @@ class BackboneConfig(_Section):
 
     def __post_init__(self):
         super().__post_init__()
+        self._require(
+            self.family != "linear" or self.start != "random",
+            "start",
+            "'pca' or 'whitened' with backbone.family = 'linear'",
+        )
         power = self.downsample & (self.downsample - 1) == 0
         self._require(power, "downsample", "a power of two")
         self._require(self.width % 8 == 0, "width", "a multiple of 8")
@@ -165,6 +176,8 @@ class QuantizerConfig(_Section):
     """K, the size of the codebook."""
     levels: tuple[int, ...] = ()
     """Levels a channel for FSQ-like quantizers, with product K; empty: chosen to match K."""
+    scale: float = number(1.0, 0, 1e3, above=True)
+    """Of latents before the bound of FSQ and iFSQ, whose levels it spreads over more of them."""
     lgq: LGQConfig = field(default_factory=LGQConfig)
 
     def __post_init__(self):
@@ -239,7 +252,8 @@ class LossConfig(_Section):
 @dataclass(frozen=True)
 class TrainConfig(_Section):
     PREFIX = "train."
-    num_steps: int = number(600, 1)
+    num_steps: int = number(600, 0)
+    """0 keeps the start: a baseline without learning."""
     batch_size: int = number(64, 1, 2**20)
     """Images a step, over all processes."""
     lr: float = number(2e-3, 0, 1.0, above=True)

@@ -12,9 +12,10 @@ LAPTOP: dict[str, Any] = {
     "backbone.downsample": 4,
     "backbone.width": 64,
     "backbone.depth": 2,
-    "quantizer.num_codes": 1024,
+    "backbone.start": "pca",
     "backbone.dim": 5,
     "backbone.norm": "none",
+    "quantizer.num_codes": 1024,
     "train.num_steps": 300,
     "train.batch_size": 64,
     "train.lr": 2e-3,
@@ -31,6 +32,7 @@ PAPER: dict[str, Any] = {
     "backbone.width": 128,
     "backbone.depth": 2,
     "backbone.dim": 64,
+    "backbone.start": "random",
     "backbone.norm": "group+layer",
     "quantizer.num_codes": 16384,
     "train.num_steps": 20_000,
@@ -78,11 +80,16 @@ PRESETS = {"laptop": LAPTOP, "paper": PAPER, "authors": PAPER}
 
 COLD: dict[str, Any] = LGQ | {"temperature.start": 0.02}
 """In 300 steps every step above 0.02 tau_c costs fidelity: the decoder sees few codes apart."""
-IMPLICIT: dict[str, Any] = {"backbone.dim": 4}
-"""With as many channels as levels nothing is projected."""
+IMPLICIT: dict[str, Any] = {"backbone.dim": 4, "backbone.start": "whitened"}
+"""With as many channels as levels nothing is projected; bounds presume unit variance."""
+UNLEARNED: dict[str, Any] = {
+    "backbone.family": "linear",
+    "train.num_steps": 0,
+}
+"""The linear path as it starts, and centers of k-means."""
 SLOW: dict[str, Any] = {"backbone.norm": "layer", "train.codebook_lr": 1.0}
 """IBQ's gradient reaches all codes: faster, without a norm, nine of 1,024 are left."""
-SIGNS: dict[str, Any] = {"backbone.dim": 10}
+SIGNS: dict[str, Any] = {"backbone.dim": 10, "backbone.start": "whitened"}
 """One channel a bit: K = 2^10."""
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "laptop": {
@@ -92,6 +99,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "ibq": SLOW,
         "lfq": SIGNS,
         "bsq": SIGNS,
+        "simvq": {"backbone.start": "whitened"},
+        "kmeans": UNLEARNED | {"backbone.dim": 48},
+        "pca_kmeans": UNLEARNED,
     },
     "paper": {"lgq": LGQ},
     "authors": {"lgq": AUTHORS_LGQ},

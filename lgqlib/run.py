@@ -273,7 +273,7 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """Whether all steps are done."""
-        return self.step >= self.config.train.num_steps
+        return bool(self.state) and self.step >= self.config.train.num_steps
 
     @property
     def tau(self) -> float:

@@ -9,7 +9,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.backbone import build_backbone
+from lgqlib.backbone import build_backbone, start_linear
 from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
@@ -47,7 +47,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.config = config
         dim = config.backbone.dim
         shape = asdict(config.backbone)
-        self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)
+        self.encoder, self.decoder = build_backbone(shape.pop("family"), shape.pop("start"), **shape)
         try:
             self.quantizer = build(config.quantizer, dim)
         except ValueError as error:  # it begins with the name of the field: num_codes, levels
@@ -78,6 +78,20 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     @property
     def _has_tau_c(self) -> bool:
         return self.quantizer.energy in ("squared", "norm")
+
+    @torch.no_grad()
+    def initialize(self, images: Float[Tensor, "n 3 S S2"], *, chunk: int = 64) -> None:
+        """Start backbone and codebook from real training images in [-1, 1], once, before training.
+
+        First the linear path, at the principal components of their patches; then the quantizer,
+        from their latents. The same on all ranks when images and seed are.
+        """
+        start = self.config.backbone.start
+        if start != "random":
+            start_linear(self.encoder, self.decoder, images, whiten=start == "whitened")
+        latents = torch.cat([self.latents(part) for part in images.split(chunk)])
+        self.quantizer.initialize(latents.movedim(1, -1).flatten(0, -2))
+        self.observe(latents)
 
     @torch.no_grad()
     def observe(self, latents: Float[Tensor, "b c h w"]) -> None:

@@ -54,7 +54,9 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
         with tqdm(total=total, initial=job.step, desc=run.name, unit="step", disable=silent) as bar:
             while job.step < total and not (stop := job.stop_signal(received)):
                 job.advance(bar)
-        if job.step > job.saved:
+        if total == 0:
+            job.evaluate()
+        if job.step > job.saved or total == 0:
             job.save()
     stop = stop or next(iter(received), 0)  # also one that came with the last step
     if stop:
@@ -136,15 +138,12 @@ class Job:
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Start the codebook from latents of real batches, four a code; the same on every rank."""
+        """Start the tokenizer from real batches, the same on every rank."""
         config, whole, tokenizer = self.config, self._batches(), self.tokenizer
         num_codes, tokens = config.quantizer.num_codes, config.latent_side**2
-        steps = range(math.ceil(4 * num_codes / (config.train.batch_size * tokens)))
-        latents = [tokenizer.latents(to_model(whole.batch(step)[0])) for step in steps]
-        tokenizer.quantizer.initialize(
-            torch.cat([z.movedim(1, -1).flatten(0, -2) for z in latents])
-        )
-        tokenizer.observe(latents[0])
+        batch = config.train.batch_size * tokens
+        steps = range(math.ceil(tokenizer.quantizer.start_latents / batch))
+        tokenizer.initialize(torch.cat([to_model(whole.batch(step)[0]) for step in steps]))
         # Equal codes never part; they arise where the images give no more different tokens.
         most, codebook = whole.num_crops * tokens, tokenizer.quantizer.codebook
         if most < num_codes and (apart := len(codebook.unique(dim=0))) < num_codes:
@@ -228,7 +227,7 @@ class Job:
             self._snapshot()
         every = config.train.eval_every
         if due or (every and self.step % every == 0):
-            self._evaluate()
+            self.evaluate()
         if due or self.step % config.train.checkpoint_every == 0:
             self.save()
 
@@ -324,7 +323,8 @@ class Job:
             if averaged:
                 self.tokenizer.load_state_dict(kept, strict=False)
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
+        """Measure the tokenizer on a few held-out images, and log what was found."""
         if not self.accelerator.is_main_process:
             return
         started = time.perf_counter()
@@ -408,8 +408,8 @@ class Job:
 
 def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
     """Give log-spaced steps from 0 to the last; fewer than asked for where they coincide."""
-    if num_snapshots == 0:
-        return set()
+    if num_snapshots == 0 or num_steps == 0:
+        return {0} if num_snapshots else set()
     spaced = np.geomspace(1, num_steps, max(1, num_snapshots - 1))
     return {0, num_steps, *(round(step) for step in spaced)} if num_snapshots > 1 else {num_steps}
 

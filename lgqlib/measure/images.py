@@ -94,3 +94,43 @@ def _smooth(x: Tensor) -> Tensor:
             total.add_(x.narrow(axis, shift, size), alpha=weight)
         x = total
     return x
+
+
+def octave_errors(
+    x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]
+) -> Float[Tensor, "B 4"]:
+    """Return the mean squared error in four octaves of spatial frequency; they add up to the whole.
+
+    The finest first: above 1/4 cycle a pixel (periods below 4 pixels), 1/8 to 1/4, 1/16 to 1/8, and
+    all that is coarser (periods above 16 pixels), by the radius in the Fourier plane (Parseval).
+    """
+    error = quantize_8bit(x) - quantize_8bit(y)
+    height, width = error.shape[-2:]
+    power = torch.fft.fft2(error, norm="ortho").abs().square().mean(1)  # (B, H, W)
+    fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in (height, width))
+    radius = torch.hypot(fy[:, None], fx[None]).to(power.device)
+    bounds = (1 / 4, 1 / 8, 1 / 16, -1.0)
+    above, parts = torch.zeros_like(radius, dtype=torch.bool), []
+    for bound in bounds:
+        inside = (radius > bound) & ~above
+        parts.append((power * inside).sum((1, 2)) / (height * width))
+        above |= inside
+    return torch.stack(parts, 1)
+
+
+def edge_errors(
+    original: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"], *, share: float = 0.2
+) -> Float[Tensor, "B 2"]:
+    """Return the mean squared error at edges and in flat regions of each original.
+
+    Edges are the `share` of pixels with the largest gradient of the mean color (Sobel's filter).
+    """
+    gray = F.pad(quantize_8bit(original).mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
+    sobel = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]], dtype=gray.dtype)
+    kernels = torch.stack([sobel, sobel.T])[:, None].to(gray.device)
+    slope = F.conv2d(gray, kernels).square().sum(1).flatten(1)  # (B, H W)
+    error = (quantize_8bit(original) - quantize_8bit(y)).square().mean(1).flatten(1)
+    count = max(1, round(share * slope.shape[1]))
+    edge = torch.zeros_like(slope).scatter_(1, slope.topk(count, 1).indices, 1.0)
+    flat = 1 - edge
+    return torch.stack([(error * m).sum(1) / m.sum(1).clamp(min=1) for m in (edge, flat)], 1)

@@ -8,7 +8,7 @@ from lgqlib.quantizers.base import Quantizer
 from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ
 from lgqlib.quantizers.lgq import LGQ
 from lgqlib.quantizers.scalar import ScalarLGQ
-from lgqlib.quantizers.vq import EMAVQ, IBQ, VQ, SimVQ
+from lgqlib.quantizers.vq import EMAVQ, IBQ, VQ, KMeansVQ, SimVQ
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Method:
     """The same in every figure."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Overrides of the config: the weights in the method's paper or its authors' code."""
+    baseline: bool = False
+    """Fitted, not learned: what a method has to be better than."""
 
 
 def _lgq(config: QuantizerConfig, dim: int) -> Quantizer:
@@ -39,7 +41,9 @@ def _table(kind: Callable[..., Quantizer], **options) -> Callable[..., Quantizer
 
 
 def _levels(kind: Callable[..., Quantizer]) -> Callable[..., Quantizer]:
-    return lambda config, dim: kind(config.num_codes, dim, levels=config.levels)
+    return lambda config, dim: kind(
+        config.num_codes, dim, levels=config.levels, scale=config.scale
+    )
 
 
 _ROWS = (
@@ -60,6 +64,8 @@ _ROWS = (
         {"loss.commit": 1.0, "loss.codebook": 0.25, "loss.entropy": 0.05},
     ),
     Method("ifsq", _levels(IFSQ), "iFSQ", "#1b9e9e"),
+    Method("kmeans", _table(KMeansVQ), "k-means", "#5c5c5c", baseline=True),
+    Method("pca_kmeans", _table(KMeansVQ), "PCA + k-means", "#8a6d9e", baseline=True),
 )
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
 """By name: the single registry of quantizers."""

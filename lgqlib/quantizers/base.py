@@ -1,19 +1,21 @@
 """What every quantizer is: the contract, the straight-through gradient, and initial codes."""
 
 import functools
+import warnings
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from lgqlib.quantizers.assignment import nearest
 
 STARTS = ("random", "kmeans", "gaussian", "uniform")
 """How a codebook may start from real latents."""
-LLOYD_STEPS = 10
 
 
 class Quantized(NamedTuple):
@@ -52,6 +54,11 @@ class Quantizer(nn.Module):
     def sites(self) -> Float[Tensor, "K D"]:
         """Codes where the nearest one is chosen: the codebook, unless a quantizer projects."""
         return self.codebook
+
+    @property
+    def start_latents(self) -> int:
+        """How many latents `initialize` wants, at least."""
+        return 4 * self.num_codes
 
     @property
     def widths(self) -> Float[Tensor, " K"] | None:
@@ -126,7 +133,7 @@ def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Fl
     if how == "random" or (how == "kmeans" and len(latents) <= num_codes):
         return _drawn(latents, num_codes)
     if how == "kmeans":
-        return _lloyd(latents, _drawn(latents, num_codes))
+        return kmeans(latents, _drawn(latents, num_codes), max_iter=10)
     if how == "gaussian":
         noise = torch.randn(shape, device=latents.device, dtype=latents.dtype)
         return latents.mean(0) + latents.std(0, correction=0) * noise
@@ -145,14 +152,14 @@ def _drawn(latents: Tensor, num_codes: int) -> Tensor:
     return codes
 
 
-def _lloyd(latents: Tensor, codes: Tensor) -> Tensor:
-    for _ in range(LLOYD_STEPS):
-        indices = nearest(latents, codes)[:, 0]
-        counts = torch.bincount(indices, minlength=len(codes))
-        sums = torch.zeros_like(codes).index_add_(0, indices, latents)
-        codes = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], codes)
-        dead = torch.nonzero(counts == 0).flatten()
-        if len(dead):  # an empty cell takes a latent, so that no code is wasted
-            again = torch.randint(len(latents), (len(dead),)).to(latents.device)
-            codes[dead] = latents[again]
-    return codes
+def kmeans(
+    latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"], *, max_iter: int
+) -> Float[Tensor, "K c"]:
+    """Move codes to the centers of their latents by Lloyd's algorithm; an empty cell takes a far
+    latent.
+    """
+    fit = KMeans(len(codes), init=codes.cpu().numpy(), n_init=1, max_iter=max_iter, tol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different latents than codes
+        fit.fit(latents.cpu().numpy())
+    return torch.from_numpy(fit.cluster_centers_).to(codes)

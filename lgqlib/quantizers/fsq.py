@@ -95,12 +95,15 @@ class FSQ(_Implicit):
 
     Args:
         levels: number of values of each channel; by default `matching_levels(num_codes)`.
+        scale: of latents before the bound; below 1 the levels cover more of their spread.
     """
 
     symmetric = False
     """The library's grid with half-steps where a number of levels is even."""
 
-    def __init__(self, num_codes: int, dim: int, *, levels: tuple[int, ...] = ()):
+    def __init__(
+        self, num_codes: int, dim: int, *, levels: tuple[int, ...] = (), scale: float = 1.0
+    ):
         levels = tuple(levels) or matching_levels(num_codes)
         if min(levels) < FEWEST or math.prod(levels) != num_codes:
             raise ValueError(
@@ -109,11 +112,15 @@ class FSQ(_Implicit):
             )
         library = vqp.FSQ(list(levels), dim=dim, preserve_symmetry=self.symmetric)
         super().__init__(num_codes, dim, library)
-        self.levels = levels
+        self.levels, self.scale = levels, scale
 
     @property
     def sites(self) -> Float[Tensor, "K D"]:
         return self.library.implicit_codebook
+
+    @in_float32
+    def _inward(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
+        return self.scale * super()._inward(latents)
 
     @in_float32
     def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:

@@ -19,6 +19,7 @@ from lgqlib.quantizers.base import (
     Quantizer,
     in_float32,
     initial_codes,
+    kmeans,
     straight_through,
 )
 
@@ -59,6 +60,33 @@ class VQ(Quantizer):
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Start the codes from real latents [n, C]."""
         self.codes.copy_(initial_codes(self._check_latents(latents), self.num_codes, "random"))
+
+
+class KMeansVQ(Quantizer):
+    """Quantize to the cluster centers of training latents, fitted once: what no learning gives."""
+
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__(num_codes, dim)
+        self.register_buffer("codes", torch.randn(num_codes, dim))
+
+    codebook = VQ.codebook
+
+    @property
+    def start_latents(self) -> int:
+        return 32 * self.num_codes
+
+    @in_float32
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+        """Quantize latents; nothing has a part in it but the codes."""
+        indices = self.encode(latents)
+        return Quantized(straight_through(latents, self.lookup(indices)), indices, {})
+
+    @torch.no_grad()
+    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+        """Fit the centers to real latents [n, C]."""
+        latents = self._check_latents(latents)
+        codes = initial_codes(latents, self.num_codes, "random")
+        self.codes.copy_(kmeans(latents, codes, max_iter=30) if len(latents) > len(codes) else codes)
 
 
 class SimVQ(Quantizer):
