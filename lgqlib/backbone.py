@@ -256,4 +256,3 @@ def _sum(linear: nn.Module | None, network: nn.Module | None, x: Tensor) -> Tens
 def _zero(layer: nn.Conv2d) -> None:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-

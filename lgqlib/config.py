@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
-INITIALIZATIONS = ("random", "kmeans", "gaussian", "uniform")
+STARTS = ("", "random", "kmeans", "gaussian", "uniform", "far", "mean")
+UNITS = ("absolute", "tau_c", "self")
 TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
 """Names that a quantizer's terms may have; each has its weight in `LossConfig`."""
 VERSION = 1
@@ -145,8 +146,8 @@ class LGQConfig(_Section):
     """Share of the identity path in the encoder's gradient; 0 is the paper's average."""
     usage: str = one_of("square", "square", "entropy")
     """`square`: K sum u^2 (the paper); `entropy`: 1 - H(u) / log K, free of K."""
-    initialization: str = one_of("random", *INITIALIZATIONS)
-    """How the codebook starts from real latents."""
+    move: bool = False
+    """Move codes that starve beside those with the largest part of the error."""
     widths: bool = False
     """Learn a width s_k for each code: d_nk / (tau s_k)."""
     per_channel: bool = False
@@ -176,6 +177,10 @@ class QuantizerConfig(_Section):
     """K, the size of the codebook."""
     levels: tuple[int, ...] = ()
     """Levels a channel for FSQ-like quantizers, with product K; empty: chosen to match K."""
+    start: str = one_of("", *STARTS)
+    """How codes start from real latents (`quantizers.start`); empty: the method's own way."""
+    prefit: bool = False
+    """Anneal the codes on latents of the first batches, before the encoder moves."""
     scale: float = number(1.0, 0, 1e3, above=True)
     """Of latents before the bound of FSQ and iFSQ, whose levels it spreads over more of them."""
     lgq: LGQConfig = field(default_factory=LGQConfig)
@@ -205,13 +210,15 @@ class TemperatureConfig(_Section):
     """The way from start to end; `constant` stays at start."""
     start: float = number(1.0, 0, 1e6, above=True)
     end: float = number(0.1, 0, 1e6, above=True)
-    reduced: bool = False
-    """Read start and end in units of the first critical temperature of the running latents."""
+    unit: str = one_of("absolute", *UNITS)
+    """What start and end are multiples of: `absolute` 1, `tau_c` the first critical temperature of
+    the running latents, `self` 2 D / C of the running quantization error.
+    """
     span: float = number(1.0, 0, 1, above=True)
     """Share of the steps over which the temperature falls; afterwards it stays at end."""
 
     def at(self, step: int, num_steps: int) -> float:
-        """Give the temperature of a step: absolute, or in units of tau_c when `reduced`."""
+        """Give the temperature of a step, in its `unit`."""
         if self.kind == "constant":
             return self.start
         share = min(1.0, step / max(1.0, self.span * (num_steps - 1)))
@@ -349,10 +356,10 @@ class Config:
             f"the number of quantizer.levels, {len(self.quantizer.levels)}, with bins per channel",
         )
         _require(
-            not self.temperature.reduced or lgq.energy in ("squared", "norm"),
-            "temperature.reduced",
-            self.temperature.reduced,
-            f"False with quantizer.lgq.energy = {lgq.energy!r}, which has no tau_c",
+            self.temperature.unit == "absolute" or lgq.energy in ("squared", "norm"),
+            "temperature.unit",
+            self.temperature.unit,
+            f"'absolute' with quantizer.lgq.energy = {lgq.energy!r}, which has no other unit",
         )
 
     @property

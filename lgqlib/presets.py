@@ -6,7 +6,6 @@ from lgqlib.config import Config
 from lgqlib.quantizers import METHODS, known
 
 LAPTOP: dict[str, Any] = {
-    "data.eval_crops": 256,
     "data.size": 32,
     "backbone.family": "patch",
     "backbone.downsample": 4,
@@ -27,13 +26,12 @@ PAPER: dict[str, Any] = {
     "data.name": "imagenette",
     "data.size": 128,
     "data.resize": 128,
+    "data.eval_crops": 0,
     "backbone.family": "vqgan",
     "backbone.downsample": 16,
     "backbone.width": 128,
     "backbone.depth": 2,
     "backbone.dim": 64,
-    "backbone.start": "random",
-    "backbone.norm": "group+layer",
     "quantizer.num_codes": 16384,
     "train.num_steps": 20_000,
     "train.batch_size": 64,
@@ -43,8 +41,14 @@ PAPER: dict[str, Any] = {
     "train.log_every": 50,
     "train.eval_every": 1000,
     "train.checkpoint_every": 1000,
-    "data.eval_crops": 0,
 }
+LINEAR: dict[str, Any] = {
+    "backbone.start": "pca",
+    "backbone.norm": "none",
+    "train.codebook_lr": 10.0,
+}
+"""What the `paper` scale has beside the authors' own: the linear path at its start."""
+AUTHORS: dict[str, Any] = PAPER | {"backbone.start": "random", "backbone.norm": "group+layer"}
 
 AUTHORS_LGQ: dict[str, Any] = {
     "quantizer.lgq.num_nearest": 0,
@@ -55,59 +59,54 @@ AUTHORS_LGQ: dict[str, Any] = {
     "loss.peak": 0.005,
     "loss.usage": 0.005,
     "temperature.kind": "linear",
+    "temperature.unit": "absolute",
     "temperature.start": 1.0,
     "temperature.end": 0.1,
-    "temperature.reduced": False,
 }
 """The paper's loss and schedule for LGQ (Altun et al. 2026): the recipe that never changes."""
 
 LGQ: dict[str, Any] = {
+    "quantizer.prefit": True,
     "quantizer.lgq.codebook_loss": "free_energy",
     "quantizer.lgq.identity": 1.0,
-    "quantizer.lgq.usage": "entropy",
+    "quantizer.lgq.move": True,
     "loss.commit": 0.25,
     "loss.peak": 0.0,
-    "loss.usage": 0.03,
+    "loss.usage": 0.0,
     "temperature.kind": "exponential",
-    "temperature.start": 1.0,
-    "temperature.end": 0.003,
-    "temperature.reduced": True,
+    "temperature.unit": "self",
+    "temperature.start": 0.1,
+    "temperature.end": 0.005,
+    "temperature.span": 0.8,
 }
-"""Annealed from the first critical temperature by the free energy."""
+"""Self-tempered, from an annealed start (`quantizers.lgq`)."""
 
-PRESETS = {"laptop": LAPTOP, "paper": PAPER, "authors": PAPER}
-"""What `preset` starts from."""
-
-COLD: dict[str, Any] = LGQ | {"temperature.start": 0.02}
-"""In 300 steps every step above 0.02 tau_c costs fidelity: the decoder sees few codes apart."""
-IMPLICIT: dict[str, Any] = {"backbone.dim": 4, "backbone.start": "whitened"}
-"""With as many channels as levels nothing is projected; bounds presume unit variance."""
-UNLEARNED: dict[str, Any] = {
-    "backbone.family": "linear",
-    "train.num_steps": 0,
-}
-"""The linear path as it starts, and centers of k-means."""
+WHITENED: dict[str, Any] = {"backbone.start": "whitened"}
+"""For methods that presume latents of unit variance in every channel."""
+LEVELS: dict[str, Any] = WHITENED | {"backbone.dim": 4}
+"""With as many channels as levels nothing is projected."""
+SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}
+"""One channel a bit: K = 2^10."""
 SLOW: dict[str, Any] = {"backbone.norm": "layer", "train.codebook_lr": 1.0}
 """IBQ's gradient reaches all codes: faster, without a norm, nine of 1,024 are left."""
-SIGNS: dict[str, Any] = {"backbone.dim": 10, "backbone.start": "whitened"}
-"""One channel a bit: K = 2^10."""
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "laptop": {
-        "lgq": COLD,
-        "fsq": IMPLICIT,
-        "ifsq": IMPLICIT,
-        "ibq": SLOW,
-        "lfq": SIGNS,
-        "bsq": SIGNS,
-        "simvq": {"backbone.start": "whitened"},
-        "kmeans": UNLEARNED | {"backbone.dim": 48},
-        "pca_kmeans": UNLEARNED,
-    },
-    "paper": {"lgq": LGQ},
-    "authors": {"lgq": AUTHORS_LGQ},
+UNLEARNED: dict[str, Any] = {"backbone.family": "linear", "train.num_steps": 0}
+"""The linear path as it starts, and the centers of k-means."""
+PEERS: dict[str, dict[str, Any]] = {
+    "fsq": LEVELS,
+    "ifsq": LEVELS,
+    "simvq": WHITENED,
+    "lfq": SIGNS,
+    "bsq": SIGNS,
+    "ibq": SLOW,
+    "kmeans": UNLEARNED,
+    "pca_kmeans": UNLEARNED,
 }
-"""By preset and method: what each method needs to be at its best at that scale, from the ablations.
-"""
+PRESETS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
+    "laptop": (LAPTOP, {"lgq": LGQ, **PEERS, "kmeans": UNLEARNED | {"backbone.dim": 48}}),
+    "paper": (PAPER | LINEAR, {"lgq": LGQ}),
+    "authors": (AUTHORS, {"lgq": AUTHORS_LGQ}),
+}
+"""By name: what a preset starts from, and each method's recipe at that scale."""
 
 
 def preset(
@@ -115,16 +114,16 @@ def preset(
 ) -> Config:
     """Give a named config for a method.
 
-    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; about a minute and a
-    half on one CPU core.
-    `paper`: 128x128 images, the VQGAN backbone, 64 tokens of 64 channels, K = 16384; for a GPU.
-    `authors`: the paper's own recipe at that scale: tau from 1 to 0.1, whatever the latents are.
+    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; about a minute on one
+    CPU core. `paper`: 128x128 images, the VQGAN backbone, 64 tokens of 64 channels, K = 16384; for
+    a GPU. `authors`: the paper's own recipe at that scale, tau from 1 to 0.1 whatever the latents.
 
     Raises ValueError for an unknown name or method.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r}: it must be one of {', '.join(PRESETS)}.")
-    changes = PRESETS[name] | METHODS[known(method)].weights | RECIPES[name].get(method, {})
+    start, recipes = PRESETS[name]
+    changes = start | METHODS[known(method)].weights | recipes.get(method, {})
     changes |= {"quantizer.method": method, "seed": seed}
     if num_codes is not None:
         changes["quantizer.num_codes"] = num_codes

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from lgqlib.quantizers.lgq import LGQ, prune
 
 MOMENTUM = 0.98
 """Of the running moments behind tau_c: about fifty steps of memory."""
+DISTORTION_MOMENTUM = 0.9
+"""Of the running error D, which falls while the codebook learns."""
 
 
 class Reconstruction(NamedTuple):
@@ -47,7 +50,9 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.config = config
         dim = config.backbone.dim
         shape = asdict(config.backbone)
-        self.encoder, self.decoder = build_backbone(shape.pop("family"), shape.pop("start"), **shape)
+        self.encoder, self.decoder = build_backbone(
+            shape.pop("family"), shape.pop("start"), **shape
+        )
         try:
             self.quantizer = build(config.quantizer, dim)
         except ValueError as error:  # it begins with the name of the field: num_codes, levels
@@ -55,6 +60,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         # Running E[grad grad'] and E[Hessian] of the energy at the mean code: both give tau_c.
         self.register_buffer("moments", torch.zeros(2, dim, dim))
         self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("distortion", torch.zeros(()))  # running D, summed over channels
         self.register_buffer("trained_tau", torch.full((), math.nan))
 
     @property
@@ -76,6 +82,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return tau_c_from_moments(*(self.moments / weight))
 
     @property
+    def width(self) -> float:
+        """2 D / C, the natural unit of a temperature; NaN before the first batch.
+
+        Of a mixture of Gaussians fitted to hard assignments, whose mean squared error is D.
+        """
+        return 2 * self.distortion.item() / self.quantizer.sites.shape[1] or math.nan
+
+    @property
     def _has_tau_c(self) -> bool:
         return self.quantizer.energy in ("squared", "norm")
 
@@ -90,12 +104,17 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         if start != "random":
             start_linear(self.encoder, self.decoder, images, whiten=start == "whitened")
         latents = torch.cat([self.latents(part) for part in images.split(chunk)])
-        self.quantizer.initialize(latents.movedim(1, -1).flatten(0, -2))
-        self.observe(latents)
+        q = self.config.quantizer
+        flat = latents.movedim(1, -1).flatten(0, -2)
+        self.quantizer.initialize(flat, start=q.start, prefit=q.prefit)
+        self.observe(latents, self.quantizer.encode(latents))
 
     @torch.no_grad()
-    def observe(self, latents: Float[Tensor, "b c h w"]) -> None:
-        """Add a training batch to the running moments of the latents, over all ranks."""
+    def observe(self, latents: Float[Tensor, "b c h w"], indices: Int[Tensor, "b h w"]) -> None:
+        """Add a training batch to the running moments and error of the latents, over all ranks."""
+        errors = self.quantizer.points(latents) - F.embedding(indices, self.quantizer.sites)
+        now = mean_over_ranks(errors.square().sum(-1).mean())
+        self.distortion.lerp_(now, 1 - (DISTORTION_MOMENTUM if self.distortion > 0 else 0))
         if self._has_tau_c:
             flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
             now = torch.stack(critical_moments(flat, self.quantizer.energy))

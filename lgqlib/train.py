@@ -215,6 +215,7 @@ class Job:
         clip = config.train.clip or math.inf
         terms["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
+        self.tokenizer.quantizer.after_step()
         if judging:
             terms["discriminator"] = self._step_judge(images, output.images.detach())
 
@@ -232,14 +233,16 @@ class Job:
             self.save()
 
     def _tau_unit(self) -> float:
-        if not self.config.temperature.reduced:
+        name = self.config.temperature.unit
+        if name == "absolute":
             return 1.0
-        if not self.tau_c > 0:
+        unit = self.tau_c if name == "tau_c" else self.tokenizer.width
+        if not unit > 0:
             raise ValueError(
-                f"temperature.reduced = True: it must be False at step {self.step + 1}, where "
-                f"tau_c = {self.tau_c:.4g}: the latents have no spread to measure tau by."
+                f"temperature.unit = {name!r}: it must be 'absolute' at step {self.step + 1}: "
+                f"the unit is {unit:.4g}, for the latents have no spread to measure tau by."
             )
-        return self.tau_c
+        return unit
 
     def _step_judge(self, images: Tensor, fakes: Tensor) -> Tensor:
         with self.accelerator.autocast():
@@ -253,7 +256,7 @@ class Job:
     @torch.no_grad()
     def _observe(self, output: Reconstruction) -> None:
         """Keep the statistics that a step leaves: moments, averages of weights, uses of codes."""
-        self.tokenizer.observe(output.latents)
+        self.tokenizer.observe(output.latents, output.quantized.indices)
         self.tokenizer.trained_tau.fill_(self.tau)
         if self.step % TAU_C_EVERY == 0:
             self.tau_c = self.tokenizer.tau_c

@@ -96,9 +96,7 @@ def _smooth(x: Tensor) -> Tensor:
     return x
 
 
-def octave_errors(
-    x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]
-) -> Float[Tensor, "B 4"]:
+def octave_errors(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4"]:
     """Return the mean squared error in four octaves of spatial frequency; they add up to the whole.
 
     The finest first: above 1/4 cycle a pixel (periods below 4 pixels), 1/8 to 1/4, 1/16 to 1/8, and

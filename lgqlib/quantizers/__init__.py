@@ -41,9 +41,7 @@ def _table(kind: Callable[..., Quantizer], **options) -> Callable[..., Quantizer
 
 
 def _levels(kind: Callable[..., Quantizer]) -> Callable[..., Quantizer]:
-    return lambda config, dim: kind(
-        config.num_codes, dim, levels=config.levels, scale=config.scale
-    )
+    return lambda config, dim: kind(config.num_codes, dim, levels=config.levels, scale=config.scale)
 
 
 _ROWS = (

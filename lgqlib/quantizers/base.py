@@ -1,21 +1,16 @@
-"""What every quantizer is: the contract, the straight-through gradient, and initial codes."""
+"""What every quantizer is: the contract and the straight-through gradient."""
 
 import functools
-import warnings
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from lgqlib.quantizers.assignment import nearest
-
-STARTS = ("random", "kmeans", "gaussian", "uniform")
-"""How a codebook may start from real latents."""
+from lgqlib.quantizers.start import anneal, initial_codes
 
 
 class Quantized(NamedTuple):
@@ -80,13 +75,25 @@ class Quantizer(nn.Module):
         found = nearest(flat, self.sites, energy=self.energy, widths=self.widths)
         return found.view(points.shape[:-1])
 
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
         """Start the codebook from real latents, once, before training.
 
-        Equal on all ranks when the latents are; implicit codebooks have nothing to do.
+        `start`: a name in `start.STARTS`, by default the method's own; `prefit`: anneal it on the
+        latents. Equal on all ranks when the latents are. Implicit codebooks have nothing to do.
         """
 
-    def _check_latents(self, latents: Tensor) -> Tensor:
+    def after_step(self) -> None:
+        """Do what a quantizer does once the optimizer moved its codes."""
+
+    def _started(self, latents: Tensor, start: str, prefit: bool) -> Tensor:
+        """Give the codes that `initialize` asks for."""
+        latents = self._checked(latents)
+        codes = initial_codes(latents, self.num_codes, start or "random")
+        return anneal(latents, codes) if prefit else codes
+
+    def _checked(self, latents: Tensor) -> Tensor:
         if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
             raise ValueError(
                 f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
@@ -120,46 +127,3 @@ def in_float32(method):
             return method(self, latents.float(), *args)
 
     return call
-
-
-def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Float[Tensor, "K c"]:
-    """Draw a codebook from latents, in one of the ways of `STARTS`.
-
-    `random`: latents themselves, each at most once where there are enough. `kmeans`: the same,
-    moved by Lloyd's algorithm. `gaussian`: the normal with the latents' mean and per-channel
-    deviation. `uniform`: their box, every channel on its own. Raises ValueError for another name.
-    """
-    shape = (num_codes, latents.shape[1])
-    if how == "random" or (how == "kmeans" and len(latents) <= num_codes):
-        return _drawn(latents, num_codes)
-    if how == "kmeans":
-        return kmeans(latents, _drawn(latents, num_codes), max_iter=10)
-    if how == "gaussian":
-        noise = torch.randn(shape, device=latents.device, dtype=latents.dtype)
-        return latents.mean(0) + latents.std(0, correction=0) * noise
-    if how == "uniform":
-        low, high = latents.amin(0), latents.amax(0)
-        return low + (high - low) * torch.rand(shape, device=latents.device, dtype=latents.dtype)
-    raise ValueError(f"initialization = {how!r}: it must be one of {', '.join(STARTS)}.")
-
-
-def _drawn(latents: Tensor, num_codes: int) -> Tensor:
-    rounds = -(-num_codes // len(latents))  # more than one only where latents are fewer than codes
-    order = torch.cat([torch.randperm(len(latents)) for _ in range(rounds)])[:num_codes]
-    codes = latents[order.to(latents.device)].clone()
-    if rounds > 1:  # equal codes would never part: a hundredth of the spread tells them apart
-        codes += 0.01 * latents.std(0, correction=0) * torch.randn_like(codes)
-    return codes
-
-
-def kmeans(
-    latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"], *, max_iter: int
-) -> Float[Tensor, "K c"]:
-    """Move codes to the centers of their latents by Lloyd's algorithm; an empty cell takes a far
-    latent.
-    """
-    fit = KMeans(len(codes), init=codes.cpu().numpy(), n_init=1, max_iter=max_iter, tol=0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different latents than codes
-        fit.fit(latents.cpu().numpy())
-    return torch.from_numpy(fit.cluster_centers_).to(codes)

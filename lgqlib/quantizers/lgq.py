@@ -8,7 +8,16 @@ energy, tau > 0 the temperature:
     z_q     = q_soft + sg(q_hard - q_soft)               straight-through                   (3)
     q_soft  = sum_k p_nk e_k,   q_hard = e_{i_n}
 
-and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`).
+and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`). That is the paper. The
+recipe of the presets `laptop` and `paper` differs from it in five points:
+
+    tau     = r 2 D / C,  D = mean_n ||z_n - e_{i_n}||^2  self-tempered: a mixture of K Gaussians of
+              variance tau / 2, fitted to hard assignments, has r = 1; r falls from 0.1 to 0.005
+    e_k     start annealed, before the encoder moves (`start.anneal`, r from 1 to 0.1)
+    e_k     descend the free energy  F = -tau mean_n log sum_k exp(-d_nk / tau), whose gradient is
+              2 (u_k e_k - m_k),  u_k = mean_n p_nk,  m_k = mean_n p_nk z_n              (4)
+    z_n     receive the decoder's gradient unchanged (`identity` = 1), and a commitment
+    e_k     that starve (u_k < 0.1 / K) move beside the code with the largest part of D
 """
 
 import copy
@@ -25,9 +34,11 @@ from lgqlib.quantizers.assignment import (
     mass_outside,
     mean_over_ranks,
     nearest_assign,
+    num_ranks,
     soft_assign,
 )
-from lgqlib.quantizers.base import Quantized, Quantizer, initial_codes, straight_through
+from lgqlib.quantizers.base import Quantized, Quantizer, straight_through
+from lgqlib.quantizers.start import move_starved
 
 TINY = 1e-10
 """Added to a probability inside a logarithm: a code without any use has a finite gradient."""
@@ -49,7 +60,7 @@ class LGQ(Quantizer):
         identity: share of the path z + sg(q_hard - z) in the encoder's gradient; 0 is equation (3).
         usage: `square` (the paper, K sum u^2) or `entropy` (1 - H(u) / log K, free of K).
         active_floor: P_min of the floor term, in codes.
-        initialization: a name in `base.STARTS`.
+        move: move starved codes, at most 2 % of K a step.
         widths: learn a width s_k > 0 for each code, d_nk / (tau s_k), starting at exactly 1.
         num_nearest: m, a token's nearest codes that are looked at where they hold all but 1e-3 of
             p, with the squared energy; 0 always looks at all.
@@ -65,17 +76,21 @@ class LGQ(Quantizer):
         identity: float = 0.0,
         usage: str = "square",
         active_floor: float = 0.0,
-        initialization: str = "random",
+        move: bool = False,
         widths: bool = False,
         num_nearest: int = 8,
     ):
         super().__init__(num_codes, dim)
         self.energy, self.codebook_loss, self.identity = energy, codebook_loss, identity
         self.usage, self.active_floor = usage, active_floor
-        self.initialization, self.num_nearest = initialization, num_nearest
+        self.move, self.num_nearest = move, num_nearest
         self.outside = math.nan  # of p, at the last call with a choice
         self.codes = nn.Parameter(torch.randn(num_codes, dim))
         self.width_logits = nn.Parameter(torch.zeros(num_codes)) if widths else None
+        if move:  # running u_k, running part of D of each code, and steps
+            self.register_buffer("mass", torch.full((num_codes,), 1 / num_codes))
+            self.register_buffer("share", torch.zeros(num_codes))
+            self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
@@ -115,6 +130,8 @@ class LGQ(Quantizer):
             terms = {"commit": (z_q - z).square().mean()}  # nothing detached, as published
         terms["peak"] = (1 - a.collision).mean()  # mean_n (1 - sum_k p_nk^2)
         u = mean_over_ranks(a.usage)  # u_k = mean_n p_nk over the whole batch, on all ranks
+        if self.move and self.training:
+            self._follow(z, q_hard, a.indices, u)
         perplexity = torch.exp(-(u * torch.log(u + TINY)).sum())  # exp H(u)
         if self.usage == "square":
             terms["usage"] = self.num_codes * u.square().sum()  # 1 when even, K when one has all
@@ -140,10 +157,32 @@ class LGQ(Quantizer):
         return soft_assign(z, e, tau, energy=self.energy, widths=self.widths)
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
-        """Start the codes from real latents [n, C], by `initialization`."""
-        latents = self._check_latents(latents)
-        self.codes.copy_(initial_codes(latents, self.num_codes, self.initialization))
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
+        """Start the codes from real latents [n, C]."""
+        self.codes.copy_(self._started(latents, start, prefit))
+
+    @torch.no_grad()
+    def _follow(self, z: Tensor, q_hard: Tensor, indices: Tensor, u: Tensor) -> None:
+        """Keep running means of u_k and of each code's part of D, over all ranks.
+
+        Over T steps of N tokens, T such that a code with an even use is seen forty times.
+        """
+        errors = (z - q_hard).square().sum(1)
+        share = torch.zeros_like(self.share).index_add_(0, indices, errors) / max(len(z), 1)
+        window = max(10, 40 * self.num_codes / max(len(z) * num_ranks(), 1))
+        self.mass.lerp_(u, 1 / window)
+        self.share.lerp_(mean_over_ranks(share), 1 if self.steps == 0 else 1 / window)
+        self.steps += 1
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move starved codes, by noise that is equal on all ranks."""
+        if self.move:
+            generator = torch.Generator().manual_seed(int(self.steps))
+            most = max(1, self.num_codes // 50)
+            move_starved(self.codes.data, self.mass, self.share, most=most, generator=generator)
 
 
 def prune(

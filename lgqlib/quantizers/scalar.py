@@ -60,12 +60,18 @@ class ScalarLGQ(Quantizer):
         )
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
         """Start each channel's values, in order, from that channel of real latents [n, C]."""
-        latents = self._check_latents(latents)
+        latents = self._checked(latents)
         for c, channel in enumerate(self.channels):
-            channel.initialize(latents[:, c : c + 1])
+            channel.initialize(latents[:, c : c + 1], start=start, prefit=prefit)
             channel.codes.copy_(channel.codes.sort(dim=0).values)
+
+    def after_step(self) -> None:
+        for channel in self.channels:
+            channel.after_step()
 
     def _each(self, latents: Float[Tensor, "b c h w"]):
         return zip(self.channels, latents.split(1, dim=1), strict=True)

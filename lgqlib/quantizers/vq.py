@@ -14,14 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from lgqlib.quantizers.assignment import mean_over_ranks, num_ranks
-from lgqlib.quantizers.base import (
-    Quantized,
-    Quantizer,
-    in_float32,
-    initial_codes,
-    kmeans,
-    straight_through,
-)
+from lgqlib.quantizers.base import Quantized, Quantizer, in_float32, straight_through
+from lgqlib.quantizers.start import kmeans
 
 EPS = 1e-12
 """Floor of a probability inside a logarithm: finite gradients where one underflows."""
@@ -57,9 +51,11 @@ class VQ(Quantizer):
         return Quantized(straight_through(latents, codes), indices, terms)
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
         """Start the codes from real latents [n, C]."""
-        self.codes.copy_(initial_codes(self._check_latents(latents), self.num_codes, "random"))
+        self.codes.copy_(self._started(latents, start, prefit))
 
 
 class KMeansVQ(Quantizer):
@@ -82,11 +78,13 @@ class KMeansVQ(Quantizer):
         return Quantized(straight_through(latents, self.lookup(indices)), indices, {})
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
         """Fit the centers to real latents [n, C]."""
-        latents = self._check_latents(latents)
-        codes = initial_codes(latents, self.num_codes, "random")
-        self.codes.copy_(kmeans(latents, codes, max_iter=30) if len(latents) > len(codes) else codes)
+        codes = self._started(latents, start, prefit)
+        many = len(latents) > len(codes)
+        self.codes.copy_(kmeans(latents.float(), codes, max_iter=30) if many else codes)
 
 
 class SimVQ(Quantizer):
@@ -111,10 +109,20 @@ class SimVQ(Quantizer):
     forward = VQ.forward
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
-        """Scale the map to the root mean square of real latents [n, C]."""
-        size = self._check_latents(latents).square().mean().sqrt()
-        self.library.code_transform.weight.mul_(size / self.codebook.square().mean().sqrt())
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
+        """Scale the map to the root mean square of real latents [n, C].
+
+        With a `start` or `prefit`, the frozen table is codes so started, and the map the identity.
+        """
+        weight = self.library.code_transform.weight
+        if start or prefit:
+            self.library.frozen_codebook.copy_(self._started(latents, start, prefit))
+            weight.copy_(torch.eye(self.dim))
+        else:
+            size = self._checked(latents).square().mean().sqrt()
+            weight.mul_(size / self.codebook.square().mean().sqrt())
 
 
 class EMAVQ(Quantizer):
@@ -165,10 +173,11 @@ class EMAVQ(Quantizer):
         return Quantized(straight_through(path, codes), indices, terms)
 
     @torch.no_grad()
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
+    def initialize(
+        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
+    ) -> None:
         """Start the codes, and their averages, from real latents [n, C]."""
-        latents = self._check_latents(latents)
-        self.library.codebook = initial_codes(latents, self.num_codes, "random")
+        self.library.codebook = self._started(latents, start, prefit)
         self.library._codebook.embed_avg.copy_(self.library._codebook.embed)
         self.library._codebook.cluster_size.fill_(1)
 

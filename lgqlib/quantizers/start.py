@@ -1,0 +1,154 @@
+"""Where a codebook starts, and how it is fitted before the encoder moves.
+
+A codebook may start anywhere (`initial_codes`). Annealing it on the latents of a few batches
+(`anneal`) before training makes the rest independent of that start, for any quantizer with free
+codes: commitment pulls an encoder onto collapsed codes early, and no later splitting undoes it.
+"""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from lgqlib.quantizers.assignment import nearest
+
+STARTS = ("random", "kmeans", "gaussian", "uniform", "far", "mean")
+"""How a codebook may start from real latents."""
+EM_STEPS, HOT, COLD = 12, 1.0, 0.1
+"""Of `anneal`: r falls from hot to cold over all steps but the last two."""
+EM_NEAREST = 32
+"""Codes that an EM step looks at for each latent: at r = 1 about seven hold its assignment."""
+STARVED = 0.1
+"""A code is starved when its share of the latents is below this part of an even one."""
+ROWS = 4096
+
+
+def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Float[Tensor, "K c"]:
+    """Draw a codebook from latents, in one of the ways of `STARTS`.
+
+    `random`: latents themselves, each at most once where there are enough. `kmeans`: the same,
+    moved by ten steps of Lloyd's algorithm. `gaussian`: the normal with the latents' mean and
+    deviation by channel. `uniform`: their box, every channel on its own. `far`: four deviations
+    off. `mean`: all at the mean, a thousandth of the deviation apart. ValueError for another name.
+    """
+    if how in ("random", "kmeans"):
+        codes = _drawn(latents, num_codes)
+        few = len(latents) <= num_codes
+        return codes if how == "random" or few else kmeans(latents, codes, max_iter=10)
+    shape = (num_codes, latents.shape[1])
+    mean, deviation = latents.mean(0), latents.std(0, correction=0)
+    if how == "uniform":
+        low, high = latents.amin(0), latents.amax(0)
+        return low + (high - low) * torch.rand(shape, device=latents.device, dtype=latents.dtype)
+    offset = {"gaussian": (0, 1), "far": (4, 1), "mean": (0, 1e-3)}
+    if how not in offset:
+        raise ValueError(f"start = {how!r}: it must be one of {', '.join(STARTS)}.")
+    shift, spread = offset[how]
+    noise = torch.randn(shape, device=latents.device, dtype=latents.dtype)
+    return mean + deviation * (shift + spread * noise)
+
+
+def _drawn(latents: Tensor, num_codes: int) -> Tensor:
+    rounds = -(-num_codes // len(latents))  # more than one only where latents are fewer than codes
+    order = torch.cat([torch.randperm(len(latents)) for _ in range(rounds)])[:num_codes]
+    codes = latents[order.to(latents.device)].clone()
+    if rounds > 1:  # equal codes would never part: a hundredth of the spread tells them apart
+        codes += 0.01 * latents.std(0, correction=0) * torch.randn_like(codes)
+    return codes
+
+
+def kmeans(
+    latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"], *, max_iter: int
+) -> Float[Tensor, "K c"]:
+    """Move codes to the centers of their latents by Lloyd's algorithm, as scikit-learn does it."""
+    fit = KMeans(len(codes), init=codes.cpu().numpy(), n_init=1, max_iter=max_iter, tol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different latents than codes
+        fit.fit(latents.cpu().numpy())
+    return torch.from_numpy(fit.cluster_centers_).to(codes)
+
+
+@torch.no_grad()
+def anneal(latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"]) -> Float[Tensor, "K c"]:
+    """Fit codes to latents by EM steps on the free energy at a falling temperature r 2 D / C.
+
+        e_k = sum_n p_nk z_n / sum_n p_nk,   D = mean_n ||z_n - e_hard||^2
+
+    A mixture of Gaussians whose variance tau / 2 a channel is fitted by maximum likelihood to hard
+    assignments has tau = 2 D / C: r = 1 is EM's own width, r -> 0 the nearest code. After each step
+    but the last two starved codes are moved (`move_starved`).
+    """
+    dim, generator = latents.shape[1], torch.Generator().manual_seed(0)
+    distortion = _sums(latents, codes, None).share.sum()  # D of the start
+    for step in range(EM_STEPS):
+        r = HOT * (COLD / HOT) ** min(1.0, step / (EM_STEPS - 3))
+        tau = (r * 2 * distortion / dim).clamp_min(torch.finfo(codes.dtype).tiny)
+        sums = _sums(latents, codes, tau)
+        fed = sums.mass > 0
+        codes = torch.where(fed[:, None], sums.mean / sums.mass.clamp_min(1e-30)[:, None], codes)
+        distortion = sums.share.sum()
+        if step < EM_STEPS - 2:
+            move_starved(codes, sums.mass, sums.share, most=len(codes), generator=generator)
+    return codes
+
+
+class _Sums:
+    """Over latents, for each code: `mass` = mean p_nk, `mean` = mean p_nk z_n, `share` of D."""
+
+    def __init__(self, codes: Tensor):
+        self.mass, self.share = codes.new_zeros(2, len(codes))
+        self.mean = torch.zeros_like(codes)
+
+
+def _sums(latents: Tensor, codes: Tensor, tau: Tensor | None) -> _Sums:
+    sums = _Sums(codes)
+    for z in latents.split(ROWS):
+        near = nearest(z, codes, EM_NEAREST if tau is not None else 1)  # (n, m)
+        d = (z[:, None] - F.embedding(near, codes)).square().sum(2)
+        p = (-d / tau).softmax(1) if tau is not None else torch.ones_like(d)
+        flat = near.flatten()
+        sums.mass.index_add_(0, flat, p.flatten())
+        sums.mean.index_add_(0, flat, (p[:, :, None] * z[:, None]).flatten(0, 1))
+        least, first = d.min(1, keepdim=True)
+        sums.share.index_add_(0, near.gather(1, first)[:, 0], least[:, 0])
+    for total in (sums.mass, sums.mean, sums.share):
+        total /= len(latents)
+    return sums
+
+
+@torch.no_grad()
+def move_starved(
+    codes: Float[Tensor, "K c"],
+    mass: Float[Tensor, " K"],
+    share: Float[Tensor, " K"],
+    *,
+    most: int,
+    generator: torch.Generator,
+) -> int:
+    """Move starved codes beside those with the largest shares of the distortion, in place.
+
+    `mass`: each code's share of the latents; `share`: what each adds to D. A starved code and its
+    donor part by 0.1 sqrt(D / C) of noise, and halve the donor's mass and share. At most `most`
+    codes move; the generator decides the noise, equal on all ranks. Returns how many moved.
+    """
+    num_codes, dim = codes.shape
+    starved = torch.nonzero(mass < STARVED / num_codes).flatten()
+    starved = starved[mass[starved].argsort()][: min(most, num_codes // 2)]
+    if len(starved) == 0:
+        return 0
+    able = share.masked_fill(mass < STARVED / num_codes, -1.0)  # a starved code is no donor
+    donors = able.topk(len(starved)).indices
+    donors = donors[able[donors] > 0]
+    starved = starved[: len(donors)]
+    noise = torch.randn(len(starved), dim, generator=generator).to(codes)
+    apart = 0.1 * (share.sum() / dim).sqrt() * noise
+    codes[starved] = codes[donors] + apart
+    codes[donors] -= apart
+    for value in (mass, share):
+        value[donors] /= 2
+        value[starved] = value[donors]
+    return len(starved)
