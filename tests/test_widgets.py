@@ -28,7 +28,7 @@ from lgqlib.explorers.runs import open_runs, record
 from lgqlib.explorers.selection import enclosed, parse
 from lgqlib.explorers.sent import SentWhole
 from lgqlib.explorers.softness import Softness, num_counted, num_looked_at
-from lgqlib.explorers.temperature import TemperatureLaboratory
+from lgqlib.explorers.temperature import TemperatureExplorer
 from lgqlib.explorers.view import View
 from lgqlib.figures.facets import codebook_facets
 from lgqlib.figures.plane import clusters
@@ -552,22 +552,22 @@ class TestEntropyExplorer:
     def test_it_opens_at_the_run_s_temperature(self, softness):
         explorer = EntropyExplorer(softness)
         assert softness.taus[explorer.tau.value] == softness.view.tau
-        entropy = softness.view.soft(softness.view.liveliest, softness.view.tau).entropy
+        entropy = softness.view.soft(softness.view.first_image, softness.view.tau).entropy
         assert np.allclose(np.ravel(explorer.traces["map"].z), entropy, atol=1e-6)
 
     def test_a_slider_changes_the_map(self, softness):
         explorer = EntropyExplorer(softness)
         explorer.tau.index = 2
         view = softness.view
-        truth = view.soft(view.liveliest, softness.taus[2]).entropy.reshape(view.grid)
+        truth = view.soft(view.first_image, softness.taus[2]).entropy.reshape(view.grid)
         assert np.allclose(explorer.traces["map"].z, truth, atol=1e-5)
         assert np.isclose(np.sum(explorer.traces["population"].y), 100, atol=1e-3)
 
 
-class TestTemperatureLaboratory:
+class TestTemperatureExplorer:
     @pytest.fixture
     def laboratory(self, softness):
-        return TemperatureLaboratory(softness, image=1)
+        return TemperatureExplorer(softness, image=1)
 
     def test_everything_follows_the_slider(self, laboratory, softness):
         before = laboratory.traces["soft"].source
