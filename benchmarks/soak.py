@@ -30,7 +30,7 @@ from pathlib import Path
 
 from soaking import damage, kills, settings
 
-from lgqlib.assess import assess
+from lgqlib.evaluate import evaluate_run
 from lgqlib.run import Run
 
 HERE = Path(__file__).parent
@@ -87,7 +87,7 @@ def finished(folder: Path) -> tuple[Run, Path]:
     config = config.override("evaluation.extractor=")
     run = Run.create(folder, config)
     kills.train(config, run, cache=folder / "cache", progress=False)
-    assess(run, cache=folder / "cache", train_batches=2, progress=False)
+    evaluate_run(run, cache=folder / "cache", train_batches=2, progress=False)
     return run, folder / "cache"
 
 

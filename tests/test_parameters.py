@@ -57,7 +57,7 @@ BAD = {
 LAST = {
     "00_lgq_in_the_plane": "clusters(",
     "01_train": "Run.create",
-    "02_evaluate": "assess(",
+    "02_evaluate": "evaluate_run(",
 }
 """Where a notebook has read all of its parameters, if not where it opens its runs."""
 
@@ -124,7 +124,7 @@ def copied(trained, tmp_path):
 
 
 def opened(name, run, cache, **values):
-    until = "assess(" if name == "02_evaluate" else "open_views("
+    until = "evaluate_run(" if name == "02_evaluate" else "open_views("
     return execute(name, until, {"run": run, "cache": Path(cache), **values})
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from lgqlib.measure.images import code_usage
 from lgqlib.measure.neighbors import Array, as_tensor, nearest
 from lgqlib.measure.theory import participation_ratio
+from lgqlib.measure.usage import code_usage
 
 
 @dataclass(frozen=True)

@@ -268,14 +268,13 @@ def _cold_limit() -> Claim:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(512, 5, generator=generator, dtype=torch.float64)
     codes = torch.randn(64, 5, generator=generator, dtype=torch.float64)
-    a = soft_assign(z, codes, 1e-6, engine="dense")
+    a = soft_assign(z, codes, 1e-6)
     nearest = torch.cdist(z, codes).argmin(1)
     away = float((a.average - codes[nearest]).abs().max())
     tie = soft_assign(
         torch.zeros(1, 5, dtype=torch.float64),
         torch.stack([torch.ones(5), -torch.ones(5)]).double(),
         1e-6,
-        engine="dense",
     )
     split = float(tie.collision[0])
     holds = away < 1e-6 and bool((a.indices == nearest).all())

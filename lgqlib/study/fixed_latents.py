@@ -29,8 +29,8 @@ from lgqlib.measure.geometry import count_codes, occupancy
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, water_filling
 from lgqlib.quantizers import build
+from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.fsq import matching_levels
-from lgqlib.quantizers.initialization import initial_codes
 from lgqlib.study.variants import Variant
 
 STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")

@@ -1,11 +1,46 @@
-"""The coded rate: what tokens cost when a range coder really writes them."""
+"""What codes cost: how many work, how evenly, and their bits when a range coder writes them."""
 
+import math
 from typing import NamedTuple
 
 import constriction
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
+
+
+def code_usage(counts: Int[Tensor, " K"]) -> dict[str, float | int]:
+    """Return how many codes work and how evenly, from the tokens counted on each of K codes.
+
+    Entropies are in bits a token: `entropy` is the plug-in estimate, low by about
+    (A - 1) / (2 N ln 2) bits for A active codes and N tokens, which `entropy_miller_madow` adds
+    (Miller 1955); `entropy_2` is Renyi's of order two. `perplexity` is 2 ** entropy. `gini` is 0
+    for even use and 1 - 1/K for a single code. `top_1_percent` and `top_10_percent` are the shares
+    of tokens on the ceil(K/100) and ceil(K/10) most used codes.
+    """
+    num_tokens, num_codes = int(counts.sum()), len(counts)
+    if num_tokens == 0:
+        raise ValueError("counts has no token; count at least one before asking for usage")
+    ordered = counts.double().cpu().sort().values
+    share = ordered / num_tokens
+    entropy = 0.0 - torch.special.xlogy(share, share).sum().item() / math.log(2)
+    active = int((counts > 0).sum())
+    rank = torch.arange(1, num_codes + 1, dtype=torch.float64)
+    return {
+        "num_codes": num_codes,
+        "num_tokens": num_tokens,
+        "active": active,
+        "active_share": active / num_codes,
+        "entropy": entropy,
+        "entropy_miller_madow": entropy + (active - 1) / (2 * num_tokens * math.log(2)),
+        "entropy_2": 0.0 - math.log2(share.square().sum().item()),
+        "perplexity": 2**entropy,
+        "perplexity_share": 2**entropy / num_codes,
+        "gini": ((2 * rank - num_codes - 1) * share).sum().item() / num_codes,
+        "top_1_percent": share[-math.ceil(num_codes / 100) :].sum().item(),
+        "top_10_percent": share[-math.ceil(num_codes / 10) :].sum().item(),
+    }
 
 
 class CodedRate(NamedTuple):
