@@ -18,10 +18,11 @@ from lgqlib.measure.annealing import Annealing
 from lgqlib.quantizers.assignment import ENERGIES, probabilities
 
 Points = Float[np.ndarray, "N 2"]
+Codes = Float[np.ndarray, "K 2"]
 Tints = UInt8[np.ndarray, "K 3"]
 
 
-def clusters(num_points: int = 600, *, seed: int = 0) -> Float[np.ndarray, "N 2"]:
+def clusters(num_points: int = 600, *, seed: int = 0) -> Points:
     """Draw points in the plane from five unequal Gaussians, the same for a seed."""
     rng = np.random.default_rng(seed)
     centers = np.array([[-2.2, 1.0], [-1.6, -1.4], [0.4, 0.2], [1.9, 1.5], [2.3, -1.1]])
@@ -30,7 +31,7 @@ def clusters(num_points: int = 600, *, seed: int = 0) -> Float[np.ndarray, "N 2"
     return centers[which] + widths[which, None] * rng.standard_normal((num_points, 2))
 
 
-def code_tints(codebook: Float[np.ndarray, "K 2"]) -> Tints:
+def code_tints(codebook: Codes) -> Tints:
     """Give each code a tint of its own: hue by direction from the mean, lightness in turns."""
     away = codebook - codebook.mean(0)
     order = np.argsort(np.argsort(np.arctan2(away[:, 1], away[:, 0])))
@@ -40,7 +41,7 @@ def code_tints(codebook: Float[np.ndarray, "K 2"]) -> Tints:
 
 def soft_partition(
     around: Points,
-    codebook: Float[np.ndarray, "K 2"],
+    codebook: Codes,
     tints: Tints,
     tau: float,
     *,
@@ -60,7 +61,7 @@ def soft_partition(
     return {"source": data_uri(pixels), "x0": x0, "y0": y0, "dx": step[0], "dy": step[1]}
 
 
-def draw_plane(panel: Panel, points: Points, codebook: Points, picture: dict) -> None:
+def draw_plane(panel: Panel, points: Points, codebook: Codes, picture: dict) -> None:
     """Draw points and codes over a picture of the plane."""
     panel.picture(**picture, name="plane")
     panel.dots(*_xy(points), "points", INK, size=3, opacity=0.8)
@@ -142,7 +143,7 @@ def stairs(panel: Panel, annealing: Annealing) -> None:
 def soft_code_path(
     point: Float[np.ndarray, " 2"],
     points: Points,
-    codebook: Float[np.ndarray, "K 2"],
+    codebook: Codes,
     taus: Float[np.ndarray, " T"],
 ) -> tuple[go.Figure, Float[np.ndarray, "T 2"]]:
     """Follow one point's soft code as the temperature falls; return the figure and the path."""
@@ -173,9 +174,7 @@ def soft_code_path(
     return fig, path
 
 
-def four_energies(
-    codebook: Float[np.ndarray, "K 2"], taus: Mapping[str, float], *, size: int = 72
-) -> go.Figure:
+def four_energies(codebook: Codes, taus: Mapping[str, float], *, size: int = 72) -> go.Figure:
     """Draw the soft partition of one codebook under each of the four energies, at its own tau."""
     titles = [f"{energy}, τ = {taus[energy]:.2g}" for energy in ENERGIES]
     fig, frames = panels(cols=4, titles=titles, height=330)
@@ -200,7 +199,9 @@ def _xy(points: Points) -> Float[np.ndarray, "2 N"]:
     return np.asarray(points, dtype="float32").T
 
 
-def _grid(points: Points, size: int, margin: float) -> tuple[np.ndarray, np.ndarray, Points]:
+def _grid(
+    points: Points, size: int, margin: float
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "M 2"]]:
     """Give the first place, the step along each axis, and all places row by row."""
     low, high = np.min(points, 0), np.max(points, 0)
     low, high = low - margin * (high - low), high + margin * (high - low)
@@ -210,7 +211,7 @@ def _grid(points: Points, size: int, margin: float) -> tuple[np.ndarray, np.ndar
 
 
 def _assign(
-    points: Points, codebook: Float[np.ndarray, "K 2"], tau: float, energy: str = "squared"
+    points: Points, codebook: Codes, tau: float, energy: str = "squared"
 ) -> Float[np.ndarray, "N K"]:
     z, codes = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (points, codebook))
     return probabilities(z, codes, float(tau), energy=energy).numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lgqlib.measure.temperature import Array, as_tensor, critical_temperature
-from lgqlib.quantizers.assignment import energies
+from lgqlib.quantizers.assignment import FLOOR, energies
 
 NUDGE = 2e-3
 """How far codes that sit together are set apart, in units of the latents' spread."""
@@ -143,7 +143,7 @@ def first_split(latents: Float[Array, "N D"]) -> float:
 def _em_step(z: Tensor, places: Tensor, tau: float, counts: np.ndarray) -> tuple[Tensor, float]:
     """Return the next places and the mean free energy at the present ones."""
     p, free_energy = _assign(z, places, tau, counts)
-    mass = p.sum(0)  # never zero: the smallest weight is exp(-60)
+    mass = p.sum(0)  # never zero: no weight is below exp(FLOOR)
     return p.T @ z / mass[:, None], free_energy.mean(dtype=torch.float64).item()
 
 
@@ -153,8 +153,7 @@ def _assign(
     """Assign latents softly to places where several equal codes sit; return p and F."""
     logits = torch.from_numpy(counts).to(z).log() - energies(z, places) / tau
     largest = logits.amax(1, keepdim=True)
-    # exponentials that underflow are ten times slower on a CPU
-    p = (logits - largest).clamp_(min=-60).exp_()
+    p = (logits - largest).clamp_(min=FLOOR).exp_()
     total = p.sum(1, keepdim=True)
     return p / total, -tau * (largest + total.log())[:, 0]
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.quantizers.assignment import energies, probabilities
+from lgqlib.quantizers.assignment import FLOOR, energies, probabilities
 
 Array = np.ndarray | Tensor
 
@@ -79,8 +79,7 @@ def free_energy_curve(
         excess -= lowest[:, None]  # relative to the best code: no cancellation when cold
         least += lowest.sum(dtype=torch.float64).item()
         for t, tau in enumerate(taus):
-            # exponentials that underflow are ten times slower on a CPU
-            weights = torch.mul(excess, -1 / tau, out=buffer[: len(tile)]).clamp_(min=-60).exp_()
+            weights = torch.mul(excess, -1 / tau, out=buffer[: len(tile)]).clamp_(min=FLOOR).exp_()
             top = 1 / weights.sum(1)  # max_k p: the best code weighs 1
             usage[t] += top @ weights
             away = (top[:, None] * (weights @ codes) - codes[hard]).square().sum(1)
