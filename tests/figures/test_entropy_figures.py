@@ -55,6 +55,7 @@ def test_patches_of_codes_and_deciles_say_where_they_are_from():
 def test_the_least_sure_codes_are_named():
     fig = entropy.uncertain_codes(np.array([0, 0, 2, 2]), np.array([0.0, 0.0, 1.0, 1.0]), 4)
     assert texts(fig)[0].startswith("Least sure are codes 2, 0")
+    assert (list(named(fig, "codes").x), list(named(fig, "codes").y)) == ([2, 2], [1, 0])
 
 
 def test_what_a_code_tells_is_usage_less_doubt_in_bits(curve):

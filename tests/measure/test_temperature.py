@@ -106,8 +106,9 @@ def test_a_point_between_two_close_codes_keeps_one_half_of_each(energy, widths):
 
 @pytest.mark.parametrize("energy", ["squared", "norm"])
 def test_codes_at_the_center_are_unstable_exactly_below_tau_c(energy):
-    scales = np.array([2.0, 1.0, 0.5, 0.5])
-    latents = np.random.default_rng(1).standard_normal((20000, 4)) * scales
+    rng = np.random.default_rng(1)
+    latents = rng.standard_normal((20000, 4)) * [2, 1, 0.5, 0.5]
+    latents[:, 0] = rng.exponential(2, 20000)  # skew: mean and geometric median differ
     tau_c = critical_temperature(latents, energy=energy)
     center = latents.mean(0) if energy == "squared" else geometric_median(latents).numpy()
     step = np.array([[0.05, 0, 0, 0]])
