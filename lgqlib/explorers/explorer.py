@@ -53,7 +53,7 @@ class CodebookExplorer(Explorer):
                 codes.map,
                 first,
                 view.counts,
-                image=view.pixels(view.liveliest),
+                image=view.pixels(view.first_image),
                 grid=view.grid,
                 drawn=self.drawn,
                 frame=codes.frame,
@@ -61,7 +61,7 @@ class CodebookExplorer(Explorer):
         )
         self.code = int(view.counts.argmax())
         self.selection: np.ndarray = np.zeros(0, dtype=np.int64)
-        self.image, self.place, self.step = view.liveliest, 0, len(codes.frames) - 1
+        self.image, self.place, self.step = view.first_image, 0, len(codes.frames) - 1
         self._controls()
         self._listen()
         self.choose(self.code)
