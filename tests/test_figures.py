@@ -9,6 +9,9 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 import pytest
+from lgqlib.figures.quantity import CLASS_COLORS, Quantity
+from lgqlib.measure.drift import drift
+from lgqlib.measure.portrait import portrait
 from PIL import Image
 
 from lgqlib.figures import (
@@ -32,12 +35,9 @@ from lgqlib.figures.evaluation import (
     usage_histogram,
 )
 from lgqlib.figures.pictures import data_uri, enlarge, sheet
-from lgqlib.figures.quantity import CLASS_COLORS, Quantity
 from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
 from lgqlib.measure.annealing import anneal
-from lgqlib.measure.drift import drift
-from lgqlib.measure.portrait import portrait
 from lgqlib.measure.projection import project
 from lgqlib.measure.temperature import free_energy_curve
 from lgqlib.quantizers import METHODS

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from lgqlib.measure.cells import cell_shape, density_law, dominant_class, log_volumes
+from lgqlib.measure.drift import drift
+from lgqlib.measure.portrait import compare, portrait
 from scipy.spatial import KDTree
 from scipy.stats import norm
 
 from lgqlib.measure import neighbors
-from lgqlib.measure.cells import cell_shape, density_law, dominant_class, log_volumes
-from lgqlib.measure.drift import drift
 from lgqlib.measure.geometry import (
     count_codes,
     lorenz,
@@ -22,7 +23,6 @@ from lgqlib.measure.geometry import (
     two_nn,
 )
 from lgqlib.measure.neighbors import nearest
-from lgqlib.measure.portrait import compare, portrait
 from lgqlib.measure.theory import (
     gersho_constant,
     mass_law_perplexity,

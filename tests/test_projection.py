@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from lgqlib.measure.faithfulness import faithfulness
 from sklearn.manifold import trustworthiness
 
 import lgqlib.measure.projection as projection
-from lgqlib.measure.faithfulness import faithfulness
 from lgqlib.measure.projection import (
     pca_basis,
     project,

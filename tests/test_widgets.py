@@ -13,6 +13,8 @@ import pandas
 import plotly.graph_objects as go
 import pytest
 import torch
+from lgqlib.figures.facets import codebook_facets
+from lgqlib.measure.faithfulness import faithfulness
 from plotly.callbacks import BoxSelector, LassoSelector
 
 from lgqlib.config import Config
@@ -30,10 +32,8 @@ from lgqlib.explorers.sent import SentWhole
 from lgqlib.explorers.softness import Softness, num_counted, num_looked_at
 from lgqlib.explorers.temperature import TemperatureLaboratory
 from lgqlib.explorers.view import View
-from lgqlib.figures.facets import codebook_facets
 from lgqlib.figures.plane import clusters
 from lgqlib.measure.annealing import anneal
-from lgqlib.measure.faithfulness import faithfulness
 from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run, Snapshot
 from lgqlib.train import train

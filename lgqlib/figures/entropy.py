@@ -8,8 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
-from lgqlib.figures.pictures import data_uri
-from lgqlib.figures.strips import strips
+from lgqlib.figures.pictures import data_uri, picture_grid
 from lgqlib.figures.style import (
     BLUE,
     INK,
@@ -132,19 +131,18 @@ def decile_examples(
     """Draw patches from each decile of assignment entropy, the surest on top; `places` say where
     each patch is from.
     """
-    return strips(
-        patches,
-        [
-            f"{_nats(low)} to {_nats(high)}" if high >= 1e-4 else "below 10⁻⁴"
-            for low, high in bounds
-        ],
-        axis="entropy of the decile, nats",
-        finding=f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least "
+    labels = [  # numbered, for two may have the same ends
+        f"{i}: {_nats(low)} to {_nats(high)}" if high >= 1e-4 else f"{i}: below 10⁻⁴"
+        for i, (low, high) in enumerate(bounds, start=1)
+    ]
+    rows = dict(zip(labels, patches, strict=True))
+    return titled(
+        picture_grid(rows, tile=44, gap=3, axis="entropy of the decile, nats", hover=places),
+        f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least "
         f"sure above {_nats(bounds[-1][0])}",
-        look_for="Top: patches that one code answers for. Bottom: patches between codes. Look for "
+        "Top: patches that one code answers for. Bottom: patches between codes. Look for "
         "what they have in common: flat against textured, common against rare. Hover a patch for "
         "its place.",
-        hover=places,
     )
 
 
@@ -170,15 +168,14 @@ def uncertain_examples(
 
     `means`: mean entropy of each code's tokens, in nats; `places`: where each patch is from.
     """
-    return strips(
-        patches,
-        [f"code {k}: {_nats(mean)}" for k, mean in zip(codes, means, strict=True)],
-        axis="code: mean entropy, nats",
-        finding=f"The least sure codes: {codes[0]} has {_nats(means[0])} nats a token",
-        look_for="Real patches assigned to each, its least sure token first. Patches of a row that "
+    labels = [f"code {k}: {_nats(mean)}" for k, mean in zip(codes, means, strict=True)]
+    rows = dict(zip(labels, patches, strict=True))
+    return titled(
+        picture_grid(rows, tile=44, gap=3, axis="code: mean entropy, nats", hover=places),
+        f"The least sure codes: {codes[0]} has {_nats(means[0])} nats a token",
+        "Real patches assigned to each, its least sure token first. Patches of a row that "
         "do not agree are of a code that answers for what no other does. Hover a patch for its "
         "place.",
-        hover=places,
     )
 
 

@@ -6,9 +6,20 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int
 
-from lgqlib.figures.bands import band
-from lgqlib.figures.geometry import label_of, run_color
-from lgqlib.figures.style import BLUE, COLORS, GREEN, INK, ORANGE, RED, figure, legend_in, titled
+from lgqlib.figures.style import (
+    BLUE,
+    COLORS,
+    GREEN,
+    INK,
+    ORANGE,
+    RED,
+    Panel,
+    color_of,
+    figure,
+    legend_in,
+    name_of,
+    titled,
+)
 from lgqlib.measure.geometry import lorenz, occupancy
 from lgqlib.measure.temperature import FreeEnergyCurve
 
@@ -45,7 +56,7 @@ def information(
     fig = figure(height=440)
     sizes = {key: (curve.num_tokens, num_codes[key]) for key, curve in curves.items()}
     for key, curve in curves.items():
-        x, color = curve.taus / scales[key], run_color(key)
+        x, color = curve.taus / scales[key], color_of(key)
         for values, name, dash in (
             (curve.usage_entropy, "H(u), of usage", "solid"),
             (curve.entropy, "E H(p), of a token", "dot"),
@@ -56,7 +67,7 @@ def information(
                 y=values / np.log(2),
                 mode="lines",
                 line={"color": color, "dash": dash},
-                name=f"{label_of(key)}: {name}",
+                name=f"{name_of(key)}: {name}",
             )
         fig.add_vline(taus[key] / scales[key], line={"color": color, "width": 1})
     _mark_caps(fig, sizes.values())
@@ -66,7 +77,7 @@ def information(
     for key, curve in curves.items():
         i = int(np.abs(np.log(curve.taus / taus[key])).argmin())
         known, used = curve.mutual_information[i] / np.log(2), curve.usage_entropy[i] / np.log(2)
-        parts.append(f"{label_of(key)} {known:.2f} of {used:.2f} bits")
+        parts.append(f"{name_of(key)} {known:.2f} of {used:.2f} bits")
     return titled(
         fig,
         "At its own temperature (thin line) a code tells about its token: " + "; ".join(parts),
@@ -85,12 +96,12 @@ def entropy_history(
 
     `missing`: why a run's history is empty; it is said instead.
     """
-    absent = [f"{label_of(k)} cannot be shown: {why}" for k, why in (missing or {}).items() if why]
+    absent = [f"{name_of(k)} cannot be shown: {why}" for k, why in (missing or {}).items() if why]
     histories = {key: moments for key, moments in histories.items() if len(moments)}
     fig = figure(cols=2, titles=("Entropies of the probe", "Temperature of the step"), height=400)
     sizes = {key: (m[-1].num_tokens, num_codes[key]) for key, m in histories.items()}
     for key, moments in histories.items():
-        steps, color = [m.step + 1 for m in moments], run_color(key)
+        steps, color = [m.step + 1 for m in moments], color_of(key)
         for values, name, dash in (
             ([m.usage for m in moments], "H(u)", "solid"),
             ([m.token for m in moments], "E H(p)", "dot"),
@@ -101,7 +112,7 @@ def entropy_history(
                 y=np.array(values) / np.log(2),
                 mode="lines+markers",
                 line={"color": color, "dash": dash},
-                name=f"{label_of(key)}: {name}",
+                name=f"{name_of(key)}: {name}",
                 row=1,
                 col=1,
             )
@@ -110,7 +121,7 @@ def entropy_history(
             y=[m.tau for m in moments],
             mode="lines+markers",
             line={"color": color},
-            name=label_of(key),
+            name=name_of(key),
             showlegend=False,
             row=1,
             col=2,
@@ -122,7 +133,7 @@ def entropy_history(
     fig.update_yaxes(title_text="bits a token", rangemode="tozero", row=1, col=1)
     fig.update_yaxes(title_text="τ, units of the energy", type="log", row=1, col=2)
     parts = [
-        f"{label_of(k)} from {m[0].information / np.log(2):.2f} to "
+        f"{name_of(k)} from {m[0].information / np.log(2):.2f} to "
         f"{m[-1].information / np.log(2):.2f} bits"
         for k, m in histories.items()
     ]
@@ -147,30 +158,32 @@ def spread(
     `populations`: entropies of tokens at each of `taus`, which are in units of tau_c; `starts`: the
     run's own place among them; `missing`: why a run has no history.
     """
-    absent = [f"{label_of(k)}: {why}." for k, why in (missing or {}).items() if why]
+    absent = [f"{name_of(k)}: {why}." for k, why in (missing or {}).items() if why]
     titles = ("At the run's temperature", "Over temperature", "Over training")
     fig = figure(cols=3, titles=titles, height=420, horizontal_spacing=0.08)
     parts, legend = [], legend_in(fig, 1, 1, y=0.05)
     for key, entropies in populations.items():
-        color, own = run_color(key), np.sort(entropies[starts[key]])
+        color, own = color_of(key), np.sort(entropies[starts[key]])
         fig.add_scatter(
             x=own,
             y=100 * np.arange(1, len(own) + 1) / len(own),
             mode="lines",
             line={"color": color},
-            name=f"{label_of(key)}, {len(own)} tokens",
+            name=f"{name_of(key)}, {len(own)} tokens",
             legend=legend,
             row=1,
             col=1,
         )
         around = np.quantile(entropies, [0.1, 0.5, 0.9], axis=1)
-        band(fig, taus[key], around, color, showlegend=False, row=1, col=2)
+        Panel(fig, 1, 2).band(taus[key], around[0], around[2], color)
+        Panel(fig, 1, 2).line(taus[key], around[1], color=color)
         moments = histories.get(key, ())
         if len(moments):
             of_step = np.array([m.deciles for m in moments])[:, [0, 4, 8]].T
             steps = [m.step + 1 for m in moments]
-            band(fig, steps, of_step, color, showlegend=False, row=1, col=3)
-        parts.append(f"{label_of(key)} {100 * (own < 0.1).mean():.0f} %")
+            Panel(fig, 1, 3).band(steps, of_step[0], of_step[2], color)
+            Panel(fig, 1, 3).line(steps, of_step[1], color=color)
+        parts.append(f"{name_of(key)} {100 * (own < 0.1).mean():.0f} %")
     fig.update_xaxes(title_text="entropy of a token, nats", rangemode="tozero", row=1, col=1)
     fig.update_yaxes(title_text="tokens below it, %", range=[0, 102], row=1, col=1)
     fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log", row=1, col=2)
@@ -191,7 +204,7 @@ def evenness(counts: Mapping[str, Int[np.ndarray, " K"]]) -> go.Figure:
     fig = figure(cols=2, titles=("Lorenz curve", "Uses by rank"), height=420)
     parts = []
     for key, n in counts.items():
-        color, about = run_color(key), occupancy(n)
+        color, about = color_of(key), occupancy(n)
         codes, mass = lorenz(n)
         keep = np.unique(np.linspace(0, len(codes) - 1, 400).astype(int))
         fig.add_scatter(
@@ -199,7 +212,7 @@ def evenness(counts: Mapping[str, Int[np.ndarray, " K"]]) -> go.Figure:
             y=100 * mass[keep],
             mode="lines",
             line={"color": color},
-            name=f"{label_of(key)}, Gini {about.gini:.2f}",
+            name=f"{name_of(key)}, Gini {about.gini:.2f}",
             legend=legend_in(fig, 1, 1, x=0.01),
             row=1,
             col=1,
@@ -211,12 +224,12 @@ def evenness(counts: Mapping[str, Int[np.ndarray, " K"]]) -> go.Figure:
             y=share[keep],
             mode="lines",
             line={"color": color},
-            name=f"{label_of(key)}, {about.active} active",
+            name=f"{name_of(key)}, {about.active} active",
             legend=legend_in(fig, 1, 2),
             row=1,
             col=2,
         )
-        parts.append(f"{label_of(key)} {about.gini:.2f}")
+        parts.append(f"{name_of(key)} {about.gini:.2f}")
     fig.add_scatter(
         x=[0, 100],
         y=[0, 100],
@@ -265,7 +278,7 @@ def term_effects(effects: Sequence, *, tau_label: str) -> go.Figure:
 def _counted_over(sizes: Mapping[str, tuple[int, int]]) -> str:
     if not sizes:
         return ""
-    told = "; ".join(f"{label_of(key)} {counted(*size)}" for key, size in sizes.items())
+    told = "; ".join(f"{name_of(key)} {counted(*size)}" for key, size in sizes.items())
     line = " (dashed line)" if any(is_capped(*size) for size in sizes.values()) else ""
     return f"Counted over: {told}{line}."
 
