@@ -9,24 +9,16 @@ import numpy as np
 import pandas
 import plotly.graph_objects as go
 import pytest
-from lgqlib.figures.quantity import CLASS_COLORS, Quantity
-from lgqlib.measure.drift import drift
-from lgqlib.measure.portrait import portrait
 from PIL import Image
 
 from lgqlib.figures import (
     entropy,
-    facets,
-    geometry,
-    ground,
     information,
     plane,
-    strips,
     style,
     temperature,
 )
 from lgqlib.figures import laboratory as laboratories
-from lgqlib.figures.codebook import clickable, codebook_map, sizes
 from lgqlib.figures.evaluation import (
     code_colors,
     code_map,
@@ -38,7 +30,6 @@ from lgqlib.figures.pictures import data_uri, enlarge, sheet
 from lgqlib.figures.staircase import staircase
 from lgqlib.figures.training import training_curves
 from lgqlib.measure.annealing import anneal
-from lgqlib.measure.projection import project
 from lgqlib.measure.temperature import free_energy_curve
 from lgqlib.quantizers import METHODS
 
@@ -70,13 +61,6 @@ def curve(cloud):
 def annealing():
     points = plane.clusters(200)
     return points, anneal(points, 4, np.geomspace(12, 0.5, 12))
-
-
-@pytest.fixture(scope="module")
-def portraits(cloud):
-    latents, codes, indices = cloud
-    one = portrait(codes, latents, indices)
-    return {"lgq": one, "fsq 2": portrait(codes[:16], latents, indices % 16)}
 
 
 class TestStyle:
@@ -261,168 +245,6 @@ class TestPlane:
         assert fig.layout.title.text.startswith("Of the plane, 100 %")
 
 
-class TestGeometry:
-    def test_partial_distortion_draws_the_cells_and_the_fitted_slope(self, portraits):
-        fig = geometry.partial_distortion(portraits)
-        p = portraits["lgq"].partial
-        line = next(t for t in fig.data if t.name.startswith(f"slope {p.slope:.2f}"))
-        rise = np.diff(np.log(line.y)) / np.diff(np.log(line.x))
-        assert np.allclose(rise, p.slope)
-        assert len(fig.data[0].x) == p.num_cells
-        assert f"LGQ {p.slope:.2f}" in fig.layout.title.text and "FSQ 2" in fig.layout.title.text
-
-    def test_bounds_mark_each_run_on_its_rate(self, portraits):
-        fig = geometry.bounds(portraits)
-        p = portraits["lgq"]
-        point = next(t for t in fig.data if t.name.startswith("LGQ: efficiency"))
-        assert np.isclose(point.x[0], p.occupancy.entropy_corrected / np.log(2))
-        assert np.isclose(point.y[0], p.distortion / p.latents.total)
-
-    def test_spacing_shape_and_spectra_have_a_trace_for_each_run(self, portraits):
-        for draw in (geometry.spacing_and_shape, geometry.spectra):
-            names = " ".join(t.name for t in draw(portraits).data)
-            assert "LGQ" in names and "FSQ 2" in names
-
-    @pytest.mark.parametrize(
-        "draw",
-        [
-            geometry.partial_distortion,
-            geometry.bounds,
-            geometry.spacing_and_shape,
-            geometry.spectra,
-        ],
-    )
-    def test_runs_of_one_method_share_a_color_and_differ_in_a_mark(self, draw, portraits):
-        one = portraits["lgq"]
-        fig = draw({"lgq": one, "fsq": one, "lgq 2": one})
-        looks = {"LGQ": [], "LGQ 2": [], "FSQ": []}
-        for trace in fig.data:
-            run = next((r for r in ("LGQ 2", "LGQ", "FSQ") if trace.name.startswith(r)), None)
-            if run and trace.type == "scatter":
-                looks[run].append((trace.marker.color or trace.line.color, trace.marker.symbol))
-        first, again, other = (looks[run][0] for run in ("LGQ", "LGQ 2", "FSQ"))
-        assert first[0] == again[0] != other[0]
-        assert first[1] != again[1] and first[1] == other[1]
-
-    def test_drift_draws_medians(self, cloud):
-        _, codes, indices = cloud
-        counts = np.ones(32, int)
-        d = drift([1, 5, 9], [codes, codes + 1, codes + 1], [indices] * 3, [counts] * 3)
-        fig = geometry.drifts({"lgq": d})
-        assert np.allclose(named(fig, "LGQ").y, [np.sqrt(3), 0], atol=1e-6)
-
-
-class TestCodebook:
-    def quantity(self):
-        values = np.arange(32.0)
-        values[3] = np.nan
-        return Quantity(values, "things")
-
-    def test_the_map_has_every_code_in_order_and_empty_overlays(self, cloud):
-        latents, codes, indices = cloud
-        at, counts = project(codes, latents), np.bincount(indices, minlength=32)
-        image = np.zeros((16, 16, 3), np.uint8)
-        drawn = np.arange(32)
-        fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4), drawn=drawn)
-        assert np.allclose(named(fig, "codes").x, at.codes[:, 0])
-        assert len(named(fig, "grid").x) == 16
-        for name in ("moved", "trails", "tokens", "shares", "neighbors", "selected", "chosen"):
-            assert len(named(fig, name).x) == 0
-        assert named(fig, "codes").unselected.marker.opacity == 1
-        assert "% of the variance" in fig.layout.xaxis.title.text
-
-    def test_codes_that_are_no_points_are_dots_below(self, cloud):
-        latents, codes, indices = cloud
-        at, counts = project(codes, latents), np.bincount(indices, minlength=32)
-        image, drawn = np.zeros((16, 16, 3), np.uint8), np.arange(20)
-        fig = codebook_map(at, self.quantity(), counts, image=image, grid=(4, 4), drawn=drawn)
-        assert list(np.asarray(named(fig, "codes").customdata)[:, 0]) == list(drawn)
-        assert decoded(named(fig, "rest").source)[..., 3].any()
-        caption = fig.layout.title.subtitle.text.replace("<br>", " ")
-        assert "20 of 32 codes are points, the other 12 dots" in caption
-        assert f"{len(latents)} latents" in caption
-
-    def test_dots_have_the_color_of_the_mean_that_a_point_would_have(self):
-        corners = np.array([[0, 0], [0, 0], [9, 0], [0, 9], [9, 9]], dtype=np.float32)
-        at = project(corners, corners, method="plane")
-        values = np.array([1.0, 3.0, 2.0, np.nan, 5.0])
-        picture = ground.codes_picture(at, Quantity(values, "things"), np.arange(5))
-        mean, two = picture[0, 0], picture[0, -1]
-        assert (mean == two).all() and mean[3] == 255
-        assert tuple(picture[-1, 0]) == (128, 128, 128, 110), "unknown"
-        assert tuple(picture[-1, -1][:3]) == (253, 231, 37), "the top of viridis"
-        assert not picture[100, 100].any()
-
-    def test_dots_of_classes_have_the_color_of_most(self):
-        corners = np.array([[0, 0], [0, 0], [0, 0], [9, 9]], dtype=np.float32)
-        at = project(corners, corners, method="plane")
-        quantity = Quantity(np.array([1.0, 0.0, 1.0, 0.0]), "class", names=["a", "b"])
-        picture = ground.codes_picture(at, quantity, np.arange(4))
-        for pixel, color in ((picture[0, 0], CLASS_COLORS[1]), (picture[-1, -1], CLASS_COLORS[0])):
-            assert "#" + bytes(pixel[:3]).hex().upper() == color
-
-    def test_an_unknown_value_is_grey_and_below_all_others(self):
-        marker = self.quantity().coloring()
-        color = marker["color"]
-        assert color[3] == marker["cmin"] and (np.delete(color, 3) > marker["cmin"]).all()
-        place = (0 - marker["cmin"]) / (marker["cmax"] - marker["cmin"])
-        assert place > marker["colorscale"][1][0], "the smallest known value is not grey"
-
-    def test_logarithms_leave_zero_unknown(self):
-        shown = Quantity(np.array([0.0, 1.0, 100.0]), "tokens", log=True).shown
-        assert np.isnan(shown[0]) and list(shown[1:]) == [0, 2]
-
-    def test_each_of_ten_classes_has_a_color_and_a_name_beside_it(self):
-        values = np.append(np.arange(10.0).repeat(2), np.nan)
-        names = [f"kind {k}" for k in range(10)]
-        marker = Quantity(values, "class", names=names).coloring()
-        assert len(set(marker["color"])) == 11
-        assert marker["colorbar"]["ticktext"] == names
-        place = (marker["color"] - marker["cmin"]) / (marker["cmax"] - marker["cmin"])
-        scale = marker["colorscale"]
-        drawn = [next(c for edge, c in scale[1::2] if p < edge) for p in place]
-        assert tuple(drawn[0:20:2]) == CLASS_COLORS and drawn[-1] not in CLASS_COLORS
-
-    def test_classes_beyond_ten_share_a_color_that_says_so(self):
-        values = np.append(np.arange(13.0), np.arange(3.0, 13.0))
-        quantity = Quantity(values, "class", names=[f"kind {k}" for k in range(13)])
-        marker = quantity.coloring()
-        assert marker["colorbar"]["ticktext"][-1] == "3 others"
-        assert "10 of 13" in marker["colorbar"]["title"]["text"]
-        assert len(set(marker["color"][:3])) == 1, "the classes of the fewest codes"
-        assert len(set(marker["color"][3:13])) == 10
-        assert quantity.hover(np.array([2])) == ["class kind 2"]
-
-    def test_area_follows_usage(self):
-        grown = sizes(np.array([0, 25, 100])) - 4
-        assert grown[0] == 0 and np.isclose(grown[2], 2 * grown[1])
-
-    def test_facets_draw_each_quantity_once_and_say_how_many_codes(self, cloud):
-        latents, codes, indices = cloud
-        counts = np.bincount(indices, minlength=32)
-        quantities = {"one": self.quantity(), "two": self.quantity()}
-        fig = facets.codebook_facets(project(codes, latents), quantities, counts, name="LGQ")
-        assert len(fig.data) == 2 and len(fig.data[0].x) == 32
-        assert f"{(counts > 0).sum()} of 32 codes used" in fig.layout.title.text
-
-    def test_a_large_codebook_is_thinned_and_its_busiest_codes_stay(self):
-        counts = np.arange(5000)
-        kept = clickable(counts, limit=1500)
-        assert len(kept) <= 1500 and set(range(4250, 5000)) <= set(kept)
-
-    def test_the_timeline_keeps_one_frame(self):
-        places = [np.random.default_rng(i).standard_normal((8, 2)) for i in range(9)]
-        fig = facets.timeline(places, range(9), [8] * 9, births=1, deaths=2)
-        assert len(fig.data) == 6
-        assert fig.layout.xaxis.range == fig.layout.xaxis6.range
-
-    def test_strips_have_a_label_for_each_row(self):
-        rows = [[np.zeros((4, 4, 3), np.uint8)] * n for n in (3, 1)]
-        fig = strips.code_examples(rows, [7, 9], [30, 2], total=100)
-        assert list(fig.layout.yaxis.ticktext) == ["code 7: 30", "code 9: 2"]
-        assert "30.0 % of 100 tokens" in fig.layout.title.text
-
-
 class TestEntropy:
     def test_the_view_shows_the_map_and_the_population(self):
         map_ = np.linspace(0, 1, 16).reshape(4, 4)
@@ -492,7 +314,7 @@ class TestEntropy:
             entropy.uncertain_examples(rows, [7, 2], [1.5, 0.5], places=places),
             entropy.decile_examples(rows, [(0.0, 0.1), (0.1, 0.2)], places=places),
         ):
-            marks, picture = named(fig, "places"), decoded(fig.data[0].source)
+            marks, picture = fig.data[1], decoded(fig.data[0].source)
             assert list(marks.text) == ["a", "b", "c"]
             for x, y in zip(marks.x, marks.y, strict=True):
                 assert picture[int(y), int(x)].tolist() == [9, 9, 9, 255], "on its own tile"

@@ -1,4 +1,4 @@
-"""Free energy, critical temperature and bounds, on sources whose answers are known."""
+"""Free energy and critical temperature, on sources whose answers are known."""
 
 import math
 
@@ -16,18 +16,6 @@ from lgqlib.measure.temperature import (
     geometric_median,
     tau_c_from_covariance,
     tau_c_from_moments,
-)
-from lgqlib.measure.theory import (
-    GERSHO_LIMIT,
-    density_exponent,
-    geometry_efficiency,
-    gersho_constant,
-    mass_exponent,
-    mass_law_perplexity,
-    participation_ratio,
-    rate_slope_dimension,
-    water_filling,
-    zador_distortion,
 )
 
 
@@ -179,62 +167,3 @@ def test_moments_stay_float32_under_autocast_and_refuse_one_channel_with_the_nor
         critical_moments(z[:, :1], "norm")
     with pytest.raises(ValueError, match="positive definite"):
         tau_c_from_moments(np.eye(2), np.zeros((2, 2)))
-
-
-def test_water_filling_against_closed_form_and_definition():
-    assert water_filling(np.ones(4), 2.0) == pytest.approx(4 * math.exp(-1), rel=1e-12)
-    spectrum = np.array([4.0, 1.0, 0.25, 0.0])
-    level = np.array([3.0, 0.9, 0.3, 0.01])
-    rates = np.array([np.log(np.maximum(spectrum[:3] / t, 1)).sum() / 2 for t in level])
-    distortions = np.array([np.minimum(spectrum, t).sum() for t in level])
-    assert water_filling(spectrum, rates) == pytest.approx(distortions, rel=1e-12)
-    assert water_filling(spectrum, 0.0) == pytest.approx(spectrum.sum())
-
-
-def test_efficiency_of_a_scalar_quantizer_is_that_of_its_entropy_code():
-    x = np.random.default_rng(3).standard_normal(200000)
-    step = 0.25
-    index, error = (
-        np.unique(np.round(x / step), return_counts=True)[1],
-        x - step * np.round(x / step),
-    )
-    p = index / index.sum()
-    eta = geometry_efficiency(np.ones(1), float(-(p * np.log(p)).sum()), float((error**2).mean()))
-    # fine uniform quantization with entropy coding loses 0.255 bit: a factor pi e / 6 of distortion
-    assert eta == pytest.approx(6 / (math.pi * math.e), rel=0.01)
-    with pytest.raises(ValueError, match="positive"):
-        geometry_efficiency(np.ones(1), 1.0, 0.0)
-
-
-def test_clustered_latents_can_beat_the_gaussian_bound():
-    # one bit places two tight clusters nearly exactly; a Gaussian of that variance it does not
-    assert geometry_efficiency(np.array([1.01]), math.log(2), 0.01) > 1
-
-
-def test_high_resolution_constants():
-    assert gersho_constant(1) == pytest.approx(1 / 12)
-    assert gersho_constant(2) == pytest.approx(0.0802, abs=5e-5)
-    assert gersho_constant(4) == pytest.approx(0.0766, abs=5e-5)
-    assert gersho_constant(math.inf) == GERSHO_LIMIT == pytest.approx(0.0585, abs=1e-4)
-    dims = np.arange(1, 200, 0.5)
-    constants = np.array([gersho_constant(d) for d in dims])
-    assert (np.diff(constants) < 0).all() and (constants > GERSHO_LIMIT).all()
-    # Panter-Dite: pi sqrt(3) / 2 sigma^2 / K^2
-    panter_dite = math.pi * math.sqrt(3) / 2 * 4 / 64**2
-    assert zador_distortion(np.array([4.0]), 64) == pytest.approx(panter_dite)
-
-
-def test_mass_law_ceilings_and_exponents():
-    ceilings = [mass_law_perplexity(d) for d in (1, 2, 4, 8, 16, 64)]
-    assert ceilings == pytest.approx([0.806, 0.824, 0.866, 0.912, 0.948, 0.985], abs=5e-4)
-    assert density_exponent(2) == mass_exponent(2) == 0.5
-    assert density_exponent(6) + mass_exponent(6) == 1
-
-
-def test_effective_dimensions():
-    assert participation_ratio(np.array([2.0, 2.0, 2.0, 0.0])) == pytest.approx(3)
-    assert participation_ratio(np.zeros(3)) == 0
-    codes = np.array([16.0, 64.0, 256.0])
-    assert rate_slope_dimension(codes, 5 * codes ** (-2 / 3)) == pytest.approx(3)
-    with pytest.raises(ValueError, match="fall"):
-        rate_slope_dimension(codes, codes)

@@ -18,14 +18,9 @@ from lgqlib.explorers.controls import (
     slider,
     whole,
 )
+from lgqlib.explorers.map import codebook_map, codes_picture, colored_by, rest_of
 from lgqlib.explorers.selection import enclosed, parse
-from lgqlib.figures.codebook import (
-    clickable,
-    codebook_map,
-    codes_picture,
-    colored_by,
-    rest_of,
-)
+from lgqlib.figures.codebook import clickable
 from lgqlib.figures.pictures import data_uri
 
 MAX_SELECTED = 500
