@@ -81,19 +81,23 @@ def partial_distortion(
         slope = _slope(np.ones(num_groups), *data)
         even = np.full(num_groups, 1 / num_groups)
         draws = [_slope(rng.multinomial(num_groups, even), *data) for _ in range(num_bootstrap)]
+        draws = [draw for draw in draws if math.isfinite(draw)] or [math.nan]
         low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
     return PartialDistortion(counts, mse, slope, low, high, evenness, int(used.sum()), min_count)
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def _slope(
     weights: np.ndarray, half: np.ndarray, groups: np.ndarray, cells: np.ndarray, errors: np.ndarray
 ) -> float:
-    """Return the instrumental-variable slope with these weights on the groups."""
+    """Return the instrumental-variable slope with these weights on the groups; nan without one."""
     size = cells.max() + 1
     first = np.bincount(cells, (weights * half)[groups], size)
     second = np.bincount(cells, (weights * ~half)[groups], size)
     total = np.bincount(cells, weights[groups] * errors, size)
     ok = (first > 0) & (second > 0) & (total > 0)
+    if ok.sum() < 2:
+        return math.nan
     first, second, total = first[ok], second[ok], total[ok]
     covariance = np.cov(np.log([first, second, total / (first + second)]))
     return float((covariance[0, 2] + covariance[1, 2]) / 2 / covariance[0, 1])

@@ -1,13 +1,8 @@
 """The codebook's map: codes in order, colors that say what they should, and its static twins."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from lgqlib.explorers.map import OVERLAYS, codebook_map, codes_picture
 from lgqlib.figures.codebook import (
     CLASS_COLORS,
     CodeValues,
@@ -18,10 +13,6 @@ from lgqlib.figures.codebook import (
     timeline,
 )
 from lgqlib.measure.projection import project
-
-
-def named(fig, name):
-    return next(trace for trace in fig.data if trace.name == name)
 
 
 def plain(text):
@@ -39,55 +30,6 @@ def at():
 def values():
     """Numbers of things, that of code 3 unknown."""
     return CodeValues(np.where(np.arange(32) == 3, np.nan, np.arange(32.0)), "things")
-
-
-def the_map(at, values, drawn):
-    image = np.zeros((16, 16, 3), np.uint8)
-    return codebook_map(at, values, np.arange(32), image=image, grid=(4, 4), drawn=drawn)
-
-
-def test_the_map_has_every_code_in_order_and_empty_overlays(at, values):
-    fig = the_map(at, values, np.arange(32))
-    assert np.allclose(named(fig, "codes").x, at.codes[:, 0])
-    assert len(named(fig, "grid").x) == 16 and named(fig, "token").x[0] == 1.5
-    for name in OVERLAYS:
-        assert len(named(fig, name).x) == 0
-    assert named(fig, "codes").unselected.marker.opacity == 1
-    assert "% of the variance" in fig.layout.xaxis.title.text
-    assert "All 32 codes are points" in plain(fig.layout.title.subtitle.text)
-
-
-def test_codes_that_are_no_points_are_dots_below(at, values):
-    fig = the_map(at, values, np.arange(20))
-    assert list(np.asarray(named(fig, "codes").customdata)[:, 0]) == list(range(20))
-    source = named(fig, "rest").source.split(",")[1]
-    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))[..., 3].any()
-    caption = plain(fig.layout.title.subtitle.text)
-    assert "20 of 32 codes are points, the other 12 dots" in caption and "2000 latents" in caption
-
-
-CORNERS = np.array([[0, 0], [0, 0], [9, 0], [0, 9], [9, 9], [0, 0]], dtype=np.float32)
-
-
-def test_dots_have_the_color_of_the_mean_that_a_point_would_have():
-    there = project(CORNERS[:5], CORNERS[:5], method="plane")
-    values = CodeValues(np.array([1.0, 3.0, 2.0, np.nan, 5.0]), "things")
-    picture = codes_picture(there, values, np.arange(5))
-    mean, two = picture[0, 0], picture[0, -1]
-    assert (mean == two).all() and mean[3] == 255
-    assert tuple(picture[-1, 0]) == (128, 128, 128, 110), "unknown"
-    assert tuple(picture[-1, -1][:3]) == (253, 231, 37), "the top of viridis"
-    assert not picture[100, 100].any()
-    unknown = CodeValues(np.full(5, np.nan), "things", names=["a"])
-    assert set(codes_picture(there, unknown, np.arange(5))[..., 3].ravel()) == {0, 110}
-
-
-def test_dots_of_classes_have_the_color_of_most():
-    there = project(CORNERS, CORNERS, method="plane")
-    classes = CodeValues(np.array([1.0, 0, 0, 0, 0, 1]), "class", names=["a", "b"])
-    picture = codes_picture(there, classes, np.arange(6))
-    for pixel, color in ((picture[0, 0], CLASS_COLORS[1]), (picture[-1, -1], CLASS_COLORS[0])):
-        assert "#" + bytes(pixel[:3]).hex().upper() == color
 
 
 def test_an_unknown_value_is_grey_and_below_all_others(values):

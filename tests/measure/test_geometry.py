@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial import KDTree
+from sklearn.cluster import KMeans
 
 from lgqlib.measure import METRICS, neighbors
 from lgqlib.measure.distortion import (
@@ -38,17 +39,8 @@ def assign(latents, codes):
     return KDTree(codes).query(latents)[1]
 
 
-def kmeans(latents, num_codes, *, num_iterations=40, seed=0):
-    """Lloyd's algorithm from random latents."""
-    rng = np.random.default_rng(seed)
-    codes = latents[rng.choice(len(latents), num_codes, replace=False)].copy()
-    for _ in range(num_iterations):
-        indices = assign(latents, codes)
-        counts = np.bincount(indices, minlength=num_codes)
-        for channel in range(latents.shape[1]):
-            sums = np.bincount(indices, latents[:, channel], num_codes)
-            codes[:, channel] = np.where(counts, sums / np.maximum(counts, 1), codes[:, channel])
-    return codes
+def kmeans(latents, num_codes):
+    return KMeans(num_codes, n_init=1, random_state=0).fit(latents).cluster_centers_
 
 
 def square_grid(low, high, count):
@@ -69,34 +61,25 @@ def partial_of(latents, codes, **options):
     return partial_distortion(errors, indices, len(codes), **options)
 
 
-# Use of codes
-
-
 def test_occupancy_counts_every_token_and_code():
     usage = occupancy(np.array([0, 5, 5, 0]))
     assert (usage.num_tokens, usage.active) == (10, 2)
     assert usage.perplexity == pytest.approx(2) and usage.gini == pytest.approx(0.5)
     assert usage.entropy_corrected == pytest.approx(math.log(2) + 1 / 20)
     assert occupancy(np.full(7, 3)).entropy_corrected <= math.log(7)
+    counts = np.random.default_rng(0).geometric(0.05, 500)
+    codes, mass = lorenz(counts)
+    assert (mass <= codes + 1e-12).all() and mass[-1] == 1
+    assert 1 - 2 * np.trapezoid(mass, codes) == pytest.approx(occupancy(counts).gini)
     with pytest.raises(ValueError, match="token"):
         occupancy(np.zeros(4, int))
     with pytest.raises(ValueError, match=r"0\.\.3"):
         count_codes(np.array([4]), 4)
 
 
-def test_the_lorenz_curve_has_the_area_of_gini_above_it():
-    counts = np.random.default_rng(0).geometric(0.05, 500)
-    codes, mass = lorenz(counts)
-    assert (mass <= codes + 1e-12).all() and mass[-1] == 1
-    assert 1 - 2 * np.trapezoid(mass, codes) == pytest.approx(occupancy(counts).gini)
-
-
 def test_the_dominant_class_is_the_most_frequent_and_of_equals_the_lower():
     labels = dominant_class(np.array([0, 0, 0, 2, 2]), np.array([7, 7, 1, 4, 3]), 3)
     assert labels.tolist() == [7, -1, 3]
-
-
-# The error of each cell
 
 
 def test_the_slope_is_minus_one_for_kmeans_on_a_gaussian_and_zero_for_a_grid(gaussian):
@@ -113,6 +96,8 @@ def test_the_slope_survives_few_tokens_and_its_interval_covers(gaussian):
     assert np.mean([p.low <= many <= p.high for p in few]) >= 0.8
     assert np.median([p.slope for p in few]) == pytest.approx(many, abs=0.15)
     assert np.isnan(partial_of(latents[:40], codes).slope), "no cell has tokens enough"
+    one = partial_of(latents[:3000], codes, groups=np.zeros(3000, int))
+    assert np.isnan([one.slope, one.low, one.high]).all(), "of one image there are no halves"
 
 
 def test_resampling_whole_images_widens_the_interval(gaussian):
@@ -128,7 +113,7 @@ def test_kmeans_on_the_uniform_square_reaches_the_hexagon_and_the_law_of_its_dim
     latents, fresh = rng.random((16000, 2)), rng.random((30000, 2))
     errors = []
     for size in (8, 64):
-        codes = kmeans(latents, size, num_iterations=80)
+        codes = kmeans(latents, size)
         errors.append(squared_errors(fresh, codes, assign(fresh, codes)).mean())
     # D = d G_d (area / K)^{2/d}; cells at the border are a little worse than hexagons
     assert gersho_constant(2) < errors[1] * 64 / 2 < 1.08 * gersho_constant(2)
@@ -162,9 +147,6 @@ def test_small_cells_and_one_dimension_are_not_judged():
     assert np.isnan(cell_shape(latents, np.zeros(39, int), 1, dim=1).share_long)
 
 
-# Distances
-
-
 @pytest.mark.parametrize("dim", [2, 8, 9, 40])
 def test_neighbors_equal_brute_force_also_among_twins(dim, monkeypatch):
     monkeypatch.setattr(neighbors, "ROWS", 128)  # several chunks, the last a part of one
@@ -176,20 +158,13 @@ def test_neighbors_equal_brute_force_also_among_twins(dim, monkeypatch):
     np.fill_diagonal(brute, np.inf)
     assert distances == pytest.approx(np.sort(brute, 1)[:, :5], abs=1e-5)
     assert np.take_along_axis(brute, indices, 1) == pytest.approx(distances, abs=1e-5)
-    assert neighbors.nearest(points, points + 3)[1].shape == (400, 1)
+    twins = neighbors.nearest(np.ones((9, dim)), np.ones((9, dim)), 2, exclude=np.arange(9))
+    assert not (twins[1] == np.arange(9)[:, None]).any() and not twins[0].any()
     with pytest.raises(ValueError, match="between 1 and 399"):
         neighbors.nearest(points, points, 400, exclude=np.arange(400))
 
 
-@pytest.mark.parametrize("dim", [2, 12])
-def test_of_many_twins_none_is_its_own_neighbor(dim):
-    distances, indices = neighbors.nearest(
-        np.ones((9, dim)), np.ones((9, dim)), 2, exclude=np.arange(9)
-    )
-    assert not (indices == np.arange(9)[:, None]).any() and not distances.any()
-
-
-def test_spacing_of_a_grid_and_of_twins():
+def test_spacing_of_a_grid_of_twins_and_of_hubs():
     grid = square_grid(0, 4, 5)
     measured = spacing(grid, num_neighbors=2)
     assert measured.distance == pytest.approx(1) and measured.twins == 0
@@ -198,12 +173,9 @@ def test_spacing_of_a_grid_and_of_twins():
     assert spacing(grid[:2]).neighbors.tolist() == [[1], [0]]
     with pytest.raises(ValueError, match="at least 2"):
         spacing(grid[:1])
-
-
-def test_hubs_appear_in_many_dimensions():
     rng = np.random.default_rng(3)
     low, high = (spacing(rng.standard_normal((1000, d))).hubness for d in (2, 64))
-    assert low < 0.5 and high > 2
+    assert low < 0.5 and high > 2, "hubs appear in many dimensions"
 
 
 def test_spectrum_and_dimensions_of_flat_points_in_a_larger_space():
@@ -217,9 +189,6 @@ def test_spectrum_and_dimensions_of_flat_points_in_a_larger_space():
     assert measured.coordinates(points).var(0) == pytest.approx(measured.eigenvalues, abs=1e-9)
     assert two_nn(points) == pytest.approx(3, abs=0.2)
     assert np.isnan(two_nn(np.zeros((50, 2))))
-
-
-# Over training, and all of it
 
 
 def test_drift_of_known_displacement():
