@@ -113,8 +113,7 @@ def bounds(geometries: Mapping[str, Geometry]) -> go.Figure:
         symbol="line-ew",
         marker={"line": {"width": 3, "color": INK}},
     )
-    rate = METRICS["bits_per_token_entropy"].title
-    error.axes(f"code use, {rate}", METRICS["latent_error"].title, log="y")
+    error.axes("entropy of code use, bits a token", METRICS["latent_error"].title, log="y")
     use.axes(y=METRICS["perplexity_share"].title, y_range=[0, 1.15])
     return titled(
         fig,

@@ -86,7 +86,8 @@ def test_the_timeline_keeps_one_frame():
     places = [np.random.default_rng(i).standard_normal((8, 2)) for i in range(9)]
     fig = timeline(places, range(9), [8] * 9, births=1, deaths=2)
     assert len(fig.data) == 6 and fig.layout.annotations[-1].text == "step 8: 8 active"
-    assert fig.layout.xaxis.range == fig.layout.xaxis6.range
+    (low, high), last = fig.layout.xaxis.range, fig.layout.xaxis6.range
+    assert last == (low, high) and all(low < x < high for trace in fig.data for x in trace.x)
     assert np.allclose(fig.data[-1].y, places[-1][:, 1])
 
 

@@ -121,23 +121,25 @@ def test_kmeans_on_the_uniform_square_reaches_the_hexagon_and_the_law_of_its_dim
 
 
 def test_log_volume_of_square_cells_is_their_area():
-    latents = np.random.default_rng(2).random((40000, 2)) * 4
-    mse = partial_of(latents, square_grid(0.5, 3.5, 4)).mse
+    latents = np.random.default_rng(2).random((40000, 2)) * 8
+    mse = partial_of(latents, square_grid(1, 7, 4)).mse
     # a square has 1/12 a channel, where a hexagon of the same area has 0.0802
-    expected = math.log(1 / 12 / gersho_constant(2))
+    expected = math.log(4 / 12 / gersho_constant(2))
     assert log_volumes(mse, 2) == pytest.approx(expected, abs=0.1)
     assert np.isnan(log_volumes(np.array([0.0, np.nan]), 2)).all()
 
 
-def test_the_shape_test_is_calibrated_on_round_cells_and_sees_long_ones():
-    rng = np.random.default_rng(4)
-    indices = rng.integers(0, 600, 60 * 600)
-    latents = rng.standard_normal((len(indices), 4)) + indices[:, None]  # wherever a cell lies
-    null = cell_shape(latents, indices, 600, dim=4)
-    assert null.share_long == pytest.approx(0.05, abs=0.025)
-    assert np.nanmean(null.excess) == pytest.approx(0, abs=0.002)
-    assert np.nanmedian(null.p_value) == pytest.approx(0.5, abs=0.06)
-    assert cell_shape(latents * [2, 1, 1, 1], indices, 600, dim=4).share_long > 0.95
+@pytest.mark.parametrize(("dim", "tokens", "cells"), [(2, 20, 4000), (4, 60, 600)])
+def test_the_shape_test_is_calibrated_on_round_cells_and_sees_long_ones(dim, tokens, cells):
+    rng = np.random.default_rng(0)
+    indices = rng.permutation(np.repeat(np.arange(cells), tokens))
+    latents = rng.standard_normal((len(indices), dim)) + indices[:, None]  # wherever a cell lies
+    null = cell_shape(latents, indices, cells, dim=dim)
+    assert null.share_long == pytest.approx(0.05, abs=0.02)
+    assert np.mean(null.excess) == pytest.approx(0, abs=0.002)
+    assert np.median(null.p_value) == pytest.approx(0.5, abs=0.06)
+    long = cell_shape(latents * [3, *[1] * (dim - 1)], indices, cells, dim=dim)
+    assert long.share_long > 0.95
 
 
 def test_small_cells_and_one_dimension_are_not_judged():
