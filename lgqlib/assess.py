@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lgqlib.data.batches import TrainingBatches, evaluation_images, load, to_model, to_unit
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
 from lgqlib.evaluate import Evaluation, evaluate, reference_features
+from lgqlib.files import require_whole
 from lgqlib.measure.features import build_extractor
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
-from lgqlib.parameters import require_whole
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.data.batches import to_model, to_unit
+from lgqlib.data import to_model, to_unit
 from lgqlib.files import replacing
 from lgqlib.measure.coding import coded_rate
 from lgqlib.measure.features import Extractor

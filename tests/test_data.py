@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lgqlib.config import DataConfig
-from lgqlib.data import batches as data
+from lgqlib import data
 from lgqlib.data import sources
 from lgqlib.data.store import ImageSet
 

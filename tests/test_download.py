@@ -10,11 +10,11 @@ import threading
 import numpy as np
 import pytest
 import torch
+from lgqlib.data.download import download
 
 from lgqlib.config import DataConfig
 from lgqlib.data import batches as data
 from lgqlib.data import sources
-from lgqlib.data.download import download
 
 CONTENT = bytes(range(256)) * 500
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lgqlib.data.decode import decode
 from PIL import Image
 
 from lgqlib.config import DataConfig
-from lgqlib.data import store
-from lgqlib.data.batches import load
-from lgqlib.data.decode import decode
+from lgqlib.data import load, store
 
 
 def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -326,7 +325,7 @@ SLOW_BUILD = """
 import sys, time
 from lgqlib.data import store
 from lgqlib.config import DataConfig
-from lgqlib.data.batches import load
+from lgqlib.data import load
 
 def slow(*arguments, decode=store.decode, **options):
     print("decoding", flush=True)

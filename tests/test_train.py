@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lgqlib.config import METHODS
-from lgqlib.data.batches import TrainingBatches
+from lgqlib.data import TrainingBatches
 from lgqlib.losses import TokenizerLoss
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer

@@ -16,7 +16,7 @@ import torch
 from plotly.callbacks import BoxSelector, LassoSelector
 
 from lgqlib.config import Config
-from lgqlib.data.batches import to_model, to_uint8
+from lgqlib.data import to_model, to_uint8
 from lgqlib.explorers.codes import Codes
 from lgqlib.explorers.controls import Throttled
 from lgqlib.explorers.entropy import EntropyExplorer

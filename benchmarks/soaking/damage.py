@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lgqlib.data.batches import load
+from lgqlib.data import load
 from lgqlib.run import Run
 
 OUTCOMES = ("detected", "repaired", "harmless")

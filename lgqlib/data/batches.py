@@ -1,7 +1,6 @@
-"""Named image sets -> one store of bytes -> batches: what the model trains and is evaluated on."""
+"""Crops of images: what the model trains and is evaluated on."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,44 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from lgqlib.config import DataConfig
-from lgqlib.data import sources
-from lgqlib.data.store import ImageSet, open_or_build
-from lgqlib.parameters import require_whole
-
-SPLITS = ("train", "val")
-
-
-def load(config: DataConfig, split: str, *, cache: Path) -> ImageSet:
-    """Give the images of `config` in `split` ("train" or "val"), decoded once into a store in the
-    folder `cache`.
-
-    Raises ValueError for an unknown split or set, a missing or empty folder; ConnectionError when a
-    download is needed and there is no network; OSError when the disk is full. Files that cannot be
-    read are logged and listed in `skipped`.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    if config.name == "photos":
-        if config.root:
-            raise ValueError(
-                f"data.root = {config.root!r}: photos are embedded; "
-                "for a folder use data.name = 'imagefolder'"
-            )
-        short = config.resize or sources.SMALLEST_SIDE
-        if config.size > short:
-            raise ValueError(
-                f"data.size = {config.size}: it must be at most {short}, the short side of the "
-                "smallest photograph"
-            )
-        source = sources.photographs(split)
-    elif config.root:
-        source = sources.user(Path(config.root), split, name=config.name)
-    elif config.name in sources.DOWNLOADS:
-        source = sources.downloaded(config.name, split, folder=Path(cache) / "downloads")
-    else:
-        raise ValueError(f"data.root is empty: {config.name} needs a folder of images")
-    return open_or_build(source, cache=Path(cache), resize=config.resize, at_least=config.size)
+from lgqlib.data.store import ImageSet
+from lgqlib.files import require_whole
 
 
 class TrainingBatches:
@@ -155,11 +118,6 @@ def evaluation_images(
     top = (image_set.heights - rows * size)[image] // 2 + row * size
     left = (image_set.widths - columns * size)[image] // 2 + column * size
     return _crops(image_set, image, top, left, size=size), image_set.labels[image], image
-
-
-def fingerprint(image_set: ImageSet) -> str:
-    """Give a key that is equal for equal pixels, sizes, labels and classes, wherever they lie."""
-    return image_set.content
 
 
 def to_model(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

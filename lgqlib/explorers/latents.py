@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lgqlib.data.batches import evaluation_images, load, to_model
+from lgqlib.data import evaluation_images, load, to_model
 from lgqlib.measure.clouds import Cloud, given_cloud
 from lgqlib.run import Run
 
