@@ -91,10 +91,10 @@ OTHER = "damaged: its checksum is not the one that was written"
 
 def seal(value: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Give `value` as JSON that ends with a checksum of the rest; NaN and infinity become null."""
-    plain = {}
-    for name, item in value.items():
-        item = item.item() if isinstance(item, np.generic) else item
-        plain[name] = None if isinstance(item, float) and not math.isfinite(item) else item
+    plain = {
+        name: None if isinstance(item, float) and not math.isfinite(item) else item
+        for name, item in value.items()
+    }
     text = json.dumps(plain, indent=indent, allow_nan=False)
     return f'{text[:-1]}{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}"}}'
 

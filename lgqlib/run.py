@@ -283,28 +283,19 @@ class Run:
         # Killed between the two, a run has no evaluation rather than one of two halves.
         with files.naming(file):
             file.unlink(missing_ok=True)
-        checksum = files.write_arrays(self.path / "evaluation.safetensors", arrays, {})
-        files.write_json(file, {"step": self.step, **numbers, "arrays": checksum}, sealed=True)
+        files.write_arrays(self.path / "evaluation.safetensors", arrays, {})
+        files.write_json(file, {"step": self.step, **numbers}, sealed=True)
 
-    def _evaluation(self) -> dict:
+    def evaluation(self) -> dict:
+        """Give the evaluation's numbers. Raises ValueError before there are any."""
         path = self.path / "evaluation.json"
         if not path.exists():
             raise ValueError(f"{self.path} has no evaluation yet: run notebook 02_evaluate on it.")
         return files.read_json(path, sealed=True, remedy=AGAIN)
 
-    def evaluation(self) -> dict:
-        """Give the evaluation's numbers. Raises ValueError before there are any."""
-        numbers = self._evaluation()
-        del numbers["arrays"]
-        return numbers
-
     def arrays(self) -> dict[str, np.ndarray]:
         """Give the evaluation's arrays. Raises ValueError when they are damaged or missing."""
-        path = self.path / "evaluation.safetensors"
-        arrays, about = files.read_arrays(path, remedy=AGAIN)
-        if about["arrays"] != self._evaluation()["arrays"]:
-            raise ValueError(f"{path} is not of the evaluation in evaluation.json.{AGAIN}")
-        return arrays
+        return files.read_arrays(self.path / "evaluation.safetensors", remedy=AGAIN)[0]
 
 
 def _number(value: float | None) -> float:
