@@ -70,7 +70,7 @@ CIFAR10_BATCH = re.compile(r"(?:^|/)(data_batch_\d|test_batch)\.bin$")
 CIFAR10_RECORD = 1 + 3 * 32 * 32
 
 
-def load(config: DataConfig, split: str, *, cache: Path) -> ImageSet:
+def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     """Give the images of `config` in `split`, `train` or `val`, from their store below `cache`.
 
     Raises ValueError for an unknown split, a missing folder or one without images; ConnectionError
@@ -83,6 +83,7 @@ def load(config: DataConfig, split: str, *, cache: Path) -> ImageSet:
     if row.photographs and config.root:
         text = "are embedded; for a folder use data.name = 'imagefolder'"
         raise ValueError(f"data.root = {config.root!r}: {name} {text}")
+    cache = Path(cache)
     if row.url and not config.root:
         root = cache / "downloads" / Path(row.url).name
         folder = "a folder of the images (train/ and val/ or test/)"
