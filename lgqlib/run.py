@@ -31,8 +31,7 @@ from lgqlib.config import Config
 from lgqlib.tokenizer import Tokenizer
 
 KEPT_CHECKPOINTS = 2
-HASH = re.compile(r"(?<=-)[0-9a-f]{10}$")
-"""The hash of the config, at the end of a run's name."""
+HASH = re.compile(r"(?<=-)[0-9a-f]{10}$")  # of the config, at the end of a run's name
 GO_ON = " Remove it to go on from the checkpoint before."
 AGAIN = " Run notebook 02_evaluate again."
 LOG = logging.getLogger(__name__)
@@ -42,12 +41,9 @@ LOG = logging.getLogger(__name__)
 class Checkpoint:
     """A complete checkpoint, read and verified."""
 
-    step: int
-    """Steps done."""
-    state: dict
-    """`tau`, `tau_c` and whatever else the trainer wrote."""
-    tensors: dict[str, dict[str, Tensor]]
-    """By part: `tokenizer`, `training`, and `ema` where an average of weights is kept."""
+    step: int  # steps done
+    state: dict  # `tau`, `tau_c` and whatever else the trainer wrote
+    tensors: dict[str, dict[str, Tensor]]  # by part: `tokenizer`, `training`, maybe `ema`, `judge`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +53,11 @@ class Snapshot:
     step: int
     tau: float
     tau_c: float
-    codebook: np.ndarray
-    """[K, D], codes in the space where the nearest is chosen (`Quantizer.sites`)."""
-    latents: np.ndarray
-    """[P, D], the probe's latents in the same space."""
-    indices: np.ndarray
-    """[P], the probe's codes."""
-    counts: np.ndarray
-    """[K], uses in training since the snapshot before."""
-    last_used: np.ndarray
-    """[K], last step at which the code was used; -1 for never."""
+    codebook: np.ndarray  # [K, D], codes in the space where the nearest is chosen (`sites`)
+    latents: np.ndarray  # [P, D], the probe's latents in the same space
+    indices: np.ndarray  # [P], the probe's codes
+    counts: np.ndarray  # [K], uses in training since the snapshot before
+    last_used: np.ndarray  # [K], last step at which the code was used; -1 for never
 
 
 class Run:

@@ -15,16 +15,10 @@ from pathlib import Path
 
 from lgqlib.data.images import SUFFIXES
 
-UNLABELED = "unlabeled"
-"""The class of images that lie in no folder of their own."""
-HELD_OUT = ("val", "valid", "validation", "test")
-"""Names of the folder beside train/ that holds the other split, best first."""
-LARGEST_MEMBER = 1 << 28
-"""In bytes; a larger file in an archive is skipped, for members are read into memory."""
+UNLABELED = "unlabeled"  # the class of images that lie in no folder of their own
+HELD_OUT = ("val", "valid", "validation", "test")  # beside train/, best first
+LARGEST_MEMBER = 1 << 28  # bytes of a file in an archive, for it is read into memory
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
-
-Skipped = list[tuple[str, str]]
-"""Paths that are not read, each with the reason."""
 
 
 class Folder:
@@ -93,14 +87,14 @@ class Archive:
     def read(self, paths: Iterable[str]) -> Iterator[tuple[str, Path | bytes]]:
         wanted = set(paths)
         for path, member, tar in self._members():
-            if path in wanted and member.isreg():
+            if path in wanted and member.isreg() and member.size <= LARGEST_MEMBER:
                 wanted.discard(path)
                 yield path, tar.extractfile(member).read()
 
 
 def arrange(
     entries: Iterable[tuple[str, str]], split: str
-) -> tuple[tuple[str, ...], dict[str, int], Skipped]:
+) -> tuple[tuple[str, ...], dict[str, int], list[tuple[str, str]]]:
     """Choose the images of `split`: give the classes, the label of each image, and what is skipped.
 
     With train/ and val/ or test/, those are the splits; otherwise one image in ten is held out. The

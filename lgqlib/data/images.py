@@ -8,10 +8,9 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+# What is opened, whatever its name. Never what Pillow hands to another program, such as EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""What is opened, whatever its name. Never what Pillow hands to another program, such as EPS."""
-SMALLEST_SIDE = 8
-"""In pixels; a smaller image is an icon, and scaling it up would teach interpolation."""
+SMALLEST_SIDE = 8  # a smaller image is an icon, and scaling it up would teach interpolation
 
 
 def decode(

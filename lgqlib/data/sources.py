@@ -6,6 +6,7 @@ import json
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
@@ -22,19 +23,15 @@ from lgqlib.data.store import ImageSet, Listing, open_or_build
 from lgqlib.files import locked, replacing, sha256
 
 SPLITS = ("train", "val")
-VERSION = 3
-"""Part of every store's key: raise it when the decoding changes, to build all stores anew."""
+VERSION = 3  # of what is stored: raise it when the decoding changes, to build all stores anew
 
 
 class Row(NamedTuple):
     """A data set; with neither photographs nor an address it is the user's own, at `data.root`."""
 
-    photographs: Mapping[str, tuple[str, str, str]] = {}
-    """By name: the split, the package whose wheel ships the file, and the file."""
-    url: str = ""
-    """Where its archive is, for whoever gives no `data.root`."""
-    digest: str = ""
-    """SHA-256 of the archive."""
+    photographs: Mapping[str, tuple[str, str, str]] = {}  # name: split, package, file in its wheel
+    url: str = ""  # where its archive is, for whoever gives no `data.root`
+    digest: str = ""  # SHA-256 of the archive
 
 
 SOURCES = {
@@ -86,8 +83,7 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     cache = Path(cache)
     if row.url and not config.root:
         root = cache / "downloads" / Path(row.url).name
-        folder = "a folder of the images (train/ and val/ or test/)"
-        instead = f"set data.root to {folder} or to {root.name}."
+        instead = f"set data.root to a folder of train/ and val/, or to {root.name}."
         download(row.url, root, digest=row.digest, instead=instead)
     if not row.photographs and not root.exists():
         raise ValueError(f"data.root = {str(root)!r}: it must be a folder of images, or its tar")
@@ -96,15 +92,11 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     sizes = {"resize": config.resize, "at_least": 0 if row.photographs else config.size}
     key = json.dumps([VERSION, files.key, split, sizes])
     store = f"{name}-{split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    look, by_area = partial(_listing, files, split), bool(row.photographs)
     try:
-        return open_or_build(
-            cache / "stores" / store,
-            lambda: _listing(files, split),
-            by_area=bool(row.photographs),
-            **sizes,
-        )
+        return open_or_build(cache / "stores" / store, look, by_area=by_area, **sizes)
     except ValueError as error:
-        raise ValueError(f"{root if config.root else name}: {error}") from None
+        raise ValueError(f"{config.root or name}: {error}") from None
 
 
 class Wheels:
@@ -153,10 +145,9 @@ def _cifar10(batches: Iterable[tuple[str, Path | bytes]]) -> Iterator[tuple]:
 
 # Downloads ---------------------------------------------------------------------------------------
 
-TIMEOUT = 30
-"""Seconds without a byte before a connection counts as lost."""
+TIMEOUT = 30  # seconds without a byte before a connection counts as lost
+# What goes wrong on the way, never on the disk.
 NETWORK = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-"""What goes wrong on the way, never on the disk."""
 
 
 def download(url: str, path: Path, *, digest: str, instead: str) -> None:

@@ -19,12 +19,8 @@ from tqdm.auto import tqdm
 from lgqlib.data.images import decode
 from lgqlib.files import locked, read_json, replacing, sha256, sweep, write_json
 
-WORKERS, AHEAD = 2, 32
-"""Threads that decode, and how many images they decode before those are written."""
-VERIFIED = 1 << 28
-"""Bytes of pixels that are held against their checksum when a store is opened, in a fraction of a
-second; of a larger store only the size is verified.
-"""
+WORKERS, AHEAD = 2, 32  # threads that decode, and the images that they decode before a write
+VERIFIED = 1 << 28  # bytes; of a larger store only the size is verified when it is opened
 LOG = logging.getLogger(__name__)
 
 
@@ -41,21 +37,16 @@ class Listing(NamedTuple):
 class ImageSet:
     """Images of any sizes, all in one flat tensor of bytes, with labels and names."""
 
-    pixels: UInt8[Tensor, " bytes"] = field(repr=False)
-    """Every image in turn, each height x width x 3."""
-    offsets: Int64[Tensor, " images"] = field(repr=False)
-    """Where each image begins in `pixels`."""
+    pixels: UInt8[Tensor, " bytes"] = field(repr=False)  # of each in turn, height x width x 3
+    offsets: Int64[Tensor, " images"] = field(repr=False)  # where each image begins in `pixels`
     heights: Int64[Tensor, " images"] = field(repr=False)
     widths: Int64[Tensor, " images"] = field(repr=False)
     labels: Int64[Tensor, " images"] = field(repr=False)
     classes: tuple[str, ...]
     names: tuple[str, ...] = field(repr=False)
-    skipped: tuple[tuple[str, str], ...] = field(repr=False)
-    """Files that are not in the set, each with the reason."""
-    by_area: bool
-    """Whether every crop position is an example (few large photographs), or else every image."""
-    content: str
-    """SHA-256 of the pixels."""
+    skipped: tuple[tuple[str, str], ...] = field(repr=False)  # files that are not in it, and why
+    by_area: bool  # every crop position is an example (few large photographs), not every image
+    content: str  # SHA-256 of the pixels
 
     def __len__(self) -> int:
         return len(self.names)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filesystem import archive_of, folder_of, noise, read
+from filesystem import archive_of, folder_of, largest_file, noise, read
 from PIL import Image
 
 from lgqlib.config import DataConfig
@@ -225,11 +225,13 @@ def fetch(server, path, content=CONTENT):
     return path.read_bytes()
 
 
-def test_it_arrives_once(server, tmp_path):
+def test_it_arrives_once_also_from_a_part_that_was_complete(server, tmp_path):
     assert fetch(server, tmp_path / "folder" / "set.tar") == CONTENT
     fetch(server, tmp_path / "folder" / "set.tar")
     assert server.ranges == [None], "the second call finds the file"
     assert not list(tmp_path.rglob("*.part"))
+    (tmp_path / "set.tar.part").write_bytes(CONTENT)
+    assert fetch(server, tmp_path / "set.tar") == CONTENT
 
 
 @pytest.mark.parametrize("has_ranges", [True, False])
@@ -244,21 +246,18 @@ def test_it_continues_where_it_was_cut(server, tmp_path, has_ranges):
     assert server.ranges == [None, "bytes=50000-"]
 
 
-def test_it_finishes_a_part_that_was_complete(server, tmp_path):
-    (tmp_path / "set.tar.part").write_bytes(CONTENT)
-    assert fetch(server, tmp_path / "set.tar") == CONTENT
-
-
-def test_wrong_bytes_are_refused_and_removed(server, tmp_path):
+def test_wrong_bytes_are_refused_and_removed_and_a_full_disk_is_named(server, tmp_path):
     with pytest.raises(ValueError, match=r"set.tar has SHA-256 \w+, not \w+.*data.root"):
         fetch(server, tmp_path / "set.tar", content=b"other")
     assert [path.name for path in tmp_path.iterdir()] == ["set.tar.lock"]
-
-
-def test_a_missing_file_names_the_address(server, tmp_path):
+    full = pytest.raises(OSError, match=r"could not write .*set.tar.part: File too large")
+    with largest_file(10_000), full:
+        fetch(server, tmp_path / "set.tar")
+    assert fetch(server, tmp_path / "set.tar") == CONTENT
+    assert server.ranges[-1] == "bytes=10000-"
     server.url = server.url.replace("set.tar", "missing")
     with pytest.raises(ConnectionError, match=r"cannot download .*/missing .*Not Found"):
-        fetch(server, tmp_path / "set.tar")
+        fetch(server, tmp_path / "other.tar")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenette"])
@@ -267,7 +266,7 @@ def test_without_a_network_it_says_how_to_give_a_folder(tmp_path, monkeypatch, n
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/set.tar"
     monkeypatch.setitem(SOURCES, name, Row(url=url, digest="0"))
-    with pytest.raises(ConnectionError, match=rf"{url}.*set data.root to a folder"):
+    with pytest.raises(ConnectionError, match=rf"{url}.*set data.root to a folder of"):
         load(DataConfig(name=name), "train", cache=tmp_path)
 
 
