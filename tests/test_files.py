@@ -1,7 +1,6 @@
 """A file is the old one or the new one, never a part; a parameter that does not fit is named."""
 
 import math
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +26,15 @@ def test_a_failed_write_leaves_the_old_content_and_names_the_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
 
 
-def test_of_two_writers_at_once_one_wins_whole(tmp_path):
-    file, values = tmp_path / "value.json", [[name] * 5000 for name in "ab"]
-
-    def write(value):
-        for _ in range(20):
-            write_json(file, value)
-
-    writers = [threading.Thread(target=write, args=(value,)) for value in values]
-    write_json(file, values[0])
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
-        assert read_json(file) in values
+def test_of_two_writers_at_once_the_last_one_wins_whole(tmp_path):
+    file = tmp_path / "value.json"
+    with replacing(file) as one:
+        one.write_text('["the first')
+        with replacing(file) as two:
+            two.write_text('["the second"]')
+        assert read_json(file) == ["the second"]
+        one.write_text('["the first"]')
+    assert read_json(file) == ["the first"]
     assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
 
 

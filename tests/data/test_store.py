@@ -52,13 +52,13 @@ def test_a_damaged_store_is_built_again(root, tmp_path, name, damage, caplog):
 
 
 SLOW_BUILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from lgqlib.data import store
 from filesystem import read
 
 def slow(*arguments, decode=store.decode, **options):
-    print("decoding", flush=True)
+    os.write(1, b"decoding\\n")
     time.sleep(0.2)
     return decode(*arguments, **options)
 
