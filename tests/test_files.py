@@ -29,11 +29,10 @@ def test_a_failed_write_leaves_the_old_content_and_names_the_file(tmp_path):
 def test_of_two_writers_at_once_the_last_one_wins_whole(tmp_path):
     file = tmp_path / "value.json"
     with replacing(file) as one:
-        one.write_text('["the first')
+        one.write_text('["the first"]')
         with replacing(file) as two:
             two.write_text('["the second"]')
         assert read_json(file) == ["the second"]
-        one.write_text('["the first"]')
     assert read_json(file) == ["the first"]
     assert [path.name for path in tmp_path.iterdir()] == ["value.json"]
 

@@ -84,7 +84,8 @@ def open_or_build(
     assert images is not None
     if images.skipped:
         said = "; ".join(f"{name!r}: {reason}" for name, reason in images.skipped[:10])
-        LOG.warning("%d skipped, %d read: %s", len(images.skipped), len(images), said)
+        counts = f"{len(images.skipped)} skipped, {len(images)} read"
+        LOG.warning("%s: %s: %s", folder.name, counts, said)
     return images
 
 

@@ -129,6 +129,17 @@ def test_two_images_make_one_of_each_split(tmp_path, number):
     assert sets[0].classes == ("unlabeled",)
 
 
+def test_a_new_source_is_a_row(tmp_path, monkeypatch):
+    cup, cat = ("train", "skimage", "data/coffee.png"), ("val", "skimage", "data/chelsea.png")
+    monkeypatch.setitem(SOURCES, "photos", Row(photographs={"cup": cup, "cat": cat}))
+    train, val = (load(DataConfig(), split, cache=tmp_path) for split in SPLITS)
+    assert train.classes == val.classes == ("cat", "cup")
+    assert (train.labels.tolist(), val.labels.tolist()) == ([1], [0])
+    monkeypatch.setitem(SOURCES, "photos", Row(photographs={"x": ("train", "skimage", "x.png")}))
+    with pytest.raises(ValueError, match="skimage/x.png is missing: install skimage"):
+        load(DataConfig(), "train", cache=tmp_path)
+
+
 # Archives ---------------------------------------------------------------------------------------
 
 
