@@ -16,8 +16,7 @@ def finished_run(
     """Write the files that a finished run leaves."""
     run = Run.create(study, preset("laptop", **named).override(f"train.num_steps=20 {more}"))
     run.log(20, "timing", images_per_second=100.0)
-    state = run.path / "checkpoints" / "step-00000020" / "state.json"
-    write_json(state, {"step": 20, "tau": 0.1, "tau_c": None, "files": {}})
+    run.save_checkpoint(20, {}, tau=0.1, tau_c=None)
     arrays = {f"per_image.{k}": np.asarray(v) for k, v in (per_image or {}).items()}
     about = {"num_images": 256, "num_tokens": 16384, "extractor": "lite2"}
     run.save_evaluation(about | numbers, arrays)

@@ -8,7 +8,7 @@ from lgqlib.measure.coding import coded_rate
 from skimage.metrics import peak_signal_noise_ratio
 
 from lgqlib.config import BackboneConfig, Config, QuantizerConfig
-from lgqlib.data.batches import to_model, to_uint8
+from lgqlib.data import to_model, to_uint8
 from lgqlib.evaluate import evaluate, reference_features
 from lgqlib.measure import images as metrics
 from lgqlib.measure.features import LiteFeatures

@@ -23,8 +23,7 @@ def finished(study, *, psnr=20.0, more="", failure=None, evaluated=True, **named
     for step in (10, 20):
         run.log(step, "train", loss=1.0 / step)
         run.log(step, "timing", images_per_second=100.0 + step)
-    state = run.path / "checkpoints" / "step-00000020" / "state.json"
-    write_json(state, {"step": 20, "tau": 0.1, "tau_c": None, "files": {}})
+    run.save_checkpoint(20, {}, tau=0.1, tau_c=None)
     if evaluated:
         about = {"num_images": 512, "num_tokens": 32768, "extractor": "lite2", "num_codes": 1024}
         run.save_evaluation({"psnr": psnr, "kid": None, "active": 900, **about}, {})

@@ -282,13 +282,12 @@ def test_unknown_parameters_are_refused(tmp_path):
 # A study -----------------------------------------------------------------------------------------
 
 TRAIN = """
-import json, pathlib, time
-from lgqlib.files import write_json
+import pathlib, time
 from lgqlib.presets import preset as named
+from lgqlib.run import Run
 config = named(preset, method=method, num_codes=num_codes, seed=seed).override(overrides)
-run = pathlib.Path(runs) / config.run_name
-state = run / "checkpoints" / "step-00000001" / "state.json"
-step = json.loads(state.read_text())["step"] if state.exists() else 0
+run = Run.create(runs, config)
+step = run.step
 """
 FAIL = "if seed == 1 and not pathlib.Path('repaired').exists(): raise RuntimeError('on purpose')"
 STEPS = """
@@ -297,17 +296,14 @@ try:
         if method == "fsq":
             time.sleep(0.1)
         step += 1
-        with open(run / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, "split": "train", "loss": 1.0}) + "\\n")
+        run.log(step, "train", loss=1.0)
 finally:
-    write_json(state, {"step": step, "tau": 0.1, "tau_c": 1.0, "files": {}})
+    run.save_checkpoint(step, {}, tau=0.1, tau_c=1.0)
 """
 EVALUATE = """
-import json, pathlib
-from lgqlib.files import write_json
-step = json.loads((pathlib.Path(run) / "checkpoints/step-00000001/state.json").read_text())["step"]
-numbers = {"step": step, "psnr": 20.0, "active": 5, "num_images": 4, "num_tokens": 8}
-write_json(pathlib.Path(run) / "evaluation.json", numbers)
+from lgqlib.run import Run
+numbers = {"psnr": 20.0, "active": 5, "num_images": 4, "num_tokens": 8}
+Run.open(run).save_evaluation(numbers, {})
 """
 COMPARE = "import pathlib\nassert (pathlib.Path(study) / 'results.csv').is_file()"
 

@@ -29,8 +29,7 @@ import torch
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from lgqlib.files import write_json
-from lgqlib.locks import locked
+from lgqlib.files import locked, write_json
 from lgqlib.run import Run
 from lgqlib.study.crew import Crew, StopSignals, cluster, fitting_workers
 from lgqlib.study.execute import (

@@ -7,14 +7,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+# What is opened, whatever its name. Never what Pillow hands to another program, such as EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""What is opened, whatever the name says. Never the formats that Pillow hands to another program,
-such as EPS.
-"""
-SMALLEST_SIDE = 8
-"""In pixels; below it an image is an icon or a tracking dot, and scaling it up would teach
-interpolation.
-"""
+SMALLEST_SIDE = 8  # a smaller image is an icon, and scaling it up would teach interpolation
 
 
 def decode(
@@ -23,12 +19,11 @@ def decode(
     """Read an image file (a path, its bytes, or pixels already decoded) as 8-bit RGB.
 
     EXIF rotation is applied, transparency is composited on white, 16-bit values are scaled to 8,
-    CMYK, palette and gray become RGB, and of several frames the first is taken. The short side is
-    then scaled to `resize` pixels (0 keeps it) and, where it is still shorter, up to `at_least`;
-    the aspect stays.
+    and of several frames the first is taken. The short side is then scaled to `resize` pixels (0
+    keeps it) and, where it is still shorter, up to `at_least`; the aspect stays.
 
-    Raises ValueError for an image below 8 pixels, above Pillow's `MAX_IMAGE_PIXELS` or of
-    floating-point values, and whatever Pillow raises for a file that is damaged or no image.
+    Raises ValueError for an image below 8 pixels, above Pillow's `MAX_IMAGE_PIXELS` or without a
+    natural range of values, and whatever Pillow raises for a file that is damaged.
     """
     if isinstance(content, np.ndarray):
         return np.asarray(_scaled(Image.fromarray(content), resize=resize, at_least=at_least))
@@ -43,7 +38,6 @@ def decode(
             # A JPEG decodes at a half, a quarter or an eighth for less; twice the target leaves
             # room for a good filter.
             image.draft(None, (2 * max(resize, at_least),) * 2)
-        image.load()
         upright = ImageOps.exif_transpose(image)
         return np.asarray(_scaled(_rgb(upright), resize=resize, at_least=at_least))
 
@@ -51,9 +45,8 @@ def decode(
 def _check_size(width: int, height: int) -> None:
     if min(width, height) < SMALLEST_SIDE:
         raise ValueError(f"{width} x {height} pixels, a side below {SMALLEST_SIDE}")
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and width * height > limit:
-        raise ValueError(f"{width} x {height} pixels, above the limit of {limit}")
+    if width * height > (Image.MAX_IMAGE_PIXELS or np.inf):
+        raise ValueError(f"{width} x {height} pixels, above the limit of {Image.MAX_IMAGE_PIXELS}")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -61,15 +54,13 @@ def _rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("32-bit integer pixels, which have no natural range")
-        gray = np.round(values / 257.0).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
+        image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels, which have no natural range")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        white.alpha_composite(layer)
-        return white.convert("RGB")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
     return image.convert("RGB")
 
 
