@@ -1,7 +1,7 @@
-"""Fixed latents of known geometry for the quantizer laboratory: points to fit on, points to judge.
+"""Fixed latents of known geometry: some to fit a quantizer on, others to judge it on.
 
-A cloud has mean square 1 a channel, so its variance summed over channels is their number. Only the
-spectrum of its covariance is chosen; the axes are a random rotation.
+They have mean square 1 a channel, so that their variance summed over channels is the number of
+channels. Only the spectrum of the covariance is chosen; the axes are a random rotation.
 """
 
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from lgqlib.measure.theory import participation_ratio
 
 
 @dataclass(frozen=True)
-class Cloud:
+class FixedLatents:
     """Latents to fit a quantizer on, and others of the same source to judge it on."""
 
     name: str
-    points: Float[np.ndarray, "N C"]
+    train: Float[np.ndarray, "N C"]
     """Latents to fit on, float32."""
     held_out: Float[np.ndarray, "M C"]
     """Latents to judge on."""
@@ -27,11 +27,11 @@ class Cloud:
     @property
     def dim(self) -> int:
         """Channels of a latent."""
-        return self.points.shape[1]
+        return self.train.shape[1]
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """Return the covariance spectrum of the held-out latents, which bounds refer to."""
+        """The covariance spectrum of the held-out latents, which bounds refer to."""
         return spectrum(self.held_out)
 
 
@@ -53,18 +53,18 @@ def geometric_spectrum(dim: int, participation: float) -> Float[np.ndarray, " C"
     return values * dim / values.sum()
 
 
-def gaussian_cloud(
+def gaussian_latents(
     num_points: int,
     eigenvalues: Float[np.ndarray, " C"],
     *,
     seed: int = 0,
     separation: float = 0.0,
-) -> Cloud:
+) -> FixedLatents:
     """Draw a Gaussian of these covariance eigenvalues, and as many latents again to judge on.
 
-    `separation` parts it into two equal clusters, whose centers lie that many of the widest axis'
-    standard deviations to either side of the mean along the narrowest axis; the cloud is then
-    scaled back to the same variance.
+    `separation` parts it into two equal clusters: their centers lie that many of the widest axis'
+    standard deviations to either side of the mean, along the narrowest axis. All of it is then
+    scaled back to the same variance. Raises ValueError for sizes that cannot be.
     """
     eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
     if num_points < 1 or not (eigenvalues > 0).all() or separation < 0:
@@ -83,17 +83,20 @@ def gaussian_cloud(
     x = (x @ axes.T).astype(np.float32)
     kind = f"two clusters {separation:g} apart" if separation else "Gaussian"
     name = f"{kind}, {dim} channels, effective dimension {participation_ratio(eigenvalues):.3g}"
-    return Cloud(name, x[:num_points], x[num_points:])
+    return FixedLatents(name, x[:num_points], x[num_points:])
 
 
-def given_cloud(
-    points: Float[np.ndarray, "N C"], held_out: Float[np.ndarray, "M C"], *, name: str
-) -> Cloud:
-    """Center given latents and scale them to mean square 1, by those that are fitted on."""
-    points, held_out = (np.asarray(x, dtype=np.float64) for x in (points, held_out))
-    mean = points.mean(0)
-    scale = np.sqrt(np.square(points - mean).mean())
+def given_latents(
+    train: Float[np.ndarray, "N C"], held_out: Float[np.ndarray, "M C"], *, name: str
+) -> FixedLatents:
+    """Center latents and scale them to mean square 1, by those that are fitted on.
+
+    Raises ValueError where these do not vary.
+    """
+    train, held_out = (np.asarray(x, dtype=np.float64) for x in (train, held_out))
+    mean = train.mean(0)
+    scale = np.sqrt(np.square(train - mean).mean())
     if not scale > 0:
-        raise ValueError(f"{len(points)} latents that do not vary: there is nothing to quantize")
-    first, second = (((x - mean) / scale).astype(np.float32) for x in (points, held_out))
-    return Cloud(name, first, second)
+        raise ValueError(f"{len(train)} latents that do not vary: there is nothing to quantize")
+    first, second = (((x - mean) / scale).astype(np.float32) for x in (train, held_out))
+    return FixedLatents(name, first, second)
