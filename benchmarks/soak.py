@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--configs", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30, help="at most")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/soak.md")
+    parser.add_argument("--save", action="store_true", help="write docs/results/soak.md")
     options = parser.parse_args()
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(round(60 * options.minutes))
@@ -167,7 +167,7 @@ def main() -> int:
     text = "\n".join(lines) + "\n"
     say(text)
     if options.save:
-        (HERE / "results" / "soak.md").write_text(text, encoding="utf-8")
+        (HERE.parent / "docs" / "results" / "soak.md").write_text(text, encoding="utf-8")
     return 0
 
 

@@ -167,6 +167,11 @@ def _interrupted_by(stop: Path, connection: str) -> Iterator[None]:
         thread.join()
 
 
+def ignore_interrupt() -> None:
+    """Leave Ctrl-C, which a terminal sends to every process, to the one that started them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def __getattr__(name: str) -> type:
     """Build papermill's engine `lgqlib` when it is asked for, which papermill's own import does."""
     if name != "Light":

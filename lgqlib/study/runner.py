@@ -44,7 +44,14 @@ from tqdm.auto import tqdm
 from lgqlib.files import write_json
 from lgqlib.locks import locked
 from lgqlib.run import Run
-from lgqlib.study.engine import Job, execute, failure, parameters_of, require_parameters
+from lgqlib.study.engine import (
+    Job,
+    execute,
+    failure,
+    ignore_interrupt,
+    parameters_of,
+    require_parameters,
+)
 from lgqlib.study.grid import PlannedRun, Study
 from lgqlib.study.report import build_report
 from lgqlib.study.results import FAILURE_FILE, STUDY_FILE, is_done, metrics_of, state_of
@@ -246,13 +253,8 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
         ) as local,
         Client(local) as client,
     ):
-        client.run(_ignore_interrupt)
+        client.run(ignore_interrupt)
         yield client
-
-
-def _ignore_interrupt() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that started them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
