@@ -5,7 +5,6 @@ Tables of `study.comparison.points` and `.tabulated` in, a figure out.
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas
 import plotly.graph_objects as go
 
@@ -125,7 +124,7 @@ def codes_over_sizes(points: pandas.DataFrame) -> go.Figure:
         panel.axes(
             *("K, codes", METRICS[key].title),
             log="x" if share else "xy",
-            x_dtick=np.log10(4),
+            **{"x_tickvals": sizes, "x_tickformat": ","},
             **axes,
         )
     fig.update_layout(legend={"orientation": "h", "y": -0.2})
@@ -189,7 +188,7 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
     """
     shown = [key for key in keys if key in set(differences["metric"])]
     if not shown:
-        fig = figure(height=200)
+        fig = figure(height=200).update_xaxes(visible=False).update_yaxes(visible=False)
         return titled(fig, f"No difference of {of} to show", "It needs runs that share a seed.")
     fig, grid = panels(
         cols=len(shown),

@@ -37,6 +37,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: 
         overflow-x: auto; }
 th, td { padding: .3rem .7rem; text-align: right; border: 0 solid #8884; border-bottom-width: 1px; }
 th:first-child, td:first-child { text-align: left; }
+td { white-space: nowrap; }
 .failed { color: #c33; }
 pre { overflow-x: auto; padding: .7rem; background: #8881; font-size: 12px; }
 """

@@ -28,7 +28,6 @@ import os
 import signal
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from pathlib import Path
 import dask
 import pandas
 import torch
-from dask.distributed import Client, LocalCluster, as_completed
+from dask.distributed import Client, LocalCluster
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 from tqdm.auto import tqdm
@@ -60,12 +59,11 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_
 BYTES_A_RUN = 2 * 2**30
 """Memory that a kernel may take, when workers are counted."""
 DASK = {
-    # A machine that sleeps, or is short of memory or cores, is slow, not gone.
     "distributed.comm.timeouts.connect": "300s",
     "distributed.comm.timeouts.tcp": "300s",
     "distributed.scheduler.worker-ttl": None,
-    "distributed.scheduler.worker-saturation": 1.0,  # what a worker holds is what it runs
 }
+"""A machine that sleeps, or is short of memory or cores, is slow, not gone."""
 LINE_EVERY = 20
 """Seconds between lines of progress where there is no terminal."""
 
@@ -154,7 +152,7 @@ def run_study(
     check_notebooks(study, places)
     todo, folder = chosen(study, only), places.study
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / "lock", wait=False) as held, _stopped_by_signals(folder / "stop") as stop:
+    with locked(folder / "lock", wait=False) as held:
         if not held:
             raise RuntimeError(f"{folder} is being run by another process.")
         names = [[planned.name, planned.variant] for planned in study.runs]
@@ -166,23 +164,23 @@ def run_study(
         summaries = {name: [_job(name, places, folder, **about)] for name in study.summary}
         if not tasks:
             summaries = {k: jobs for k, jobs in summaries.items() if not jobs[0].output.exists()}
-        if done := len(todo) - len(tasks):
-            _say(f"{done} of {len(todo)} runs are done already")
-        failed = []
-        if tasks or summaries:
-            gpus = [] if scheduler else _gpus()
-            workers = workers or fitting_workers(
-                len(tasks), num_gpus=len(gpus), cores=CPU_COUNT, memory=MEMORY_LIMIT
-            )
-            environment = dict.fromkeys(THREADS, str(threads or max(1, CPU_COUNT // workers)))
-            how = {"stop": stop, "cell_limit": study.cell_limit}
-            how |= {"environment": environment, "gpus": gpus}
-            with cluster(workers, scheduler) as client:
-                failed += _execute(client, tasks, folder, how)
-                if any(is_done(Run(folder / planned.name)) for planned in todo):
-                    failed += _execute(client, summaries, folder, how)
-        build_report(folder)
-        return failed, stop.exists()
+        gpus = [] if scheduler else _gpus()
+        workers = workers or fitting_workers(
+            len(tasks), num_gpus=len(gpus), cores=CPU_COUNT, memory=MEMORY_LIMIT
+        )
+        environment = dict.fromkeys(THREADS, str(threads or max(1, CPU_COUNT // workers)))
+        how = {"cell_limit": study.cell_limit, "environment": environment, "gpus": gpus}
+        if skipped := len(todo) - len(tasks):
+            _say(f"{skipped} of {len(todo)} runs are done already")
+        with _stopped_by_signals(folder / "stop") as stop:
+            failed = []
+            if tasks or summaries:
+                with cluster(workers, scheduler) as client:
+                    failed += _execute(client, tasks, folder, {"stop": stop, **how})
+                    if any(is_done(Run(folder / planned.name)) for planned in todo):
+                        failed += _execute(client, summaries, folder, {"stop": stop, **how})
+            build_report(folder)
+            return failed, stop.exists()
 
 
 def _execute(client: Client, tasks: Mapping[str, list[Job]], study: Path, how: Mapping) -> list:
@@ -190,21 +188,24 @@ def _execute(client: Client, tasks: Mapping[str, list[Job]], study: Path, how: M
 
     Records how each ended, builds the report anew, and gives the names of those that failed.
     """
-    token, stop, failed, bars = uuid.uuid4().hex, how["stop"], [], _Bars()
-    names = {client.submit(execute, t, **how, key=(n, token)): n for n, t in tasks.items()}
-    finished = as_completed(names)
-    while not finished.is_empty():
-        for future in finished.next_batch(block=False):
-            name, error = names.pop(future), future.exception()
+    stop, waiting, running, failed, bars = how["stop"], [*tasks.items()], {}, [], _Bars()
+    while running or (waiting and not stop.exists()):
+        while waiting and not stop.exists() and len(running) < sum(client.nthreads().values()):
+            name, jobs = waiting.pop(0)
+            running[client.submit(execute, jobs, **how, pure=False)] = name
+        for future in [future for future in running if future.done()]:
+            name, error = running.pop(future), future.exception()
             problem = failure(error) if error else future.result()
-            if not (problem and stop.exists()):  # whoever stops a run does not call it a failure
-                problem = _record(study / name, problem)
-                failed += [name] if problem else []
-            done = f"[{len(tasks) - len(names)}/{len(tasks)}] {name}: "
-            _say(done + (problem.get("error", "").splitlines() or ["done"])[0])
+            if problem and stop.exists():  # whoever stops a run does not call it a failure
+                said = "stopped"
+            elif problem := _record(study / name, problem):
+                said = problem["error"].partition("\n")[0]
+                failed.append(name)
+            else:
+                said = "done"
+            _say(f"[{len(tasks) - len(waiting) - len(running)}/{len(tasks)}] {name}: {said}")
             build_report(study)  # to be read while the rest goes on
-        held = {key[0] for keys in client.processing().values() for key in keys if token in key}
-        bars.show({name: study / name for name in held})
+        bars.show({name: study / name for name in running.values()})
         time.sleep(0.5)
     return failed
 
@@ -230,8 +231,10 @@ def fitting_workers(num_runs: int, *, num_gpus: int, cores: int, memory: int) ->
 
 
 def _gpus() -> list[str]:
-    names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    return (names or [*map(str, range(torch.cuda.device_count()))])[: torch.cuda.device_count()]
+    """Give the names of this machine's GPUs, as CUDA_VISIBLE_DEVICES has them."""
+    count = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    return given.split(",")[:count]
 
 
 @contextlib.contextmanager
