@@ -1,7 +1,7 @@
 """Lay out results as a page of record: a finished study, or the tables of notebook 07.
 
     python benchmarks/record.py runs/three_seeds [--save]
-    python benchmarks/record.py runs/laboratory/07_laboratory.json [--save]
+    python benchmarks/record.py runs/fixed_latents/07_laboratory.json [--save]
 
 Prints the page; with --save it goes to docs/results/<name of the folder>.md.
 """

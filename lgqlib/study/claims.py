@@ -6,8 +6,9 @@ both methods have with two seeds or more; the other sizes stand beside it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,8 @@ PACE = 0.5
 """Exponent of perplexity over K below which a codebook counts as collapsing."""
 MARGIN = 0.1
 """dB of PSNR within which fidelity counts as comparable."""
-PAPER = {
-    "C1": "rFID 110.64 against FSQ's 125.56",
-    "C2": "8,199 of FSQ's 16,384 active codes",
-    "C3": "rFID 110.64 against SimVQ's 117.77, with 8,199 against about 16,220 active codes",
-}
-"""The paper's own figures: ImageNet at 128 x 128, K = 16,384, other features than ours."""
+Judged = tuple[str, str]
+"""A verdict and its evidence."""
 
 
 @dataclass(frozen=True)
@@ -47,25 +44,13 @@ class Claim:
     verdict: str
     evidence: str
     """The numbers that decided, with their 95 % intervals and seeds."""
-
-    @property
-    def paper(self) -> str:
-        """The paper's own number, of another data set and scale; empty where it gives none."""
-        return PAPER.get(self.id, "")
+    paper: str
+    """The paper's own number: ImageNet at 128 x 128, K = 16,384, other features than ours."""
 
 
 def claims(found: Sequence[Cohort]) -> list[Claim]:
     """Judge every claim by the finished runs of a study."""
-    return [
-        _distance(found),
-        _half(found),
-        *_lower_rate(found),
-        _no_collapse(found),
-        _efficiency(found),
-        _cold_limit(),
-        _mixture(),
-        _usage_term(found),
-    ]
+    return [Claim(id, text, *judge(found), paper) for id, (text, judge, paper) in CLAIMS.items()]
 
 
 def claims_table(found: Sequence[Cohort]) -> pandas.DataFrame:
@@ -78,7 +63,7 @@ def claims_table(found: Sequence[Cohort]) -> pandas.DataFrame:
 def write_claims(found: Sequence[Cohort], study: Path | str) -> Path:
     """Write the claims into a study's folder as claims.json; give the path."""
     path = Path(study) / "claims.json"
-    write_json(path, {"claims": [asdict(c) | {"paper": c.paper} for c in claims(found)]})
+    write_json(path, {"claims": [asdict(claim) for claim in claims(found)]})
     return path
 
 
@@ -89,154 +74,125 @@ def all_of(*verdicts: str) -> str:
     return REPRODUCED if verdicts and set(verdicts) == {REPRODUCED} else UNDECIDED
 
 
-def has_sign(d: Difference | None, sign: int) -> str:
+def has_sign(d: Difference, sign: int) -> str:
     """Judge a difference that a claim says has a sign: by whether its interval excludes zero."""
-    return _verdict(sign * d.direction if d is not None else 0)
+    return _verdict(sign * d.direction)
 
 
-def is_above(interval: Interval | None, bound: float) -> str:
-    """Judge a claim that a mean is above a bound, by where its interval lies."""
+def is_above(interval: Interval | None, bound: float, *, claimed: bool = True) -> str:
+    """Judge whether a mean is above a bound (or, as claimed, below), by where its interval lies."""
     if interval is None:
         return UNDECIDED
-    return _verdict(int(interval.low > bound) - int(interval.high < bound))
+    above = int(interval.low > bound) - int(interval.high < bound)
+    return _verdict(above if claimed else -above)
 
 
 def _verdict(direction: int) -> str:
     return {1: REPRODUCED, 0: UNDECIDED, -1: NOT_REPRODUCED}[direction]
 
 
-def _sizes(found: Sequence[Cohort], *methods: str) -> list[int]:
-    """Give the K at which every method is, those with two shared seeds first, then the largest."""
+def _needs(what: str) -> Judged:
+    return UNDECIDED, f"needs finished runs of {what}"
+
+
+def _sizes(found: Sequence[Cohort], peer: str) -> list[int]:
+    """Give the K of both LGQ and a peer, those with two shared seeds first, then the largest."""
     sizes = []
     for num_codes in {c.num_codes for c in found}:
-        at = [find(found, method, num_codes) for method in methods]
-        if all(at):
-            shared = set.intersection(*(set(c.seeds) for c in at))
-            sizes.append((len(shared) > 1, num_codes))
+        a, b = (find(found, method, num_codes) for method in ("lgq", peer))
+        if a and b:
+            sizes.append((len(set(a.seeds) & set(b.seeds)) > 1, num_codes))
     return [num_codes for _, num_codes in sorted(sizes, reverse=True)]
 
 
 def _at_sizes(found: Sequence[Cohort], peer: str, metric: str, **how: bool) -> list[Difference]:
     """Give LGQ's differences to a peer, at the size that decides and then at the others."""
-    pairs = [(find(found, "lgq", k), find(found, peer, k)) for k in _sizes(found, "lgq", peer)]
+    pairs = [(find(found, "lgq", k), find(found, peer, k)) for k in _sizes(found, peer)]
     answers = [difference(a, b, metric, **how) for a, b in pairs]
     return [d for d in answers if d is not None]
-
-
-def _needs(id: str, text: str, what: str) -> Claim:
-    return Claim(id, text, UNDECIDED, f"needs finished runs of {what}")
 
 
 def _written(differences: Sequence[Difference], name: str) -> str:
     return "; ".join(f"{name} {d} at {d.at}" for d in differences)
 
 
-def _ratio(i: Interval) -> str:
-    return f"{math.exp(i.mean):.2f} [{math.exp(i.low):.2f}, {math.exp(i.high):.2f}]"
+def _ratio(d: Difference) -> str:
+    """Write a difference of logarithms as a ratio."""
+    mean, low, high = (math.exp(x) for x in (d.interval.mean, d.interval.low, d.interval.high))
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _distance(found: Sequence[Cohort]) -> Claim:
-    text = "better distribution distance than FSQ at equal K"
+def _distance(found: Sequence[Cohort]) -> Judged:
     kid, fd = _at_sizes(found, "fsq", "kid"), _at_sizes(found, "fsq", "fd")
     if not kid:
-        return _needs("C1", text, "lgq, fsq")
+        return _needs("lgq, fsq")
     evidence = f"{_written(kid, 'ΔKID')}; {_written(fd[:1], 'ΔFD')}"
-    return Claim("C1", text, has_sign(kid[0], METRICS["kid"].better), evidence)
+    return has_sign(kid[0], METRICS["kid"].better), evidence
 
 
-def _half(found: Sequence[Cohort]) -> Claim:
-    text = "about half of FSQ's active codes"
+def _half(found: Sequence[Cohort]) -> Judged:
     ratios = _at_sizes(found, "fsq", "active", log=True)
     if not ratios:
-        return _needs("C2", text, "lgq, fsq")
-    evidence = [
-        f"ratio {_ratio(d.interval)} at {d.at} ({d.interval.num_seeds} seeds)" for d in ratios
-    ]
+        return _needs("lgq, fsq")
+    low, high = (math.log(share) for share in HALF)
     ends = ratios[0].t
-    verdict = UNDECIDED
-    if ends is not None:
-        low, high = math.exp(ends.low), math.exp(ends.high)
-        inside, outside = HALF[0] <= low and high <= HALF[1], high < HALF[0] or low > HALF[1]
-        verdict = _verdict(int(inside) - int(outside))
-    return Claim("C2", text, verdict, "; ".join(evidence))
+    within = all_of(is_above(ends, low), is_above(ends, high, claimed=False))
+    said = [f"ratio {_ratio(d)} at {d.at} ({d.interval.num_seeds} seeds)" for d in ratios]
+    return within, "; ".join(said)
 
 
-def _lower_rate(found: Sequence[Cohort]) -> list[Claim]:
-    """Judge C3, once for each meaning of rate."""
-    answers = []
-    better = _at_sizes(found, "simvq", "kid")
-    meanings = (
-        ("C3", "active", "active codes"),
-        ("C3, entropy", "bits_per_token_entropy", "bits a token by entropy"),
-        ("C3, coded", "bits_per_token_coded", "coded bits a token"),
-    )
-    for id, metric, name in meanings:
-        text = f"better than SimVQ with fewer {name}"
-        fewer = _at_sizes(found, "simvq", metric)
-        if not better or not fewer:
-            answers.append(_needs(id, text, "lgq, simvq"))
-            continue
-        verdict = all_of(has_sign(better[0], METRICS["kid"].better), has_sign(fewer[0], -1))
-        evidence = f"{_written(better[:1], 'ΔKID')}; {_written(fewer, f'Δ {name}')}"
-        answers.append(Claim(id, text, verdict, evidence))
-    return answers
+def _lower_rate(found: Sequence[Cohort], *, metric: str, name: str) -> Judged:
+    """Judge C3 in one meaning of rate: a better distance, and less of it."""
+    better, fewer = _at_sizes(found, "simvq", "kid"), _at_sizes(found, "simvq", metric)
+    if not better or not fewer:
+        return _needs("lgq, simvq")
+    verdict = all_of(has_sign(better[0], METRICS["kid"].better), has_sign(fewer[0], -1))
+    return verdict, f"{_written(better[:1], 'ΔKID')}; {_written(fewer, f'Δ {name}')}"
 
 
-def _no_collapse(found: Sequence[Cohort]) -> Claim:
-    """Judge whether perplexity keeps pace with K, and VQ's does not.
-
-    The line between a codebook that grows and one that collapses is half the logarithm of K.
-    """
-    text = "no collapse as K grows, unlike VQ"
-    sizes = sorted(_sizes(found, "lgq", "vq"))
+def _no_collapse(found: Sequence[Cohort]) -> Judged:
+    """Judge whether perplexity keeps pace with K, grows with over half its logarithm; not VQ's."""
+    sizes = sorted(_sizes(found, "vq"))
     if len(sizes) < 2:
-        return _needs("C4", text, "lgq and vq at two sizes of codebook or more")
+        return _needs("lgq and vq at two sizes of codebook or more")
     small, large = sizes[0], sizes[-1]
-    half = PACE * math.log(large / small)
-    verdicts, evidence = [], []
-    for method, claimed in (("lgq", 1), ("vq", -1)):
+    verdicts, said = [], []
+    for method in ("lgq", "vq"):
         least, most = (find(found, method, k) for k in (small, large))
         growth = difference(most, least, "perplexity", log=True)
-        pace = is_above(growth.t, half)
-        verdicts.append(pace if claimed == 1 else _opposite(pace))
-        share = most.values("active").mean() / large
-        evidence.append(
-            f"perplexity of {method} x {_ratio(growth.interval)} from K = {small:,} to "
-            f"{large:,}, where {share:.0%} are active"
+        pace = PACE * math.log(large / small)
+        verdicts.append(is_above(growth.t, pace, claimed=method == "lgq"))
+        said.append(
+            f"perplexity of {method} x {_ratio(growth)} from K = {small:,} to {large:,}, where "
+            f"{most.values('active').mean() / large:.0%} are active"
         )
-    at_large = find(found, "lgq", large), find(found, "vq", large)
-    above = difference(*at_large, "perplexity", log=True)
-    evidence.append(f"there {_ratio(above.interval)} times vq's ({above.interval.num_seeds} seeds)")
-    return Claim("C4", text, all_of(*verdicts, has_sign(above, 1)), "; ".join(evidence))
+    pair = find(found, "lgq", large), find(found, "vq", large)
+    above = difference(*pair, "perplexity", log=True)
+    said.append(f"there {_ratio(above)} times vq's ({above.interval.num_seeds} seeds)")
+    return all_of(*verdicts, has_sign(above, 1)), "; ".join(said)
 
 
-def _opposite(verdict: str) -> str:
-    return {REPRODUCED: NOT_REPRODUCED, NOT_REPRODUCED: REPRODUCED}.get(verdict, verdict)
-
-
-def _efficiency(found: Sequence[Cohort]) -> Claim:
+def _efficiency(found: Sequence[Cohort]) -> Judged:
     """Judge C5: fewer active codes than FSQ, and at an equal rate no worse by over the margin."""
-    text = "comparable fidelity with fewer entries: efficiency, not collapse"
     fewer = _at_sizes(found, "fsq", "active", log=True)
     equal = at_equal_rate(found, "lgq", "fsq", "psnr", "bits_per_token_coded")
     if not fewer or equal is None:
-        return _needs("C5", text, "lgq and fsq at two sizes whose rates overlap")
-    verdict = all_of(is_above(equal.t, -MARGIN), has_sign(fewer[0], -1))
-    evidence = [f"ΔPSNR {equal} dB at an {equal.at}", _written(fewer[:1], "Δ log active codes")]
+        return _needs("lgq and fsq at two sizes whose rates overlap")
+    said = [f"ΔPSNR {equal} dB at an {equal.at}", _written(fewer[:1], "Δ log active codes")]
     for method in ("lgq", "fsq"):
-        cohort = find(found, method, _sizes(found, "lgq", "fsq")[0])
+        cohort = find(found, method, _sizes(found, "fsq")[0])
         keys = ("perplexity_share", "mass_law_share", "geometry_efficiency")
         numbers = [cohort.values(key) for key in keys]
         if all(value is not None for value in numbers):
             share, ceiling, efficiency = (value.mean() for value in numbers)
-            evidence.append(
+            said.append(
                 f"{method}: perplexity/K {share:.2f} under a ceiling of {ceiling:.2f}, geometry "
                 f"efficiency {efficiency:.2f}"
             )
-    return Claim("C5", text, verdict, "; ".join(evidence))
+    return all_of(is_above(equal.t, -MARGIN), has_sign(fewer[0], -1)), "; ".join(said)
 
 
-def _cold_limit() -> Claim:
+def _cold_limit(_found: Sequence[Cohort]) -> Judged:
     """Check that the soft average becomes the nearest code, unless two codes are equally near."""
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(512, 5, generator=generator, dtype=torch.float64)
@@ -247,26 +203,21 @@ def _cold_limit() -> Claim:
     pair = torch.ones(2, 5, dtype=torch.float64) * torch.tensor([[1.0], [-1.0]])
     split = float(soft_assign(torch.zeros_like(pair[:1]), pair, 1e-6, engine="dense").collision[0])
     holds = away < 1e-6 and bool((a.indices == nearest).all()) and abs(split - 0.5) < 1e-9
-    return Claim(
-        "C6",
-        "nearest neighbor in the low-temperature limit",
-        REPRODUCED if holds else NOT_REPRODUCED,
+    return REPRODUCED if holds else NOT_REPRODUCED, (
         f"largest distance of the soft average to the nearest code {away:.1g} at τ = 1e-6 "
         f"(512 tokens, 64 codes); where two codes are equally near each keeps a half "
-        f"(Σp² = {split:.3f}), so distinct codes are not enough: the nearest must be unique",
+        f"(Σp² = {split:.3f}), so distinct codes are not enough: the nearest must be unique"
     )
 
 
-def _mixture() -> Claim:
+def _mixture(_found: Sequence[Cohort]) -> Judged:
     """Check that p is a Gaussian mixture's posterior and minimizes F; not so with the norm."""
     rng = np.random.default_rng(0)
     z, codes, tau = rng.normal(size=(64, 3)), rng.normal(size=(16, 3)), 0.7
     density = np.stack([multivariate_normal(e, tau / 2 * np.eye(3)).pdf(z) for e in codes], axis=1)
     posterior = torch.from_numpy(density / density.sum(1, keepdims=True))
-    d, norm = (
-        energies(torch.from_numpy(z), torch.from_numpy(codes), energy=energy)
-        for energy in ("squared", "norm")
-    )
+    pair = torch.from_numpy(z), torch.from_numpy(codes)
+    d, norm = (energies(*pair, energy=energy) for energy in ("squared", "norm"))
     p = torch.softmax(-d / tau, dim=1)
     error = float((p - posterior).abs().max())
     norm_error = float((torch.softmax(-norm / tau, dim=1) - posterior).abs().max())
@@ -275,19 +226,15 @@ def _mixture() -> Claim:
     above = (q * d).sum(1) - tau * torch.special.entr(q).sum(1) - least
     gap = float((above - tau * (q * (q / p).log()).sum(1)).abs().max())
     holds = error < 1e-12 and gap < 1e-10 and float(above.min()) > 0
-    return Claim(
-        "C7",
-        "mixture responsibilities, minimum of a free energy",
-        REPRODUCED if holds else NOT_REPRODUCED,
+    return REPRODUCED if holds else NOT_REPRODUCED, (
         f"squared energy: largest difference to the mixture's posterior {error:.1g}, F(q) - F* = "
         f"τ KL(q || p) to {gap:.1g}; the unsquared norm of the paper's first version is no "
-        f"Gaussian mixture (difference {norm_error:.2g})",
+        f"Gaussian mixture (difference {norm_error:.2g})"
     )
 
 
-def _usage_term(found: Sequence[Cohort]) -> Claim:
+def _usage_term(found: Sequence[Cohort]) -> Judged:
     """Judge whether perplexity grows with the weight of the usage term, all else equal."""
-    text = "the usage term balances use"
     for num_codes in sorted({c.num_codes for c in found}, reverse=True):
         plain = find(found, "lgq", num_codes, "")
         alike = [
@@ -300,12 +247,34 @@ def _usage_term(found: Sequence[Cohort]) -> Claim:
         if len(weights) >= 2 and 0.0 in weights:
             most = max(weights)
             d = difference(weights[most], weights[0.0], "perplexity", log=True)
-            means = ", ".join(
+            means = [
                 f"{w:g}: {weights[w].values('perplexity').mean():.0f}" for w in sorted(weights)
+            ]
+            return has_sign(d, 1), (
+                f"perplexity by weight ({', '.join(means)}) at K = {num_codes:,}; x {_ratio(d)} "
+                f"from 0 to {most:g} ({d.interval.num_seeds} seeds)"
             )
-            evidence = (
-                f"perplexity by weight ({means}) at K = {num_codes:,}; x "
-                f"{_ratio(d.interval)} from 0 to {most:g} ({d.interval.num_seeds} seeds)"
-            )
-            return Claim("C8", text, has_sign(d, 1), evidence)
-    return _needs("C8", text, "lgq with loss.usage = 0 and more, all else equal")
+    return _needs("lgq with loss.usage = 0 and more, all else equal")
+
+
+_active = partial(_lower_rate, metric="active", name="active codes")
+_entropy = partial(_lower_rate, metric="bits_per_token_entropy", name="bits a token by entropy")
+_coded = partial(_lower_rate, metric="bits_per_token_coded", name="coded bits a token")
+SIMVQ = "rFID 110.64 against SimVQ's 117.77, with 8,199 against about 16,220 active codes"
+CLAIMS: dict[str, tuple[str, Callable[[Sequence[Cohort]], Judged], str]] = {
+    "C1": (
+        "better distribution distance than FSQ at equal K",
+        _distance,
+        "rFID 110.64 against FSQ's 125.56",
+    ),
+    "C2": ("about half of FSQ's active codes", _half, "8,199 of FSQ's 16,384 active codes"),
+    "C3": ("better than SimVQ with fewer active codes", _active, SIMVQ),
+    "C3, entropy": ("better than SimVQ with fewer bits a token by entropy", _entropy, ""),
+    "C3, coded": ("better than SimVQ with fewer coded bits a token", _coded, ""),
+    "C4": ("no collapse as K grows, unlike VQ", _no_collapse, ""),
+    "C5": ("comparable fidelity with fewer entries: efficiency, not collapse", _efficiency, ""),
+    "C6": ("nearest neighbor in the low-temperature limit", _cold_limit, ""),
+    "C7": ("mixture responsibilities, minimum of a free energy", _mixture, ""),
+    "C8": ("the usage term balances use", _usage_term, ""),
+}
+"""By id: what the paper claims, how a study is asked about it, and the paper's own number."""

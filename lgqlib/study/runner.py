@@ -38,7 +38,6 @@ import torch
 from dask.distributed import Client, LocalCluster
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
-from tqdm.auto import tqdm
 
 from lgqlib.files import write_json
 from lgqlib.locks import locked
@@ -65,7 +64,7 @@ DASK = {
 }
 """A machine that sleeps, or is short of memory or cores, is slow, not gone."""
 LINE_EVERY = 20
-"""Seconds between lines of progress where there is no terminal."""
+"""Seconds between lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -188,14 +187,17 @@ def _execute(client: Client, tasks: Mapping[str, list[Job]], study: Path, how: M
 
     Records how each ended, builds the report anew, and gives the names of those that failed.
     """
-    stop, waiting, running, failed, bars = how["stop"], [*tasks.items()], {}, [], _Bars()
+    stop, waiting, running, failed, spoke = how["stop"], [*tasks.items()], {}, [], time.monotonic()
     while running or (waiting and not stop.exists()):
         while waiting and not stop.exists() and len(running) < sum(client.nthreads().values()):
             name, jobs = waiting.pop(0)
             running[client.submit(execute, jobs, **how, pure=False)] = name
         for future in [future for future in running if future.done()]:
             name, error = running.pop(future), future.exception()
-            problem = failure(error) if error else future.result()
+            if future.status == "finished":
+                problem = future.result()
+            else:
+                problem = failure(error or RuntimeError(f"the cluster has {future.status} it."))
             if problem and stop.exists():  # whoever stops a run does not call it a failure
                 said = "stopped"
             elif problem := _record(study / name, problem):
@@ -205,7 +207,10 @@ def _execute(client: Client, tasks: Mapping[str, list[Job]], study: Path, how: M
                 said = "done"
             _say(f"[{len(tasks) - len(waiting) - len(running)}/{len(tasks)}] {name}: {said}")
             build_report(study)  # to be read while the rest goes on
-        bars.show({name: study / name for name in running.values()})
+        if time.monotonic() - spoke > LINE_EVERY:
+            spoke = time.monotonic()
+            for name in running.values():
+                _say(f"{name}: {progress_of(study / name)}")
         time.sleep(0.5)
     return failed
 
@@ -280,53 +285,25 @@ def _stopped_by_signals(stop: Path) -> Iterator[Path]:
             signal.signal(number, handler)
 
 
-def progress_of(run: Run) -> tuple[int, str]:
-    """Give a running run's step, and a line about it: step, images/s, time left."""
+def progress_of(folder: Path) -> str:
+    """Say how far a running task is: a run's step, images/s and time left."""
+    if not (folder / "config.json").exists():
+        return "running"  # a notebook over all runs
+    run = Run(folder)
     metrics, steps = metrics_of(run), run.config.train.num_steps
     train = metrics[metrics["split"] == "train"] if len(metrics) else metrics
     if not len(train):
-        return 0, "starting"
+        return "starting"
     step = int(train["step"].iloc[-1])
     if step >= steps:
-        return step, f"step {step}/{steps}, evaluating"
+        return "trained, evaluating"
     speeds = metrics.get("images_per_second", pandas.Series()).dropna()
     if not len(speeds):
-        return step, f"step {step}/{steps}"
+        return f"step {step}/{steps}"
     left = (steps - step) * run.config.train.batch_size / speeds.iloc[-1]
     written = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
-    return step, f"step {step}/{steps}, {speeds.iloc[-1]:.0f} images/s, {written} left"
-
-
-class _Bars:
-    """A bar for each running run on a terminal, and a line now and then elsewhere."""
-
-    def __init__(self):
-        self.bars: dict[str, tqdm] = {}
-        self.spoke = time.monotonic()
-
-    def show(self, running: Mapping[str, Path]) -> None:
-        """Show how far the running runs are, and no longer those that ended."""
-        for name in set(self.bars) - set(running):
-            self.bars.pop(name).close()
-        live, now = sys.stderr.isatty(), time.monotonic()
-        if not live and now - self.spoke < LINE_EVERY:
-            return
-        self.spoke = now
-        for name, path in running.items():
-            if not (path / "config.json").exists():
-                continue  # a notebook over all runs
-            step, text = progress_of(run := Run(path))
-            if not live:
-                _say(f"{name}: {text}")
-                continue
-            if name not in self.bars:
-                how = {"leave": False, "bar_format": "{desc} {bar} {postfix}"}
-                self.bars[name] = tqdm(total=run.config.train.num_steps, desc=name, **how)
-            self.bars[name].n = step
-            self.bars[name].set_postfix_str(text)
+    return f"step {step}/{steps}, {speeds.iloc[-1]:.0f} images/s, {written} left"
 
 
 def _say(text: str) -> None:
-    """Write a line above the bars."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
+    print(text, file=sys.stderr, flush=True)

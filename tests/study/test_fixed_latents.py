@@ -12,35 +12,12 @@ from lgqlib.figures import fixed_latents as figures
 from lgqlib.measure.fixed_latents import gaussian_latents, geometric_spectrum, given_latents
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import participation_ratio, zador_distortion
-from lgqlib.presets import AUTHORS_LGQ
-from lgqlib.study.fixed_latents import (
-    CHANGES,
-    STARTS,
-    Experiment,
-    Variant,
-    bounds,
-    compare,
-    effect,
-    effects,
-    effects_against,
-    energy_variants,
-    fit,
-    kmeans,
-    lgq_variants,
-    measure,
-    peer_variants,
-    schedule_variants,
-    sentences,
-    spreads,
-    start_codes,
-    summary,
-    together,
-    tuned,
-)
+from lgqlib.study import fixed_latents as study
+from lgqlib.study.fixed_latents import Experiment, compare, effect, effects, fit, kmeans, measure
 
 SMALL = Experiment(num_codes=32, num_steps=120, batch_size=256, lr=0.1)
 QUICK = Experiment(num_codes=16, num_steps=3, batch_size=64, lr=0.05)
-AUTHORS = lgq_variants()[0]
+AUTHORS = study.lgq_variants()[0]
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +69,21 @@ class TestFit:
         found = kmeans(drawn, 128)
         zador = zador_distortion(values, 128) / values.sum()
         assert 0.97 * zador < found["distortion"] < 1.15 * zador
-        assert found["distortion"] > bounds(drawn, 128)["distortion"] and found["efficiency"] < 1
+        assert (
+            found["distortion"] > study.bounds(drawn, 128)["distortion"] and found["efficiency"] < 1
+        )
 
     def test_annealed_free_energy_forgets_a_bad_start_and_the_authors_setting_does_not(self):
         drawn = gaussian_latents(2048, geometric_spectrum(32, 4), seed=0)
         assert critical_temperature(drawn.train) > 20  # so that tau = 1 is cold
         reference = kmeans(drawn, 32)["distortion"]
         longer = replace(SMALL, num_steps=150, lr=0.2)
-        ours = measure(fit(together(), drawn, longer, start="cluster")[0], drawn)
+        ours = measure(fit(study.together(), drawn, longer, start="cluster")[0], drawn)
         theirs = measure(fit(AUTHORS, drawn, longer, start="cluster")[0], drawn)
         assert ours["distortion"] < 1.03 * reference and ours["active"] == 32
         assert theirs["distortion"] > 1.1 * reference
 
-    @pytest.mark.parametrize("variant", [AUTHORS, *peer_variants()], ids=lambda v: v.name)
+    @pytest.mark.parametrize("variant", [AUTHORS, *study.peer_variants()], ids=lambda v: v.name)
     def test_a_seed_gives_the_same_fit_and_leaves_the_global_stream(self, variant, latents):
         torch.manual_seed(5)
         expected = torch.rand(2)
@@ -117,19 +96,19 @@ class TestFit:
 
     def test_every_variant_of_a_seed_starts_from_the_same_codes(self, latents):
         still = Experiment(num_codes=16, num_steps=1, batch_size=8, lr=1e-12)
-        chosen = [AUTHORS, *peer_variants(("vq", "vq_ema"))]
+        chosen = [AUTHORS, *study.peer_variants(("vq", "vq_ema"))]
         books = [fit(v, latents, still, start="gaussian", seed=3)[0] for v in chosen]
         first, *rest = (bench.quantizer.codebook.sort(0).values for bench in books)
         assert torch.allclose(rest[0], first, atol=1e-6)
 
-    @pytest.mark.parametrize("how", STARTS)
+    @pytest.mark.parametrize("how", study.STARTS)
     def test_only_a_cluster_is_in_one_place(self, how):
-        codes = start_codes(torch.randn(500, 3), 20, how)
+        codes = study.start_codes(torch.randn(500, 3), 20, how)
         assert codes.shape == (20, 3) and (codes.std(0).max() < 0.2) == (how == "cluster")
 
     def test_a_linear_encoder_learns_and_keeps_rows_of_norm_one(self, latents):
         narrow = Experiment(num_codes=16, num_steps=20, batch_size=128, lr=0.02, encoder_dim=2)
-        bench, history = fit(together(encoder=True), latents, narrow)
+        bench, history = fit(study.together(encoder=True), latents, narrow)
         assert bench.quantizer.codebook.shape == (16, 2)
         z = bench.latents(torch.eye(6))
         assert z.square().sum(0).sqrt().tolist() == pytest.approx([1, 1])
@@ -137,22 +116,17 @@ class TestFit:
 
     @pytest.mark.parametrize("encoder", [False, True])
     def test_every_variant_runs_and_none_passes_the_bound(self, latents, encoder):
-        variants = [*lgq_variants(encoder=encoder), *peer_variants()]
-        variants += [] if encoder else [*energy_variants(), *schedule_variants()]
-        least = bounds(latents, 16)["distortion"]
+        variants = [*study.lgq_variants(encoder=encoder), *study.peer_variants()]
+        variants += [] if encoder else [*study.energy_variants(), *study.schedule_variants()]
+        least = study.bounds(latents, 16)["distortion"]
         for variant in variants:
             experiment = replace(QUICK, encoder_dim=6 if encoder else 0)
             error = measure(fit(variant, latents, experiment)[0], latents)["distortion"]
             assert math.isfinite(error) and error > least
 
-    def test_the_authors_setting_is_the_preset(self):
-        assert dict(AUTHORS.changes) == AUTHORS_LGQ
-        config = QUICK.config(AUTHORS, 6)
-        assert (config.temperature.start, config.temperature.end) == (1.0, 0.1)
-
     def test_the_learning_rate_that_errs_least_is_chosen(self, latents):
-        variants, how = peer_variants(["vq"]), {"starts": ("cluster",), "progress": False}
-        (chosen,) = tuned(variants, latents, QUICK, (1e-5, 0.05), **how)
+        variants, how = study.peer_variants(["vq"]), {"starts": ("cluster",), "progress": False}
+        (chosen,) = study.tuned(variants, latents, QUICK, (1e-5, 0.05), **how)
         assert chosen.lr == 0.05
 
     def test_bad_values_are_refused_by_their_names(self, latents):
@@ -163,7 +137,7 @@ class TestFit:
         with pytest.raises(ValueError, match="start = 'elsewhere'"):
             fit(AUTHORS, latents, QUICK, start="elsewhere")
         with pytest.raises(ValueError, match="unknown field"):
-            fit(Variant("wrong", changes={"loss.luck": 1.0}), latents, QUICK)
+            fit(study.Variant("wrong", changes={"loss.luck": 1.0}), latents, QUICK)
 
 
 def trials_of(**columns) -> pd.DataFrame:
@@ -183,11 +157,11 @@ class TestVerdicts:
         trials = trials_of(
             authors=authors, less=0.9 * authors, noisy=authors + np.array([0.5, -0.6, 0.2])
         )
-        judged = effects_against(trials, "authors").set_index(["variant", "start"])
+        judged = study.effects_against(trials, "authors").set_index(["variant", "start"])
         assert judged.loc[("less", "random"), "change"] == pytest.approx(-10)
         assert judged.loc[("less", "random"), "verdict"] == "better"
         assert judged.loc[("noisy", "cluster"), "verdict"] == "undecided"
-        assert effects_against(trials, "less").iloc[0]["verdict"] == "worse"
+        assert study.effects_against(trials, "less").iloc[0]["verdict"] == "worse"
         more = trials.rename(columns={"distortion": "active_share"})
         row = effect(more, "less", "authors", start="random", measure="active_share")
         assert row["verdict"] == "worse", "fewer codes in use"
@@ -201,11 +175,11 @@ class TestVerdicts:
             ("+ annealing", "authors"),
             ("all together", "all but annealing"),
         }
-        assert all(s.endswith(("better.", "worse.", "undecided.")) for s in sentences(asked))
+        assert all(s.endswith(("better.", "worse.", "undecided.")) for s in study.sentences(asked))
 
     def test_spread_is_the_worst_start_over_the_best(self):
         trials = trials_of(a={"random": [1.0, 1.0], "cluster": [2.0, 3.0]})
-        assert spreads(trials).set_index("seed")["spread"].to_dict() == {0: 2.0, 1: 3.0}
+        assert study.spreads(trials).set_index("seed")["spread"].to_dict() == {0: 2.0, 1: 3.0}
 
     @pytest.mark.parametrize("b", [[1.0], []])
     def test_other_seeds_cannot_be_compared(self, b):
@@ -218,12 +192,12 @@ def ends_of(trace):
 
 
 def test_figures_say_what_the_fits_say(latents):
-    chosen = [AUTHORS, *peer_variants(["vq"]), together()]
+    chosen = [AUTHORS, *study.peer_variants(["vq"]), study.together()]
     pair = ("random", "cluster")
     trials = compare({0: latents, 1: latents}, chosen, QUICK, starts=pair, progress=False)
-    assert len(trials) == 2 * (2 * 3 + 1) and "annealing" in CHANGES
-    assert set(summary(trials)["variant"]) == set(trials["variant"])
-    ladder = figures.ladder(trials, bounds(latents, 16)["distortion"], what="Fixed latents")
+    assert len(trials) == 2 * (2 * 3 + 1)
+    assert set(study.summary(trials)["variant"]) == set(trials["variant"])
+    ladder = figures.ladder(trials, study.bounds(latents, 16)["distortion"], what="Fixed latents")
     means = trials[trials["variant"] != "k-means"].groupby("variant")["distortion"].mean()
     assert f"{means.idxmin()} errs least" in ladder.layout.title.text.replace("<br>", " ")
     assert sum(len(trace.x) for trace in ladder.data if trace.mode == "markers") == 12

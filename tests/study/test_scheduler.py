@@ -18,38 +18,32 @@ from lgqlib.run import Run
 from lgqlib.study.__main__ import main
 from lgqlib.study.engine import Job, execute, require_parameters
 from lgqlib.study.results import FAILURE_FILE, collect
-from lgqlib.study.runner import (
-    _gpus,
-    _stopped_by_signals,
-    cluster,
-    fitting_workers,
-    progress_of,
-)
+from lgqlib.study.runner import _gpus, _stopped_by_signals, cluster, fitting_workers, progress_of
 
 ROOT = Path(lgqlib.__file__).parent.parent
 
 
-def test_workers_are_as_many_as_fit():
-    gib = 2**30
-    assert fitting_workers(8, num_gpus=0, cores=2, memory=24 * gib) == 2
-    assert fitting_workers(8, num_gpus=0, cores=16, memory=7 * gib) == 3
-    assert fitting_workers(1, num_gpus=0, cores=16, memory=64 * gib) == 1
-    assert fitting_workers(8, num_gpus=2, cores=16, memory=64 * gib) == 2
-    assert fitting_workers(8, num_gpus=0, cores=1, memory=gib) == 1
+@pytest.mark.parametrize(
+    "runs, gpus, cores, gib, fitting",
+    [(8, 0, 2, 24, 2), (8, 0, 16, 7, 3), (1, 0, 16, 64, 1), (8, 2, 16, 64, 2), (8, 0, 1, 1, 1)],
+)
+def test_workers_are_as_many_as_fit(runs, gpus, cores, gib, fitting):
+    memory = gib * 2**30
+    assert fitting_workers(runs, num_gpus=gpus, cores=cores, memory=memory) == fitting
 
 
 def test_progress_is_read_from_the_metrics(tmp_path):
     run = Run.create(tmp_path, preset().override("train.num_steps=200 train.batch_size=50"))
-    assert progress_of(run) == (0, "starting")
+    assert progress_of(tmp_path) == "running" and progress_of(run.path) == "starting"
     run.log(40, "train", loss=1.0)
     run.log(40, "timing", images_per_second=100.0)
-    assert progress_of(run) == (40, "step 40/200, 100 images/s, 80 s left")
+    assert progress_of(run.path) == "step 40/200, 100 images/s, 80 s left"
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 200, "spl')
-    assert progress_of(run)[0] == 40, "a line that is being written does not disturb"
+    assert "step 40/200" in progress_of(run.path), "a line that is being written does not disturb"
     run.rewind_metrics(40)
     run.log(200, "train", loss=1.0)
-    assert progress_of(run) == (200, "step 200/200, evaluating")
+    assert progress_of(run.path) == "trained, evaluating"
 
 
 # One notebook ------------------------------------------------------------------------------------
