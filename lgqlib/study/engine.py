@@ -116,7 +116,6 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
         if stop.exists():
             raise InterruptedError(f"{stop} is there.")
 
-    go_on()
     require_parameters(job.notebook, list(job.parameters))
     job.output.parent.mkdir(parents=True, exist_ok=True)
     part = job.output.with_suffix(".part.ipynb")

@@ -188,8 +188,10 @@ def _execute(client: Client, tasks: Mapping[str, list[Job]], study: Path, how: M
     Records how each ended, builds the report anew, and gives the names of those that failed.
     """
     stop, waiting, running, failed, spoke = how["stop"], [*tasks.items()], {}, [], time.monotonic()
-    while running or (waiting and not stop.exists()):
-        while waiting and not stop.exists() and len(running) < sum(client.nthreads().values()):
+    while running or waiting:
+        if stop.exists():
+            waiting.clear()
+        while waiting and len(running) < sum(client.nthreads().values()):
             name, jobs = waiting.pop(0)
             running[client.submit(execute, jobs, **how, pure=False)] = name
         for future in [future for future in running if future.done()]:
@@ -205,7 +207,7 @@ def _execute(client: Client, tasks: Mapping[str, list[Job]], study: Path, how: M
                 failed.append(name)
             else:
                 said = "done"
-            _say(f"[{len(tasks) - len(waiting) - len(running)}/{len(tasks)}] {name}: {said}")
+            _say(f"{name}: {said} ({len(waiting) + len(running)} to go)")
             build_report(study)  # to be read while the rest goes on
         if time.monotonic() - spoke > LINE_EVERY:
             spoke = time.monotonic()

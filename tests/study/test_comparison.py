@@ -42,11 +42,16 @@ def found(tmp_path_factory):
                     seed=seed,
                     more="backbone.dim=5 backbone.norm=none" if num_codes == 16384 else "",
                     per_image={"psnr": psnr + np.linspace(-1, 1, 8)},
-                    numbers={"psnr": psnr, "bits_per_token_coded": bits, "active": 2**bits},
+                    numbers={
+                        "psnr": psnr,
+                        "fd": psnr,
+                        "bits_per_token_coded": bits,
+                        "active": 2**bits,
+                    },
                 )
                 runs.append((run, ""))
     for seed in (0, 1, 2):
-        numbers = {"psnr": 10.0 + seed, "active": 5.0, "kid": 0.1}
+        numbers = {"psnr": 10.0 + seed, "active": 5.0, "bits_per_token_coded": 10.5, "kid": 0.1}
         run = finished_run(folder, seed=seed, more="loss.usage=0", numbers=numbers)
         runs.append((run, "no usage"))
     return cohorts(study_of(folder, runs))
@@ -66,6 +71,8 @@ def test_pairing_takes_out_what_a_seed_does_to_both(found):
     # One bit less is 6 dB less, half a dB is gained back.
     assert d.interval.mean == pytest.approx(-5.495, abs=1e-6)
     assert d.interval.high - d.interval.low < 0.1, "seeds spread over 5 dB, differences do not"
+    by_run = difference(a, b, "fd").interval
+    assert (by_run.low, by_run.high) == pytest.approx((d.interval.low, d.interval.high))
     assert (d.direction, d.verdict, d.bootstrap.num_images) == (-1, "worse", 8)
     assert difference(b, a, "psnr").verdict == "better"
     assert difference(a, b, "active").verdict == "lower"
@@ -98,12 +105,12 @@ def test_a_variant_is_an_ablation_and_no_peer(found):
 
 
 def test_points_have_a_mean_an_interval_and_their_runs(found):
-    table = points(found, ["psnr", "fd"])
+    table = points(found, ["psnr", "ssim"])
     row = table[(table["method"] == "fsq") & (table["num_codes"] == 4096)].iloc[0]
     assert row["psnr"] == pytest.approx(72 + np.mean(SEED_EFFECT))
     assert row["psnr.low"] < row["psnr"] < row["psnr.high"]
     assert row["seeds"] == 3 and row["runs"].count("fsq-photos-K4096") == 3
-    assert "fd" not in table, "a number that nobody has is left out"
+    assert "ssim" not in table, "a number that nobody has is left out"
     assert list(table["ablation"]).count(True) == 1
 
 

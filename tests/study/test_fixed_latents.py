@@ -113,6 +113,8 @@ class TestFit:
         z = bench.latents(torch.eye(6))
         assert z.square().sum(0).sqrt().tolist() == pytest.approx([1, 1])
         assert history["distortion"].iloc[-1] < history["distortion"].iloc[0]
+        elsewhere = replace(latents, train=2 * latents.train)
+        assert measure(bench, elsewhere) == measure(bench, latents), "on the held-out ones"
 
     @pytest.mark.parametrize("encoder", [False, True])
     def test_every_variant_runs_and_none_passes_the_bound(self, latents, encoder):

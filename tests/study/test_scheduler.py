@@ -261,6 +261,7 @@ def test_a_study_that_is_stopped_or_killed_goes_on(project, scheduler, number):
         assert process.returncode == 130 and "stopping" in said, said
         states = collect(study).set_index("method")["state"].to_dict()
         assert states == {"fsq": "partial", "lgq": "new"}
+        assert not [*study.glob("lgq-*/notebooks")], "nothing more was begun"
         assert kept == len(lines), "the checkpoint is of the last step"
 
     assert main([*arguments, *scheduler]) == 0
