@@ -1,7 +1,8 @@
 """A run as a value: what was trained, on what, and how; standard library only.
 
 Every field is a plain scalar or a tuple of integers, so that a config is JSON, a command line and a
-hash.
+hash. What a field may hold stands in its line (`number`, `one_of`); what fields must be together
+stands in `__post_init__`.
 """
 
 import dataclasses
@@ -17,9 +18,28 @@ from typing import Any
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
 INITIALIZATIONS = ("random", "kmeans", "gaussian", "uniform")
+TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
+"""Names that a quantizer's terms may have; each has its weight in `LossConfig`."""
 VERSION = 1
 SMALLEST = 11
 """Side of the smallest image that SSIM can judge, in pixels."""
+
+
+def number(default: Any, least: float, most: float = math.inf, *, above: bool = False) -> Any:
+    """Give a field for numbers from `least` (or `above` it) to `most`."""
+    sign = ">" if above else ">="
+    right = f"a finite number {sign} {least}" + (f" and <= {most:g}" if most < math.inf else "")
+
+    def fits(value: float) -> bool:
+        return math.isfinite(value) and least <= value <= most and not (above and value == least)
+
+    return field(default=default, metadata={"fits": fits, "right": right})
+
+
+def one_of(default: str, *choices: str) -> Any:
+    """Give a field for one of some words."""
+    right = "one of " + ", ".join(map(repr, choices))
+    return field(default=default, metadata={"fits": choices.__contains__, "right": right})
 
 
 def _require(condition: bool, name: str, value: Any, right: str) -> None:
@@ -27,198 +47,155 @@ def _require(condition: bool, name: str, value: Any, right: str) -> None:
         raise ValueError(f"{name} = {value!r}: it must be {right}.")
 
 
-def _one_of(name: str, value: Any, choices: tuple) -> None:
-    _require(value in choices, name, value, "one of " + ", ".join(map(repr, choices)))
+class _Section:
+    """A part of the config, whose fields are checked when it is made."""
 
+    PREFIX = ""
 
-def _at_least(name: str, value: float, least: float) -> None:
-    _require(math.isfinite(value) and value >= least, name, value, f"a finite number >= {least}")
+    def __post_init__(self):
+        for item in fields(self):
+            if "fits" in item.metadata:
+                value = getattr(self, item.name)
+                self._require(item.metadata["fits"](value), item.name, item.metadata["right"])
 
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    """Refuse what no machine can hold by its name, rather than by an allocation that fails."""
-    right = f"a finite number >= {least}" if value < least else f"between {least} and {most}"
-    _require(math.isfinite(value) and least <= value <= most, name, value, right)
-
-
-def _positive(name: str, value: float, most: float) -> None:
-    _require(math.isfinite(value) and value > 0, name, value, "a finite number > 0")
-    _require(value <= most, name, value, f"at most {most:g}")
-
-
-def _share(name: str, value: float) -> None:
-    _require(0 <= value <= 1, name, value, "between 0 and 1")
+    def _require(self, condition: bool, name: str, right: str) -> None:
+        _require(condition, self.PREFIX + name, getattr(self, name), right)
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    name: str = "photos"
-    """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any directory of
-    images).
-    """
+class DataConfig(_Section):
+    PREFIX = "data."
+    name: str = one_of("photos", "photos", "cifar10", "imagenette", "imagefolder")
+    """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any images)."""
     root: str = ""
-    """A folder (or tar) given by the user; required by `imagefolder`, instead of a download for the
-    others.
-    """
-    size: int = 32
+    """A folder or tar of one's own: required by `imagefolder`, instead of a download for others."""
+    size: int = number(32, 8, 4096)
     """Side of the square images that the model sees, in pixels."""
-    resize: int = 0
+    resize: int = number(0, 0, 8192)
     """Short side of the stored images, in pixels; 0 keeps them as they are."""
     flip: bool = True
     """Mirror half of the training crops."""
-    eval_crops: int = 512
+    eval_crops: int = number(512, 0)
     """How many held-out crops an evaluation looks at; 0 is all of them."""
 
     def __post_init__(self):
-        _one_of("data.name", self.name, ("photos", "cifar10", "imagenette", "imagefolder"))
-        _require(
+        super().__post_init__()
+        self._require(
             self.name != "imagefolder" or bool(self.root),
-            "data.root",
-            self.root,
+            "root",
             "a folder of images when data.name is 'imagefolder'",
         )
-        _within("data.size", self.size, 8, 4096)
-        _within("data.resize", self.resize, 0, 8192)
-        _require(
+        self._require(
             self.resize == 0 or self.resize >= self.size,
-            "data.resize",
-            self.resize,
+            "resize",
             f"0 or at least data.size = {self.size}, for a crop cannot exceed its image",
         )
-        _at_least("data.eval_crops", self.eval_crops, 0)
 
 
 @dataclass(frozen=True)
-class BackboneConfig:
-    family: str = "patch"
-    """`patch`: space-to-depth, then residual blocks at the latent resolution. `vqgan`: the paper's
-    pyramid.
-    """
-    downsample: int = 4
+class BackboneConfig(_Section):
+    PREFIX = "backbone."
+    family: str = one_of("patch", "patch", "vqgan")
+    """`patch`: space-to-depth and residual blocks on the tokens. `vqgan`: the paper's pyramid."""
+    downsample: int = number(4, 1, 256)
     """Image side over latent side; 32 / 4 gives 8 x 8 = 64 tokens."""
-    width: int = 96
+    width: int = number(96, 8, 4096)
     """Channels of the residual blocks (`vqgan`: of the first stage)."""
-    depth: int = 2
+    depth: int = number(2, 1, 256)
     """Residual blocks in encoder and decoder each (`vqgan`: a stage)."""
-    dim: int = 5
+    dim: int = number(5, 1, 4096)
     """C, channels of a latent."""
-    norm: str = "layer"
-    """Before the quantizer: `layer` (each token over channels), `group` (the whole map),
-    `group+layer`, `none`.
-    """
+    norm: str = one_of("layer", "layer", "group", "group+layer", "none")
+    """Before the quantizer: `layer` (a token over channels), `group` (the whole map), or both."""
 
     def __post_init__(self):
-        _one_of("backbone.family", self.family, ("patch", "vqgan"))
-        _one_of("backbone.norm", self.norm, ("layer", "group", "group+layer", "none"))
-        _within("backbone.downsample", self.downsample, 1, 256)
+        super().__post_init__()
         power = self.downsample & (self.downsample - 1) == 0
-        _require(power, "backbone.downsample", self.downsample, "a power of two")
-        _within("backbone.width", self.width, 8, 4096)
-        _require(self.width % 8 == 0, "backbone.width", self.width, "a multiple of 8")
-        _within("backbone.depth", self.depth, 1, 256)
-        _within("backbone.dim", self.dim, 1, 4096)
-        _require(
+        self._require(power, "downsample", "a power of two")
+        self._require(self.width % 8 == 0, "width", "a multiple of 8")
+        self._require(
             self.dim > 2 or "layer" not in self.norm,
-            "backbone.norm",
-            self.norm,
+            "norm",
             f"'group' or 'none' with backbone.dim = {self.dim}: "
             "a token normalized over so few channels has no freedom left",
         )
 
 
 @dataclass(frozen=True)
-class LGQConfig:
-    energy: str = "squared"
-    """d(z, e) of the soft assignment: squared distance, distance, 1 - cosine, or minus the dot
-    product.
+class LGQConfig(_Section):
+    PREFIX = "quantizer.lgq."
+    energy: str = one_of("squared", *ENERGIES)
+    """d(z, e): squared distance, distance, 1 - cosine, or minus the dot product."""
+    codebook_loss: str = one_of("commit", "commit", "free_energy")
+    """What trains the codes: mean (z_q - z)^2 with nothing detached (the paper), or the free
+    energy.
     """
-    codebook_loss: str = "commit"
-    """What trains the codes: `commit` (the paper; mean (z_q - z)^2, nothing detached) or
-    `free_energy`.
-    """
-    identity: float = 0.0
-    """Share of the identity path in the encoder's gradient; 0 is the paper's straight-through
-    average.
-    """
-    usage: str = "square"
+    identity: float = number(0.0, 0, 1)
+    """Share of the identity path in the encoder's gradient; 0 is the paper's average."""
+    usage: str = one_of("square", "square", "entropy")
     """`square`: K sum u^2 (the paper); `entropy`: 1 - H(u) / log K, free of K."""
-    initialization: str = "random"
-    """How the codebook starts from real latents: `random`, `kmeans`, `gaussian`, `uniform`."""
+    initialization: str = one_of("random", *INITIALIZATIONS)
+    """How the codebook starts from real latents."""
     widths: bool = False
     """Learn a width s_k for each code: d_nk / (tau s_k)."""
     per_channel: bool = False
-    """Learn scalar bins for each channel (`quantizer.levels`), the learned counterpart of FSQ."""
-    active_floor: float = 0.0
-    """P_min of the floor term: the perplexity under which it acts, in codes (with bins per channel,
-    in values of a channel).
+    """Learn scalar bins for each channel (`quantizer.levels`), FSQ's learned counterpart."""
+    active_floor: float = number(0.0, 0)
+    """P_min of the floor term, in codes (with bins per channel, in values of a channel)."""
+    num_nearest: int = number(8, 0, 2**24)
+    """A token's nearest codes that are looked at where they hold all of its assignment but 1e-3; 0
+    always looks at all.
     """
-    engine: str = "auto"
-    """Engine of the soft assignment: `auto`, `dense`, `streaming`, `triton`."""
 
     def __post_init__(self):
-        _one_of("quantizer.lgq.energy", self.energy, ENERGIES)
-        _one_of("quantizer.lgq.codebook_loss", self.codebook_loss, ("commit", "free_energy"))
-        _one_of("quantizer.lgq.usage", self.usage, ("square", "entropy"))
-        _one_of("quantizer.lgq.initialization", self.initialization, INITIALIZATIONS)
-        _one_of("quantizer.lgq.engine", self.engine, ("auto", "dense", "streaming", "triton"))
-        _share("quantizer.lgq.identity", self.identity)
-        _at_least("quantizer.lgq.active_floor", self.active_floor, 0)
-        _require(
+        super().__post_init__()
+        self._require(
             not (self.per_channel and (self.widths or self.energy != "squared")),
-            "quantizer.lgq.per_channel",
-            self.per_channel,
+            "per_channel",
             "False with learnable widths or an energy other than 'squared'",
         )
 
 
 @dataclass(frozen=True)
-class QuantizerConfig:
+class QuantizerConfig(_Section):
+    PREFIX = "quantizer."
     method: str = "lgq"
     """Which quantizer: a row of `quantizers.METHODS`."""
-    num_codes: int = 1024
+    num_codes: int = number(1024, 1, 2**24)
     """K, the size of the codebook."""
     levels: tuple[int, ...] = ()
-    """Levels a channel for FSQ-like quantizers; their product is K. Empty: chosen to match
-    `num_codes`.
-    """
+    """Levels a channel for FSQ-like quantizers, with product K; empty: chosen to match K."""
     lgq: LGQConfig = field(default_factory=LGQConfig)
 
     def __post_init__(self):
-        _within("quantizer.num_codes", self.num_codes, 1, 2**24)
-        for level in self.levels:
-            _within("quantizer.levels", level, 2, 2**24)
+        super().__post_init__()
+        self._require(
+            all(2 <= level <= 2**24 for level in self.levels), "levels", "whole numbers >= 2"
+        )
         product = math.prod(self.levels)
-        _require(
+        self._require(
             not self.levels or product == self.num_codes,
-            "quantizer.levels",
-            self.levels,
+            "levels",
             f"levels whose product is quantizer.num_codes = {self.num_codes}, not {product}",
         )
-        _require(
+        self._require(
             not self.lgq.per_channel or bool(self.levels),
-            "quantizer.levels",
-            self.levels,
+            "levels",
             "given when quantizer.lgq.per_channel is set, e.g. (8, 8, 4, 4)",
         )
 
 
 @dataclass(frozen=True)
-class TemperatureConfig:
-    kind: str = "linear"
-    """`linear`, `cosine`, `exponential` from start to end, or `constant` at start."""
-    start: float = 1.0
-    end: float = 0.1
+class TemperatureConfig(_Section):
+    PREFIX = "temperature."
+    kind: str = one_of("linear", "linear", "cosine", "exponential", "constant")
+    """The way from start to end; `constant` stays at start."""
+    start: float = number(1.0, 0, 1e6, above=True)
+    end: float = number(0.1, 0, 1e6, above=True)
     reduced: bool = False
-    """Read start and end in units of the first critical temperature tau_c of the running latents.
-    """
-    span: float = 1.0
+    """Read start and end in units of the first critical temperature of the running latents."""
+    span: float = number(1.0, 0, 1, above=True)
     """Share of the steps over which the temperature falls; afterwards it stays at end."""
-
-    def __post_init__(self):
-        _one_of("temperature.kind", self.kind, ("linear", "cosine", "exponential", "constant"))
-        _positive("temperature.start", self.start, 1e6)
-        _positive("temperature.end", self.end, 1e6)
-        _require(0 < self.span <= 1, "temperature.span", self.span, "in (0, 1]")
 
     def at(self, step: int, num_steps: int) -> float:
         """Give the temperature of a step: absolute, or in units of tau_c when `reduced`."""
@@ -233,91 +210,64 @@ class TemperatureConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    reconstruction: str = "l1"
-    """`l1` or `l2` on images in [-1, 1]."""
-    commit: float = 1.0
+class LossConfig(_Section):
+    PREFIX = "loss."
+    reconstruction: str = one_of("l1", "l1", "l2")
+    """On images in [-1, 1]."""
+    commit: float = number(1.0, 0, 1e6)
     """Weight of each of a quantizer's terms, by the term's name."""
-    peak: float = 0.005
-    usage: float = 0.005
-    floor: float = 0.0
-    free_energy: float = 1.0
-    codebook: float = 1.0
-    entropy: float = 1.0
-    widths: float = 0.0
-    perceptual: float = 0.0
-    """Weight of the perceptual distance on EfficientNet-Lite0 features; 0 never builds the network.
-    """
-    perceptual_side: int = 224
+    peak: float = number(0.005, 0, 1e6)
+    usage: float = number(0.005, 0, 1e6)
+    floor: float = number(0.0, 0, 1e6)
+    free_energy: float = number(1.0, 0, 1e6)
+    codebook: float = number(1.0, 0, 1e6)
+    entropy: float = number(1.0, 0, 1e6)
+    widths: float = number(0.0, 0, 1e6)
+    perceptual: float = number(0.0, 0, 1e6)
+    """Weight of the distance of EfficientNet-Lite0 features; 0 never builds the network."""
+    perceptual_side: int = number(224, 32, 1024)
     """Side to which images are enlarged for the perceptual loss, in pixels."""
-    adversarial: float = 0.0
+    adversarial: float = number(0.0, 0, 1e6)
     """Weight of the PatchGAN's term; 0 never builds the discriminator."""
-    adversarial_start: float = 0.5
+    adversarial_start: float = number(0.5, 0, 1)
     """Share of the steps after which the discriminator takes part."""
     adaptive: bool = True
     """Scale the adversarial term by VQGAN's ratio of gradients at the decoder's last layer."""
-    discriminator_lr: float = 1e-4
-
-    def __post_init__(self):
-        _one_of("loss.reconstruction", self.reconstruction, ("l1", "l2"))
-        for name in (*TERMS, "perceptual", "adversarial"):
-            _within(f"loss.{name}", getattr(self, name), 0, 1e6)
-        _within("loss.perceptual_side", self.perceptual_side, 32, 1024)
-        _share("loss.adversarial_start", self.adversarial_start)
-        _positive("loss.discriminator_lr", self.discriminator_lr, 1.0)
-
-
-TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
-"""Names that a quantizer's terms may have; each has its weight in `LossConfig`."""
+    discriminator_lr: float = number(1e-4, 0, 1.0, above=True)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    num_steps: int = 600
-    batch_size: int = 64
+class TrainConfig(_Section):
+    PREFIX = "train."
+    num_steps: int = number(600, 1)
+    batch_size: int = number(64, 1, 2**20)
     """Images a step, over all processes."""
-    lr: float = 2e-3
-    codebook_lr: float = 1.0
+    lr: float = number(2e-3, 0, 1.0, above=True)
+    codebook_lr: float = number(1.0, 0, 1e3, above=True)
     """Learning rate of the quantizer's own parameters, as a multiple of `lr`: Adam moves a code by
     at most about the sum of the rates, which must span the latents where codes start far away.
     """
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
+    weight_decay: float = number(1e-4, 0, 1e3)
+    warmup: float = number(0.05, 0, 1)
     """Share of the steps over which the learning rate rises."""
-    decay: str = "cosine"
+    decay: str = one_of("cosine", "cosine", "constant")
     """Learning rate after the warm-up: `cosine` to zero, or `constant`."""
-    clip: float = 1.0
+    clip: float = number(1.0, 0)
     """Largest norm of the gradient; 0 never clips."""
-    ema: float = 0.0
+    ema: float = number(0.0, 0, 0.999999)
     """Decay of the moving average of weights that evaluation uses; 0 keeps none."""
-    precision: str = "no"
-    """Mixed precision of `accelerate`: `no`, `bf16`, `fp16`."""
+    precision: str = one_of("no", "no", "bf16", "fp16")
+    """Mixed precision of `accelerate`."""
     compile: bool = False
     """Compile encoder and decoder with `torch.compile`."""
-    log_every: int = 10
-    eval_every: int = 200
+    log_every: int = number(10, 1)
+    eval_every: int = number(200, 0)
     """Steps between light evaluations on held-out images; 0 only at the end."""
-    checkpoint_every: int = 200
-    num_snapshots: int = 12
+    checkpoint_every: int = number(200, 1)
+    num_snapshots: int = number(12, 0, 10_000)
     """Snapshots of codebook and probe, at log-spaced steps."""
-    probe: int = 2048
+    probe: int = number(2048, 1, 2**24)
     """Latents in each snapshot's fixed probe, in tokens."""
-
-    def __post_init__(self):
-        for name in ("num_steps", "log_every", "checkpoint_every"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
-        _within("train.batch_size", self.batch_size, 1, 2**20)
-        _within("train.probe", self.probe, 1, 2**24)
-        _within("train.num_snapshots", self.num_snapshots, 0, 10_000)
-        _positive("train.lr", self.lr, 1.0)
-        _positive("train.codebook_lr", self.codebook_lr, 1e3)
-        _within("train.weight_decay", self.weight_decay, 0, 1e3)
-        for name in ("clip", "eval_every"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
-        _share("train.warmup", self.warmup)
-        _require(0 <= self.ema < 1, "train.ema", self.ema, "in [0, 1)")
-        _one_of("train.decay", self.decay, ("cosine", "constant"))
-        _one_of("train.precision", self.precision, ("no", "bf16", "fp16"))
 
     def lr_at(self, step: int) -> float:
         """Give the learning rate of a step: linear warm-up, then the decay."""
@@ -331,33 +281,29 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(_Section):
+    PREFIX = "evaluation."
     extractor: str = "lite2"
     """Features of KID, Fréchet and perceptual distance: `lite2`, `lite0`, empty for none, or the
     path of your own TorchScript network (Inception, say), whose name ends in .pt.
     """
     distance: str = ""
     """Path of a TorchScript perceptual distance (LPIPS, say) beside an extractor of your own."""
-    batch_size: int = 64
+    batch_size: int = number(64, 1, 2**20)
 
     def __post_init__(self):
+        super().__post_init__()
         own = self.extractor.endswith(".pt")
-        if not own:
-            _one_of("evaluation.extractor", self.extractor, ("lite2", "lite0", "", "a file.pt"))
-        _require(
-            own or not self.distance,
-            "evaluation.distance",
-            self.distance,
-            f"empty with evaluation.extractor = {self.extractor!r}, which has a distance of its own"
-            if self.extractor
-            else "empty without an evaluation.extractor",
+        known = own or self.extractor in ("lite2", "lite0", "")
+        self._require(known, "extractor", "one of 'lite2', 'lite0', '', 'a file.pt'")
+        self._require(
+            own or not self.distance, "distance", "empty without an extractor of your own"
         )
-        _within("evaluation.batch_size", self.batch_size, 1, 2**20)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Hold one run. Two equal configs are the same run; `run_name` carries the hash."""
+    """One run. Two equal configs are the same run; `run_name` carries the hash."""
 
     version: int = VERSION
     """Of this format; a run of another version is refused."""
@@ -373,34 +319,26 @@ class Config:
     def __post_init__(self):
         if self.version != VERSION:
             raise ValueError(
-                f"version = {self.version!r}: this lgqlib reads configs of "
-                f"version {VERSION}; train the run again."
+                f"version = {self.version!r}: this lgqlib reads configs of version {VERSION}; "
+                "train the run again."
             )
+        size, factor, lgq = self.data.size, self.backbone.downsample, self.quantizer.lgq
         _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2**32 - 1")
+        right = f"at least {SMALLEST}, the side of SSIM's window, by which a run is evaluated"
+        _require(size >= SMALLEST, "data.size", size, right)
+        right = f"a multiple of backbone.downsample = {factor}"
+        _require(size % factor == 0, "data.size", size, right)
         _require(
-            self.data.size >= SMALLEST,
-            "data.size",
-            self.data.size,
-            f"at least {SMALLEST}, the side of SSIM's window, by which a run is evaluated",
-        )
-        _require(
-            self.data.size % self.backbone.downsample == 0,
-            "data.size",
-            self.data.size,
-            f"a multiple of backbone.downsample = {self.backbone.downsample}",
-        )
-        _require(
-            not self.quantizer.lgq.per_channel or len(self.quantizer.levels) == self.backbone.dim,
+            not lgq.per_channel or len(self.quantizer.levels) == self.backbone.dim,
             "backbone.dim",
             self.backbone.dim,
             f"the number of quantizer.levels, {len(self.quantizer.levels)}, with bins per channel",
         )
         _require(
-            not self.temperature.reduced or self.quantizer.lgq.energy in ("squared", "norm"),
+            not self.temperature.reduced or lgq.energy in ("squared", "norm"),
             "temperature.reduced",
             self.temperature.reduced,
-            f"False with quantizer.lgq.energy = {self.quantizer.lgq.energy!r}, "
-            "which has no first critical temperature",
+            f"False with quantizer.lgq.energy = {lgq.energy!r}, which has no tau_c",
         )
 
     @property
@@ -409,17 +347,23 @@ class Config:
         return self.data.size // self.backbone.downsample
 
     def override(self, changes: Mapping[str, Any] | str = "", /) -> "Config":
-        """Change fields by dotted name, strictly.
+        """Change fields by dotted name, strictly: a mapping, or text `name=value name=value`.
 
-        `changes`: `{"quantizer.num_codes": 4096}`, or the same as text, `quantizer.num_codes=4096
-        train.lr=1e-3`.
-        Raises ValueError for an unknown name (with the known ones), a value of another type, or a
-        refused value.
+        `override("train.lr=1e-3")` is `override({"train.lr": 1e-3})`. Raises ValueError for an
+        unknown name (with the known ones), a value of another type, or a refused value.
         """
         if not isinstance(changes, str | Mapping):
             raise ValueError(f"overrides = {changes!r}: it must be text, name=value name=value.")
-        pairs = _parse(changes) if isinstance(changes, str) else dict(changes)
-        return _replace(self, _nest(pairs), "")
+        tree: dict = {}
+        for name, value in (_pairs(changes) if isinstance(changes, str) else changes).items():
+            *path, last = name.split(".")
+            node = tree
+            for part in path:
+                node = node.setdefault(part, {})
+                if not isinstance(node, dict):
+                    raise ValueError(f"override {name!r}: {part!r} has a value of its own as well.")
+            node[last] = value
+        return _replaced(self, tree, "")
 
     def to_dict(self) -> dict:
         """Give the config as nested dicts that JSON can hold."""
@@ -430,124 +374,78 @@ class Config:
         """Read what `to_dict` wrote; every field must be there, and none besides."""
         if not isinstance(value, Mapping):
             raise ValueError(f"the config is {value!r}: it must hold fields.")
-        missing = _missing(cls(), value, "")
-        if missing:
+        if missing := _missing(cls(), value, ""):
             raise ValueError(f"the config lacks {', '.join(missing)}.")
-        return _replace(cls(), value, "")
+        return _replaced(cls(), value, "")
 
     @property
     def run_name(self) -> str:
         """Name the run after what it is, with a hash of everything that it is."""
         # As it is read back: a whole number in a field of type float is a float.
-        text = json.dumps(_replace(self, self.to_dict(), "").to_dict(), sort_keys=True)
+        text = json.dumps(_replaced(self, self.to_dict(), "").to_dict(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         method, num_codes = self.quantizer.method, self.quantizer.num_codes
         return f"{method}-{self.data.name}-K{num_codes}-s{self.seed}-{digest}"
 
 
-def _parse(text: str) -> dict[str, str]:
-    pairs = {}
+def _pairs(text: str) -> dict[str, str]:
     try:
         items = shlex.split(text)  # a folder's name may hold a space, inside quotes
     except ValueError as error:
         raise ValueError(f"overrides = {text!r}: {error}.") from None
     for item in items:
-        name, equals, value = item.partition("=")
-        if not equals:
+        if "=" not in item:
             raise ValueError(f"override {item!r}: write it as name=value, e.g. train.lr=1e-3.")
-        pairs[name] = value
-    return pairs
+    return dict(item.split("=", 1) for item in items)
 
 
-def _nest(pairs: Mapping[str, Any]) -> dict:
-    tree: dict = {}
-    for name, value in pairs.items():
-        *path, last = name.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ValueError(
-                    f"override {name!r} goes through {part!r}, which also has a value of its own."
-                )
-        node[last] = value
-    return tree
-
-
-def _missing(like: Any, value: Any, prefix: str) -> list[str]:
+def _missing(like: Any, value: Mapping, prefix: str) -> list[str]:
     names = []
-    for item in fields(like):
-        if item.name not in value:
-            names.append(prefix + item.name)
-        elif is_dataclass(getattr(like, item.name)) and isinstance(value[item.name], Mapping):
-            names += _missing(getattr(like, item.name), value[item.name], f"{prefix}{item.name}.")
+    for name, default in vars(like).items():
+        if name not in value:
+            names.append(prefix + name)
+        elif is_dataclass(default) and isinstance(value[name], Mapping):
+            names += _missing(default, value[name], f"{prefix}{name}.")
     return names
 
 
-def _replace(old: Any, changes: Mapping[str, Any], prefix: str) -> Any:
+def _replaced(old: Any, changes: Mapping[str, Any], prefix: str) -> Any:
     hints = typing.get_type_hints(type(old))
-    known = {item.name for item in fields(old)}
     new = {}
     for name, value in changes.items():
-        if name not in known:
-            raise ValueError(
-                f"unknown field {prefix + name!r}; known here: {', '.join(sorted(known))}."
-            )
-        current = getattr(old, name)
-        if is_dataclass(current):
-            if not isinstance(value, Mapping):
-                raise ValueError(
-                    f"{prefix + name} = {value!r}: it holds fields; "
-                    "set one of them by its dotted name."
-                )
-            new[name] = _replace(current, value, f"{prefix}{name}.")
-        else:
+        current = vars(old).get(name)
+        if name not in vars(old):
+            known = ", ".join(sorted(vars(old)))
+            raise ValueError(f"unknown field {prefix + name!r}; known here: {known}.")
+        if not is_dataclass(current):
             new[name] = _cast(prefix + name, value, hints[name])
+        elif isinstance(value, Mapping):
+            new[name] = _replaced(current, value, f"{prefix}{name}.")
+        else:
+            raise ValueError(
+                f"{prefix + name} = {value!r}: it holds fields; set one by its dotted name."
+            )
     return dataclasses.replace(old, **new)
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
 def _cast(name: str, value: Any, kind: Any) -> Any:
-    """Give `value` as `kind`, from JSON or from text; never by guessing (a float is no int, a
-    number no bool).
-    """
-    wrong = ValueError(f"{name} = {value!r}: it must be {_describe(kind)}.")
+    """Give a value from JSON or text as `kind`, never guessing: a float is no int, 1 no bool."""
+    right = KINDS.get(kind, "whole numbers a,b,c")
+    is_text = isinstance(value, str)
     if isinstance(kind, types.GenericAlias):
-        if isinstance(value, str):
-            value = [
-                part
-                for part in value.replace("(", "").replace(")", "").replace("x", ",").split(",")
-                if part
-            ]
-        if not isinstance(value, list | tuple):
-            raise wrong
-        return tuple(_cast(name, item, int) for item in value)
-    if kind is bool:
-        value = (
-            {"true": True, "false": False}.get(value.lower(), value)
-            if isinstance(value, str)
-            else value
-        )
-        if not isinstance(value, bool):
-            raise wrong
-        return value
-    if kind is str:
-        if not isinstance(value, str):
-            raise wrong
-        return value
-    if isinstance(value, bool):
-        raise wrong
-    try:
-        number = kind(value) if isinstance(value, str) else value
-    except ValueError:
-        raise wrong from None
-    if kind is int and not isinstance(number, int):
-        raise wrong
-    if kind is float and not isinstance(number, int | float):
-        raise wrong
-    return kind(number)
-
-
-def _describe(kind: Any) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
-        kind, "whole numbers a,b,c"
-    )
+        parts = value.strip("()").replace("x", ",").split(",") if is_text else value
+        _require(isinstance(parts, list | tuple), name, value, right)
+        return tuple(_cast(name, part, int) for part in parts if part != "")
+    if kind is bool and is_text:
+        value = {"true": True, "false": False}.get(value.lower(), value)
+    elif kind in (int, float) and is_text:
+        try:
+            value = kind(value)
+        except ValueError:
+            _require(False, name, value, right)
+    fits = isinstance(value, int | float if kind is float else kind)
+    _require(fits and isinstance(value, bool) == (kind is bool), name, value, right)
+    return kind(value)

@@ -6,9 +6,10 @@ Every metric sees `decode(encode(images))`, and nothing here writes a weight.
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +17,14 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.data.batches import to_model, to_unit
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
 from lgqlib.files import replacing
-from lgqlib.measure.coding import coded_rate
-from lgqlib.measure.features import Extractor
-from lgqlib.measure.images import (
-    MS_SSIM_SIDE,
-    CodeUsage,
-    FeatureMoments,
-    Mean,
-    frechet_distance,
-    kernel_distance,
-    l1,
-    ms_ssim,
-    psnr,
-    quantize_8bit,
-    ssim,
-)
+from lgqlib.measure.distances import frechet_distance, kernel_distance
+from lgqlib.measure.features import Extractor, build_extractor
+from lgqlib.measure.images import MS_SSIM_SIDE, l1, ms_ssim, psnr, quantize_8bit, ssim
+from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
+from lgqlib.measure.usage import code_usage, coded_rate
+from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
 CACHE_VERSION = 1
@@ -43,6 +35,7 @@ class Evaluation(NamedTuple):
     """What an evaluation found, over N images of h x w tokens and K codes."""
 
     numbers: dict[str, float | int | str]
+    """By the keys of `measure.METRICS`, and what they were measured with."""
     per_image: dict[str, np.ndarray]
     counts: Int[np.ndarray, " K"]
     indices: Int[np.ndarray, "N h w"]
@@ -52,27 +45,22 @@ def evaluate(
     tokenizer: Tokenizer,
     images: UInt8[Tensor, "N 3 S S"],
     *,
-    extractor: Extractor | None,
+    extractor: Extractor | None = None,
     train_counts: Int[Tensor, " K"] | None = None,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
     reference: Float[np.ndarray, "_N D"] | None = None,
-    image_ids: Int[Tensor, " _N"] | None = None,
-    seed: int | None = None,
     progress: bool = True,
 ) -> Evaluation:
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
-    `extractor` None leaves out perceptual, kernel (`kid` with its standard error `kid_se`) and
-    Frechet (`fd`) distances, as during training; `reference` is `reference_features` of the same
-    images. `train_counts`, the code usage on training images, adds the rate that a range coder
-    reaches. `image_ids` (by default 0 to N - 1) stand in `per_image["image"]`, and `seed`, the
-    run's, beside the numbers. The tokenizer must be on `device`; an extractor is moved there.
-    Numbers are means over images or statistics of all of them: PSNR in dB, entropies and rates in
-    bits. Raises ValueError when arguments do not fit each other.
+    Without an `extractor` there is no perceptual, kernel (`kid` with its standard error `kid_se`)
+    and Fréchet (`fd`) distance; `reference` is `reference_features` of the same images.
+    `train_counts`, the code usage on training images, adds the rate that a range coder reaches.
+    The tokenizer must be on `device`; an extractor is moved there. PSNR is in dB, entropies and
+    rates in bits. Raises ValueError when arguments do not fit each other.
     """
-    _check(images, tokenizer.num_codes, train_counts, reference, image_ids)
-    means, usage = Mean(), CodeUsage(tokenizer.num_codes)
+    _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
     if isinstance(extractor, nn.Module):
         extractor.to(device)
@@ -86,37 +74,187 @@ def evaluate(
             originals = batch.to(device)
             indices = tokenizer.encode(to_model(originals))
             decoded = to_unit(tokenizer.decode(indices).float())
-            usage.update(indices)
-            values = _fidelity(originals, decoded)
-            features = {}
+            found = {"indices": indices, **_fidelity(originals, decoded)}
             if extractor is not None:
                 comparison = extractor.compare(
                     originals.float() / 255,
-                    quantize_8bit(_on_float64_device(decoded)).to(decoded),
+                    quantize_8bit(_off_mps(decoded)).to(decoded),
                     with_original=reference is None,
                 )
-                features = {"decoded": comparison.reconstruction, "original": comparison.original}
-                if comparison.perceptual is not None:
-                    values["perceptual"] = comparison.perceptual
-            means.update(**values)
-            for name, value in {**values, **features, "indices": indices}.items():
+                found |= comparison._asdict()
+            for name, value in found.items():
                 if value is not None:
                     parts.setdefault(name, []).append(value.cpu())
             bar.update(len(batch))
 
     arrays = {name: torch.cat(values).numpy() for name, values in parts.items()}
-    indices, decoded = arrays.pop("indices"), arrays.pop("decoded", None)
+    indices, decoded = arrays.pop("indices"), arrays.pop("reconstruction", None)
     original = arrays.pop("original", reference)
-    numbers: dict[str, float | int | str] = {"num_images": len(images), **means.compute()}
+    means = {name: float(values.mean(dtype=np.float64)) for name, values in arrays.items()}
+    numbers: dict[str, float | int | str] = {"num_images": len(images), **means}
     if extractor is not None:
-        numbers |= _distances(original, decoded)
+        numbers |= _distances(torch.from_numpy(original), torch.from_numpy(decoded))
         numbers |= {"extractor": extractor.name, "preprocessing": extractor.preprocessing}
-    if seed is not None:
-        numbers["seed"] = seed
-    numbers |= usage.compute()
+    counts = np.bincount(indices.ravel(), minlength=tokenizer.num_codes)
+    numbers |= code_usage(torch.from_numpy(counts))
     numbers |= _rates(indices, numbers, train_counts, pixels=images.shape[-1] * images.shape[-2])
-    ids = torch.arange(len(images)) if image_ids is None else image_ids
-    return Evaluation(numbers, {"image": ids.numpy(), **arrays}, usage.counts.numpy(), indices)
+    return Evaluation(numbers, arrays, counts, indices)
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """A run's evaluation, with the tokenizer and the images that it is of."""
+
+    tokenizer: Tokenizer
+    held_out: UInt8[Tensor, "N 3 S S"]
+    labels: Int[Tensor, " N"]
+    evaluation: Evaluation
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Every number, by the name it has in `evaluation.json`."""
+        return self.evaluation.numbers
+
+    def at_percentiles(self, metric: str, percentiles: Sequence[float]) -> list[int]:
+        """Give the images that stand at percentiles of a per-image metric, lowest first."""
+        order = np.argsort(self.evaluation.per_image[metric], kind="stable")
+        places = np.round(np.asarray(percentiles) / 100 * (len(order) - 1)).astype(int)
+        return order[places].tolist()
+
+    def decoded(self, which: Sequence[int]) -> Float[Tensor, "n 3 S S"]:
+        """Give reconstructions of held-out images in [0, 1], clamped as a saved file would be."""
+        return _decoded(self.tokenizer, self.held_out[list(which)])[0]
+
+
+def evaluate_run(
+    run: Run, *, cache: Path | str, train_batches: int = 32, device: str = "", progress: bool = True
+) -> RunEvaluation:
+    """Evaluate a run's newest checkpoint on held-out images of its data, and write what was found.
+
+    `cache`: folder of data stores and of the originals' features. `train_batches`: batches of
+    training crops from which the range coder learns how often each code occurs. `device`: by
+    default a GPU when there is one. Raises ValueError when the run has no checkpoint.
+    """
+    if isinstance(train_batches, bool) or not isinstance(train_batches, int) or train_batches < 1:
+        raise ValueError(f"train_batches = {train_batches!r}: it must be a whole number >= 1.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config, cache = run.config, Path(cache)
+    tokenizer = run.tokenizer(device)
+    batches = TrainingBatches(
+        load(config.data, "train", cache=cache),
+        size=config.data.size,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        device=device,
+    )
+    images, labels, image_ids = evaluation_images(
+        load(config.data, "val", cache=cache), size=config.data.size, limit=config.data.eval_crops
+    )
+    extractor = build_extractor(config.evaluation.extractor, config.evaluation.distance)
+    shared = dict(batch_size=config.evaluation.batch_size, device=device, progress=progress)
+    reference = None
+    if extractor is not None:
+        reference = reference_features(images, extractor, cache=cache, **shared)
+    evaluation = evaluate(
+        tokenizer,
+        images,
+        extractor=extractor,
+        reference=reference,
+        train_counts=training_counts(tokenizer, batches, train_batches),
+        **shared,
+    )
+    evaluation.per_image["image"] = image_ids.numpy()
+    evaluation.numbers["seed"] = config.seed
+    batch_size = config.evaluation.batch_size
+    evaluation.numbers.update(latent_geometry(tokenizer, images, batch_size=batch_size))
+    arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}
+    arrays |= {"counts": evaluation.counts, "indices": evaluation.indices, "labels": labels.numpy()}
+    run.save_evaluation(evaluation.numbers, arrays)
+    return RunEvaluation(tokenizer, images, labels, evaluation)
+
+
+@torch.no_grad()
+def training_counts(
+    tokenizer: Tokenizer, batches: TrainingBatches, num_batches: int
+) -> Int[Tensor, " K"]:
+    """Count the codes of training crops, by the tokenizer as it is now."""
+    counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
+    for step in range(num_batches):
+        indices = tokenizer.encode(to_model(batches.batch(step)[0]))
+        counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
+    return counts
+
+
+@torch.no_grad()
+def latent_geometry(
+    tokenizer: Tokenizer, images: UInt8[Tensor, "N 3 S S"], *, batch_size: int = 64
+) -> dict[str, float]:
+    """Hold a codebook against its latents, in the space where the nearest code is chosen.
+
+    `latent_error`: squared error of the latents as a share of their variance. `effective_dim`:
+    participation ratio of their covariance. `geometry_efficiency`: the error that a Gaussian of
+    this covariance must have at the rate H(u), over the error. `mass_law_share`: perplexity / K of
+    an optimal quantizer of a Gaussian of that dimension. Nothing when the latents do not vary, or
+    nothing of them is lost.
+    """
+    device = next(tokenizer.parameters()).device
+    quantizer = tokenizer.eval().quantizer
+    sites = quantizer.sites.double()
+    products, error, chosen = 0.0, 0.0, []
+    for batch in images.split(batch_size):
+        latents = tokenizer.latents(to_model(batch.to(device)))
+        indices = quantizer.encode(latents).flatten()
+        z = quantizer.points(latents).flatten(0, -2).double()
+        error += float((z - sites[indices]).square().sum())
+        z = torch.cat([z, torch.ones_like(z[:, :1])], 1)  # its mean stands in the last column
+        products = products + z.T @ z
+        chosen.append(indices)
+    indices = torch.cat(chosen)
+    moments = products / len(indices)
+    covariance = moments[:-1, :-1] - torch.outer(moments[-1, :-1], moments[-1, :-1])
+    spectrum = torch.linalg.eigvalsh(covariance).clamp(min=0).cpu().numpy()
+    entropy = float(torch.special.entr(torch.bincount(indices) / len(indices)).sum())
+    dimension = participation_ratio(spectrum)
+    if not error > 0 or not dimension > 0:
+        return {}
+    return {
+        "latent_error": error / len(indices) / float(spectrum.sum()),
+        "effective_dim": dimension,
+        "geometry_efficiency": geometry_efficiency(spectrum, entropy, error / len(indices)),
+        "mass_law_share": mass_law_perplexity(dimension),
+    }
+
+
+class Examples(NamedTuple):
+    """Held-out images through a run's tokenizer."""
+
+    originals: Float[Tensor, "n 3 S S"]
+    """In [0, 1], as are the decoded ones."""
+    decoded: Float[Tensor, "n 3 S S"]
+    indices: Int[np.ndarray, "n h w"]
+    sites: Float[Tensor, "K D"]
+
+
+def examples(run: Run, which: Sequence[int], *, cache: Path | str) -> Examples:
+    """Encode and decode some held-out images, by their places in the evaluation.
+
+    Raises ValueError when the run has no checkpoint.
+    """
+    data, tokenizer = run.config.data, run.tokenizer("cpu")
+    images, _, _ = evaluation_images(
+        load(data, "val", cache=Path(cache)), size=data.size, limit=data.eval_crops
+    )
+    picked = images[list(which)]
+    decoded, indices = _decoded(tokenizer, picked)
+    return Examples(picked / 255, decoded, indices.numpy(), tokenizer.quantizer.sites.detach())
+
+
+@torch.no_grad()
+def _decoded(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Give reconstructions in [0, 1] and indices of images of bytes."""
+    indices = tokenizer.encode(to_model(images).to(next(tokenizer.parameters()).device))
+    return to_unit(tokenizer.decode(indices)).clamp(0, 1).cpu(), indices.cpu()
 
 
 def reference_features(
@@ -135,22 +273,17 @@ def reference_features(
     computed again.
     """
     identity = f"{CACHE_VERSION} {extractor.name} {extractor.preprocessing} {tuple(images.shape)}"
-    digest = hashlib.sha256(identity.encode())
-    for batch in images.split(batch_size):
-        digest.update(batch.contiguous().numpy())
-    path = Path(cache) / f"features-{digest.hexdigest()[:24]}.npy"
+    digest = hashlib.sha256(identity.encode() + images.contiguous().numpy().tobytes()).hexdigest()
+    path = Path(cache) / f"features-{digest[:24]}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
         features = np.load(path, allow_pickle=False)
         if features.ndim == 2 and len(features) == len(images):
             return features
     if isinstance(extractor, nn.Module):
         extractor.to(device)
-    bar = tqdm(total=len(images), desc="features of originals", unit="image", disable=not progress)
-    parts = []
-    with torch.no_grad(), bar:
-        for batch in images.split(batch_size):
-            parts.append(extractor.pooled(batch.to(device).float() / 255).cpu())
-            bar.update(len(batch))
+    batches = tqdm(images.split(batch_size), desc="features of originals", disable=not progress)
+    with torch.no_grad():
+        parts = [extractor.pooled(batch.to(device).float() / 255).cpu() for batch in batches]
     features = torch.cat(parts).numpy()
     with replacing(path) as temporary:
         np.save(temporary, features)
@@ -158,24 +291,17 @@ def reference_features(
 
 
 def _fidelity(originals: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-    x, y = quantize_8bit(_on_float64_device(decoded)), _on_float64_device(originals).double() / 255
+    x, y = quantize_8bit(_off_mps(decoded)), _off_mps(originals).double() / 255
     values = {"l1": l1(x, y), "psnr": psnr(x, y), "ssim": ssim(x, y)}
     if min(x.shape[-2:]) >= MS_SSIM_SIDE:
         values["ms_ssim"] = ms_ssim(x, y)
     return values
 
 
-def _distances(original: np.ndarray, decoded: np.ndarray) -> dict[str, float]:
-    x, y = torch.from_numpy(original), torch.from_numpy(decoded)
-    kid = kernel_distance(x, y, paired=True)
-    moments = FeatureMoments(x.shape[1]), FeatureMoments(x.shape[1])
-    for moment, features in zip(moments, (x, y), strict=True):
-        moment.update(features)
-    return {
-        "kid": kid.value,
-        "kid_se": kid.standard_error,
-        "fd": frechet_distance(*moments),
-    }
+def _distances(original: Tensor, decoded: Tensor) -> dict[str, float]:
+    kid = kernel_distance(original, decoded, paired=True)
+    fd = frechet_distance(original, decoded)
+    return {"kid": kid.value, "kid_se": kid.standard_error, "fd": fd}
 
 
 def _rates(
@@ -191,8 +317,8 @@ def _rates(
     return {"tokens_per_image": tokens, **per_token, **per_pixel}
 
 
-def _on_float64_device(images: Tensor) -> Tensor:
-    """Move images off a device without float64 (Apple's)."""
+def _off_mps(images: Tensor) -> Tensor:
+    """Move images off Apple's device, which has no float64."""
     return images.cpu() if images.device.type == "mps" else images
 
 
@@ -209,21 +335,16 @@ def _eval_mode(tokenizer: nn.Module) -> Iterator[None]:
 
 
 def _check(
-    images: Tensor,
-    num_codes: int,
-    train_counts: Tensor | None,
-    reference: np.ndarray | None,
-    image_ids: Tensor | None,
+    images: Tensor, num_codes: int, train_counts: Tensor | None, reference: np.ndarray | None
 ) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
         raise ValueError(
             f"images are {images.dtype} of shape {tuple(images.shape)}; give uint8 [N, 3, S, S]"
         )
-    for name, value in (("reference", reference), ("image_ids", image_ids)):
-        if value is not None and len(value) != len(images):
-            raise ValueError(
-                f"{name} has {len(value)} rows for {len(images)} images; give one each"
-            )
+    if reference is not None and len(reference) != len(images):
+        raise ValueError(
+            f"reference has {len(reference)} rows for {len(images)} images; give one each"
+        )
     if train_counts is not None and len(train_counts) != num_codes:
         raise ValueError(
             f"train_counts has {len(train_counts)} codes, the tokenizer {num_codes}; count its own"

@@ -45,6 +45,7 @@ PAPER: dict[str, Any] = {
 }
 
 AUTHORS_LGQ: dict[str, Any] = {
+    "quantizer.lgq.num_nearest": 0,
     "quantizer.lgq.codebook_loss": "commit",
     "quantizer.lgq.identity": 0.0,
     "quantizer.lgq.usage": "square",

@@ -14,7 +14,8 @@ from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
 from lgqlib.quantizers.assignment import mean_over_ranks
-from lgqlib.quantizers.lgq import LGQ, Quantized, prune
+from lgqlib.quantizers.base import Quantized
+from lgqlib.quantizers.lgq import LGQ, prune
 
 MOMENTUM = 0.98
 """Of the running moments behind tau_c: about fifty steps of memory."""
@@ -36,23 +37,22 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     config and safetensors.
 
     Args:
-        config: the run, or the dict that `Config.to_dict` gives; `backbone` and `quantizer` decide
-        what is built.
+        config: the run, or the dict that `Config.to_dict` gives; its `backbone` and `quantizer`
+            decide what is built. Raises ValueError for sizes that a quantizer cannot have.
     """
 
     def __init__(self, config: Config | dict):
         super().__init__()
         config = Config.from_dict(config) if isinstance(config, dict) else config
         self.config = config
+        dim = config.backbone.dim
         shape = asdict(config.backbone)
         self.encoder, self.decoder = build_backbone(shape.pop("family"), **shape)
         try:
-            self.quantizer = build(config.quantizer, config.backbone.dim)
+            self.quantizer = build(config.quantizer, dim)
         except ValueError as error:  # it begins with the name of the field: num_codes, levels
             raise ValueError(f"quantizer.{error}") from None
-        dim = config.backbone.dim
-        # Running E[grad grad'] and E[Hessian] of the energy at the mean code: tau_c follows from
-        # both.
+        # Running E[grad grad'] and E[Hessian] of the energy at the mean code: both give tau_c.
         self.register_buffer("moments", torch.zeros(2, dim, dim))
         self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
         self.register_buffer("trained_tau", torch.full((), math.nan))
@@ -63,26 +63,29 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return self.quantizer.codebook
 
     @property
+    def num_codes(self) -> int:
+        """K."""
+        return self.quantizer.num_codes
+
+    @property
     def tau_c(self) -> float:
-        """First critical temperature of the latents seen in training; NaN before the first, or
-        where none exists.
-        """
-        if self.observed == 0 or self._energy not in ("squared", "norm"):
+        """First critical temperature of the latents seen in training; NaN where there is none."""
+        if self.observed == 0 or not self._has_tau_c:
             return math.nan
         weight = 1 - MOMENTUM ** int(self.observed)
         return tau_c_from_moments(*(self.moments / weight))
 
     @property
-    def _energy(self) -> str:
-        return getattr(self.quantizer, "energy", "squared")
+    def _has_tau_c(self) -> bool:
+        return self.quantizer.energy in ("squared", "norm")
 
     @torch.no_grad()
     def observe(self, latents: Float[Tensor, "b c h w"]) -> None:
         """Add a training batch to the running moments of the latents, over all ranks."""
-        if self._energy in ("squared", "norm"):
+        if self._has_tau_c:
             flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
-            now = mean_over_ranks(torch.stack(critical_moments(flat, self._energy)))
-            self.moments.lerp_(now, 1 - MOMENTUM)
+            now = torch.stack(critical_moments(flat, self.quantizer.energy))
+            self.moments.lerp_(mean_over_ranks(now), 1 - MOMENTUM)
             self.observed += 1
 
     def latents(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
@@ -94,10 +97,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return self.quantizer.encode(self.latents(images))
 
     def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 S S"]:
-        """Decode indices into images in [-1, 1].
-
-        Raises ValueError for an index outside [0, K).
-        """
+        """Decode indices into images in [-1, 1]; ValueError for an index outside [0, K)."""
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_codes:
             raise ValueError(
                 f"indices from {int(indices.min())} to {int(indices.max())}: "
@@ -109,19 +109,28 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Decode vectors, codes or any others (a soft average, say), into images in [-1, 1]."""
         return self.decoder(z_q)
 
-    @property
-    def num_codes(self) -> int:
-        """K."""
-        return self.quantizer.num_codes
+    def forward(
+        self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
+    ) -> Reconstruction:
+        """Reconstruct images: in training at temperature tau, in evaluation by the indices alone.
+
+        In evaluation mode the images equal `decode(encode(images))` bit for bit.
+        """
+        latents = self.latents(images)  # (B, C, h, w)
+        if self.training:
+            quantized = self.quantizer(latents, tau)
+        else:
+            indices = self.quantizer.encode(latents)
+            quantized = Quantized(self.quantizer.lookup(indices), indices, {})
+        return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)
 
     def pruned(
         self, counts: Int[Tensor, " K"], *, least: int = 1
     ) -> tuple["Tokenizer", Int[Tensor, " K"]]:
-        """Give a tokenizer without the codes that were used fewer than `least` times, and the index
-        map of `quantizer.prune`; it saves and loads as any other.
+        """Give a tokenizer without the codes used fewer than `least` times, and the index map.
 
-        Raises ValueError when no code would be left, or the quantizer is not an LGQ with whole
-        codes.
+        The map is `lgq.prune`'s. Raises ValueError when no code would be left, or the quantizer is
+        not an LGQ with whole codes.
         """
         if not isinstance(self.quantizer, LGQ):
             raise ValueError(
@@ -131,21 +140,6 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         quantizer, index_map = prune(self.quantizer, counts, least=least)
         config = self.config.override({"quantizer.num_codes": quantizer.num_codes})
         smaller = type(self)(config.to_dict()).to(quantizer.codes.device)
-        smaller.load_state_dict(
-            self.state_dict() | {f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}
-        )
+        own = {f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}
+        smaller.load_state_dict(self.state_dict() | own)
         return smaller.train(self.training), index_map
-
-    def forward(
-        self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
-    ) -> Reconstruction:
-        """Reconstruct images; in training at temperature tau, in evaluation by decode(encode(x)),
-        bit for bit.
-        """
-        latents = self.latents(images)  # (B, C, h, w)
-        if self.training:
-            quantized = self.quantizer(latents, tau)
-        else:
-            indices = self.quantizer.encode(latents)
-            quantized = Quantized(self.quantizer.lookup(indices), indices, {})
-        return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)

@@ -15,11 +15,11 @@ from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.data.batches import TrainingBatches, evaluation_images, load, to_model
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model
 from lgqlib.evaluate import evaluate
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
 from lgqlib.run import Checkpoint, Run, Snapshot
-from lgqlib.tokenizer import Tokenizer
+from lgqlib.tokenizer import Reconstruction, Tokenizer
 
 LIGHT_EVALUATION = 128
 """Held-out images that an evaluation during training looks at."""
@@ -37,10 +37,9 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
     """Train `config` into `run`, from where it was left; return when all steps are done.
 
     `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with
-    KeyboardInterrupt or SystemExit.
-    Raises NonFiniteLoss with the step, the terms and the last good checkpoint; RuntimeError when
-    another process
-    holds the run; ValueError when a checkpoint is damaged or does not fit.
+    KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step, the terms and the last good
+    checkpoint; RuntimeError when another process holds the run; ValueError when a checkpoint is
+    damaged or does not fit.
     """
     if run.is_complete:
         return
@@ -50,16 +49,10 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
         job = Job(config, run, accelerator, cache=Path(cache))
         if main:
             run.rewind_metrics(job.step)
-        bar = tqdm(
-            total=config.train.num_steps,
-            initial=job.step,
-            desc=run.name,
-            unit="step",
-            disable=not (progress and main),
-        )
-        with bar:
-            stop = 0
-            while job.step < config.train.num_steps and not (stop := job.stop_signal(received)):
+        silent = not (progress and main)
+        stop, total = 0, config.train.num_steps
+        with tqdm(total=total, initial=job.step, desc=run.name, unit="step", disable=silent) as bar:
+            while job.step < total and not (stop := job.stop_signal(received)):
                 job.advance(bar)
         if job.step > job.saved:
             job.save()
@@ -96,27 +89,27 @@ class Job:
     def __init__(self, config: Config, run: Run, accelerator: Accelerator, *, cache: Path):
         self.config, self.run, self.accelerator = config, run, accelerator
         self.device = accelerator.device
-        if config.quantizer.lgq.engine == "triton" and self.device.type != "cuda":
-            raise ValueError(
-                "quantizer.lgq.engine = 'triton': it must be 'auto', 'dense' or 'streaming' on "
-                f"{self.device.type}; triton needs an NVIDIA GPU."
-            )
-        self._load_data(cache)
+        data = config.data
+        self.images = load(data, "train", cache=cache)
+        ranks = dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
+        self.batches = self._batches(**ranks)
+        held_out = load(data, "val", cache=cache)
+        self.held_out, _, _ = evaluation_images(held_out, size=data.size, limit=data.eval_crops)
+
         torch.manual_seed(config.seed)
-        tokenizer = Tokenizer(config).to(self.device)
+        self.tokenizer = Tokenizer(config).to(self.device)
         self.loss = TokenizerLoss(config.loss).to(self.device)
-        judge = PatchDiscriminator().to(self.device) if config.loss.adversarial else None
+        self.judge = PatchDiscriminator().to(self.device) if config.loss.adversarial else None
         checkpoint = run.load_checkpoint()
         if checkpoint is None:
-            self._initialize(tokenizer)
+            self._initialize()
         else:
             with self._fitting(checkpoint):
-                tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
-        self.tokenizer, self.judge = tokenizer, judge
+                self.tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
         self._prepare()
 
         self.step = self.saved = 0
-        self.tau, self.tau_c = math.nan, tokenizer.tau_c
+        self.tau, self.tau_c = math.nan, self.tokenizer.tau_c
         # Uses of each code since the last log line, and since the last snapshot.
         codes = config.quantizer.num_codes
         self.counts = torch.zeros(2, codes, dtype=torch.int64, device=self.device)
@@ -129,46 +122,34 @@ class Job:
             self._snapshot()
         self.clock, self.clock_step = time.perf_counter(), self.step
 
-    def _load_data(self, cache: Path) -> None:
-        config, data = self.config, self.config.data
-        shared = dict(size=data.size, batch_size=config.train.batch_size, seed=config.seed)
-        self.images = load(data, "train", cache=cache)
-        self.batches = TrainingBatches(
-            self.images,
-            **shared,
-            flip=data.flip,
-            device=self.device,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-        held_out = load(data, "val", cache=cache)
-        self.held_out, _, _ = evaluation_images(held_out, size=data.size, limit=data.eval_crops)
-
-    @torch.no_grad()
-    def _initialize(self, tokenizer: Tokenizer) -> None:
-        """Start the codebook from latents of real batches, four a code; the same on every rank."""
+    def _batches(self, **ranks: int) -> TrainingBatches:
         config = self.config
-        whole = TrainingBatches(
+        return TrainingBatches(
             self.images,
             size=config.data.size,
             batch_size=config.train.batch_size,
             seed=config.seed,
             flip=config.data.flip,
             device=self.device,
+            **ranks,
         )
-        tokens = config.train.batch_size * config.latent_side**2
-        steps = range(math.ceil(4 * config.quantizer.num_codes / tokens))
-        latents = [tokenizer.latents(to_model(whole.batch(step)[0])) for step in steps]
-        flat = torch.cat([z.movedim(1, -1).flatten(0, -2) for z in latents])
-        tokenizer.quantizer.initialize(flat)
-        tokenizer.observe(latents[0])
-        self._require_apart(tokenizer.quantizer.codebook, whole.num_crops * config.latent_side**2)
 
-    def _require_apart(self, codebook: Tensor, most: int) -> None:
-        """Refuse a codebook with equal codes, which never part, where the images give no more."""
-        if most < len(codebook) and (apart := len(codebook.unique(dim=0))) < len(codebook):
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """Start the codebook from latents of real batches, four a code; the same on every rank."""
+        config, whole, tokenizer = self.config, self._batches(), self.tokenizer
+        num_codes, tokens = config.quantizer.num_codes, config.latent_side**2
+        steps = range(math.ceil(4 * num_codes / (config.train.batch_size * tokens)))
+        latents = [tokenizer.latents(to_model(whole.batch(step)[0])) for step in steps]
+        tokenizer.quantizer.initialize(
+            torch.cat([z.movedim(1, -1).flatten(0, -2) for z in latents])
+        )
+        tokenizer.observe(latents[0])
+        # Equal codes never part; they arise where the images give no more different tokens.
+        most, codebook = whole.num_crops * tokens, tokenizer.quantizer.codebook
+        if most < num_codes and (apart := len(codebook.unique(dim=0))) < num_codes:
             raise ValueError(
-                f"quantizer.num_codes = {len(codebook)}: the training images have {most} different "
+                f"quantizer.num_codes = {num_codes}: the training images have {most} different "
                 f"crops' tokens, and only {apart} codes start apart; it must be at most that many, "
                 "or quantizer.lgq.initialization 'gaussian' or 'uniform'."
             )
@@ -194,16 +175,17 @@ class Job:
     # One step ------------------------------------------------------------------------------------
 
     def stop_signal(self, received: list[int]) -> int:
-        """Give the signal on which to stop, or 0. Ranks stop together, as each step needs all of
-        them, so they ask each other now and then: a signal reaches them at different times.
+        """Give the signal on which to stop, or 0.
+
+        Ranks stop together, as each step needs all of them, so they ask each other now and then: a
+        signal reaches them at different times.
         """
         mine = received[0] if received else 0
         if self.accelerator.num_processes == 1:
             return mine
         if self.step % STOP_EVERY:
             return 0
-        told = self.accelerator.gather(torch.tensor([mine], device=self.device))
-        return int(told.max())
+        return int(self.accelerator.gather(torch.tensor([mine], device=self.device)).max())
 
     def advance(self, bar: tqdm) -> None:
         """Take one step; log, snapshot, evaluate and save where it is due."""
@@ -211,20 +193,17 @@ class Job:
         # Each step has its own random stream: to resume needs no stored generator.
         torch.manual_seed((config.seed * 1_000_003 + step) * 64 + self.accelerator.process_index)
         images = to_model(self.batches.batch(step)[0])  # (B, 3, S, S)
-        scale = self.tau_c if config.temperature.reduced else 1.0
-        if not scale > 0:
-            raise ValueError(
-                f"temperature.reduced = True: it must be False at step {step + 1}, where tau_c = "
-                f"{scale:.4g}: the latents have no spread to measure a temperature by."
-            )
-        self.tau = config.temperature.at(step, config.train.num_steps) * scale
+        self.tau = config.temperature.at(step, config.train.num_steps) * self._tau_unit()
         for group in self.optimizer.param_groups:
             group["lr"] = config.train.lr_at(step) * group["scale"]
 
         with self.accelerator.autocast():
             output = self.model(images, self.tau)
         total, terms = self.loss(images, output.images, output.quantized.terms)
-        if self._judging:
+        judging = self.judge is not None and step >= (
+            config.loss.adversarial_start * config.train.num_steps
+        )
+        if judging:
             with frozen(self.judge), self.accelerator.autocast():
                 logits = self.judge(output.images)
             last = self.tokenizer.decoder.last.weight
@@ -237,7 +216,7 @@ class Job:
         clip = config.train.clip or math.inf
         terms["grad_norm"] = self.accelerator.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
-        if self._judging:
+        if judging:
             terms["discriminator"] = self._step_judge(images, output.images.detach())
 
         self.step += 1
@@ -253,10 +232,15 @@ class Job:
         if due or self.step % config.train.checkpoint_every == 0:
             self.save()
 
-    @property
-    def _judging(self) -> bool:
-        start = self.config.loss.adversarial_start * self.config.train.num_steps
-        return self.judge is not None and self.step >= start
+    def _tau_unit(self) -> float:
+        if not self.config.temperature.reduced:
+            return 1.0
+        if not self.tau_c > 0:
+            raise ValueError(
+                f"temperature.reduced = True: it must be False at step {self.step + 1}, where "
+                f"tau_c = {self.tau_c:.4g}: the latents have no spread to measure tau by."
+            )
+        return self.tau_c
 
     def _step_judge(self, images: Tensor, fakes: Tensor) -> Tensor:
         with self.accelerator.autocast():
@@ -268,7 +252,7 @@ class Job:
         return loss
 
     @torch.no_grad()
-    def _observe(self, output) -> None:
+    def _observe(self, output: Reconstruction) -> None:
         """Keep the statistics that a step leaves: moments, averages of weights, uses of codes."""
         self.tokenizer.observe(output.latents)
         self.tokenizer.trained_tau.fill_(self.tau)
@@ -283,22 +267,18 @@ class Job:
         self.last_used[indices] = self.step
 
     def _require_finite(self, total: Tensor, terms: dict[str, Tensor]) -> None:
-        """Look at every step on a CPU; on a GPU, where looking waits, only before something is
-        written.
-        """
+        """Look at every step on a CPU; on a GPU, where looking waits, before a write."""
         train, step = self.config.train, self.step + 1
         writes = step % train.log_every == 0 or step % train.checkpoint_every == 0
-        if self.device.type == "cuda" and not writes:
+        if (self.device.type == "cuda" and not writes) or torch.isfinite(total):
             return
-        if not torch.isfinite(total):
-            values = ", ".join(f"{k} = {v.item():.4g}" for k, v in terms.items())
-            raise NonFiniteLoss(
-                f"{self.run.name}: the loss is {total.item()} at step {step} "
-                f"(tau = {self.tau:.4g}; {values}). "
-                f"The last good checkpoint is of step {self.saved}, "
-                f"in {self.run.path / 'checkpoints'}; "
-                f"a smaller train.lr or a higher temperature.end may help."
-            )
+        values = ", ".join(f"{k} = {v.item():.4g}" for k, v in terms.items())
+        raise NonFiniteLoss(
+            f"{self.run.name}: the loss is {total.item()} at step {step} (tau = {self.tau:.4g}; "
+            f"{values}). The last good checkpoint is of step {self.saved}, in "
+            f"{self.run.path / 'checkpoints'}; a smaller train.lr or a higher temperature.end may "
+            "help."
+        )
 
     # What is written -----------------------------------------------------------------------------
 
@@ -306,15 +286,13 @@ class Job:
     def _log(self, bar: tqdm, images: Tensor, outputs: Tensor, terms: dict[str, Tensor]) -> None:
         error = (outputs.float().clamp(-1, 1) - images).square().mean((1, 2, 3))
         terms["psnr"] = (10 * torch.log10(4 / error.clamp(min=1e-10))).mean()
-        names = list(terms)
-        values = torch.stack([terms[name].float().detach() for name in names])
-        numbers = dict(zip(names, self.accelerator.reduce(values, "mean").tolist(), strict=True))
+        values = torch.stack([value.float().detach() for value in terms.values()])
+        means = self.accelerator.reduce(values, "mean").tolist()
         counts = self.accelerator.reduce(self.counts[0].clone(), "sum").double()
         self.counts[0].zero_()
-        u = counts / counts.sum()
-        numbers |= {
+        numbers = dict(zip(terms, means, strict=True)) | {
             "active": int((counts > 0).sum()),
-            "perplexity": math.exp(float(-torch.xlogy(u, u).sum())),
+            "perplexity": float(torch.special.entr(counts / counts.sum()).sum().exp()),
             "tau": self.tau,
             "tau_c": self.tau_c,
             "lr": self.config.train.lr_at(self.step - 1),
@@ -350,17 +328,11 @@ class Job:
         if not self.accelerator.is_main_process:
             return
         started = time.perf_counter()
+        few, batch = self.held_out[:LIGHT_EVALUATION], self.config.evaluation.batch_size
         with self._as_evaluated() as tokenizer:
-            numbers = evaluate(
-                tokenizer,
-                self.held_out[:LIGHT_EVALUATION],
-                extractor=None,
-                batch_size=self.config.evaluation.batch_size,
-                device=self.device,
-                progress=False,
-            ).numbers
+            found = evaluate(tokenizer, few, batch_size=batch, device=self.device, progress=False)
         names = ("psnr", "ssim", "l1", "active", "perplexity")
-        self.run.log(self.step, "val", **{name: numbers[name] for name in names})
+        self.run.log(self.step, "val", **{name: found.numbers[name] for name in names})
         self.clock += time.perf_counter() - started  # not part of the training's speed
 
     @torch.no_grad()
@@ -370,15 +342,15 @@ class Job:
         self.counts[1].zero_()
         if not self.accelerator.is_main_process:
             return
-        tokens = self.config.latent_side**2
-        probe = self.held_out[: math.ceil(self.config.train.probe / tokens)]
+        most = self.config.train.probe
+        probe = torch.as_tensor(self.held_out[: math.ceil(most / self.config.latent_side**2)])
         with self._as_evaluated() as tokenizer:
-            latents = tokenizer.latents(to_model(torch.as_tensor(probe).to(self.device)))
+            latents = tokenizer.latents(to_model(probe.to(self.device)))
             quantizer = tokenizer.quantizer
             arrays = dict(
                 codebook=quantizer.sites.float(),
-                latents=quantizer.points(latents).flatten(0, -2)[: self.config.train.probe],
-                indices=quantizer.encode(latents).flatten()[: self.config.train.probe],
+                latents=quantizer.points(latents).flatten(0, -2)[:most],
+                indices=quantizer.encode(latents).flatten()[:most],
                 counts=counts,
                 last_used=last_used,
             )
@@ -388,10 +360,11 @@ class Job:
     def save(self) -> None:
         """Write a checkpoint of everything from which training goes on."""
         self.saved = self.step
-        counts = self.accelerator.reduce(self.counts.clone(), "sum")
-        last_used = self.accelerator.gather(self.last_used[None]).amax(0)
-        training = {"counts": counts, "last_used": last_used}
-        training |= _flatten("optimizer", self.optimizer)
+        training = {
+            "counts": self.accelerator.reduce(self.counts.clone(), "sum"),
+            "last_used": self.accelerator.gather(self.last_used[None]).amax(0),
+            **_flatten("optimizer", self.optimizer),
+        }
         tensors = {"tokenizer": self.tokenizer.state_dict(), "training": training}
         if self.config.train.ema:
             tensors["ema"] = self.tokenizer.state_dict() | self.ema
@@ -417,8 +390,9 @@ class Job:
     def _restore(self, checkpoint: Checkpoint) -> None:
         training, state = checkpoint.tensors["training"], checkpoint.state
         self.step = self.saved = checkpoint.step
-        self.tau = math.nan if state["tau"] is None else state["tau"]
-        self.tau_c = math.nan if state["tau_c"] is None else state["tau_c"]
+        self.tau, self.tau_c = (
+            math.nan if state[name] is None else state[name] for name in ("tau", "tau_c")
+        )
         if self.accelerator.is_main_process:  # the sum over ranks, which are summed again
             self.counts.copy_(training["counts"])
         self.last_used.copy_(training["last_used"])
@@ -443,19 +417,18 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
 def parameter_groups(
     tokenizer: Tokenizer, *, weight_decay: float, codebook_lr: float = 1.0
 ) -> list[dict]:
-    """Decay matrices and kernels of the backbone; never norms, biases or codes, which decay would
-    pull to zero. `scale` multiplies the learning rate: `codebook_lr` for the quantizer's own.
+    """Group parameters: matrices of the backbone, which decay, its norms and biases, and codes.
+
+    Decay would pull norms, biases and codes to zero. `scale` multiplies the learning rate:
+    `codebook_lr` for the quantizer's own.
     """
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
+    own = [v for k, v in named if k.startswith("quantizer.")]
     backbone = [v for k, v in named if not k.startswith("quantizer.")]
     return [
         {"params": [v for v in backbone if v.ndim > 1], "weight_decay": weight_decay, "scale": 1.0},
         {"params": [v for v in backbone if v.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
-        {
-            "params": [v for k, v in named if k.startswith("quantizer.")],
-            "weight_decay": 0.0,
-            "scale": codebook_lr,
-        },
+        {"params": own, "weight_decay": 0.0, "scale": codebook_lr},
     ]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("lgqlib", "shapes.checked")
 
-from lgqlib.assess import assess
+from lgqlib.evaluate import evaluate_run
 from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.train import train
@@ -53,7 +53,7 @@ def trained(tmp_path_factory, cache, tiny_config):
             config = tiny_config(method, "" if method == "lgq" else "evaluation.extractor=")
             runs[method] = Run.create(root, config)
             train(config, runs[method], cache=cache, progress=False)
-            assess(runs[method], cache=cache, train_batches=2, progress=False)
+            evaluate_run(runs[method], cache=cache, train_batches=2, progress=False)
         return runs[method]
 
     return give

@@ -25,8 +25,7 @@ def finished_run(
     for step in (10, 20):
         run.log(step, "train", loss=1.0 / step)
         run.log(step, "timing", images_per_second=100.0 + step)
-    state = run.path / "checkpoints" / "step-00000020" / "state.json"
-    write_json(state, {"step": 20, "tau": 0.1, "tau_c": None, "files": {}})
+    run.save_checkpoint(20, {}, tau=0.1, tau_c=None)
     if evaluated:
         arrays = {f"per_image.{k}": np.asarray(v) for k, v in (per_image or {}).items()}
         about = {"num_images": 256, "num_tokens": 16384, "extractor": "lite2", "kid": None}

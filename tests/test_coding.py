@@ -4,7 +4,6 @@ import constriction
 import numpy as np
 import pytest
 import torch
-
 from lgqlib.measure.coding import coded_rate
 
 

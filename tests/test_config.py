@@ -39,7 +39,7 @@ def test_json_round_trip_keeps_every_field():
         ("quantizer.lgq.per_channel=true", "quantizer.levels = (): it must be given"),
         ("quantizer.lgq.energy=cosine", "temperature.reduced = True: it must be False"),
         ("seed=-1", "seed = -1: it must be between 0"),
-        ("train.ema=1", "train.ema = 1.0: it must be in [0, 1)"),
+        ("train.ema=1", "train.ema = 1.0: it must be a finite number >= 0 and <= 0.999999"),
         ("lonely", "override 'lonely': write it as name=value"),
     ],
 )
@@ -115,7 +115,7 @@ def test_every_preset_and_recipe_is_a_valid_config():
     assert set(RECIPES) == set(PRESETS)
     with pytest.raises(ValueError, match="one of laptop, paper, authors"):
         preset("desktop")
-    with pytest.raises(ValueError, match="method 'pq'"):
+    with pytest.raises(ValueError, match="method = .pq."):
         preset("laptop", method="pq")
 
 

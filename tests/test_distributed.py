@@ -18,10 +18,12 @@ import signal
 import sys
 from pathlib import Path
 from safetensors.torch import save_file
-import lgqlib.train
+import importlib
 from lgqlib.run import Run
 
-class Job(lgqlib.train.Job):
+loop = importlib.import_module("lgqlib.train")
+
+class Job(loop.Job):
     def advance(self, bar):
         super().advance(bar)
         if self.step == int(sys.argv[4]) and self.accelerator.process_index == 1:
@@ -33,9 +35,9 @@ class Job(lgqlib.train.Job):
         name = f"rank-{self.accelerator.process_index}.safetensors"
         save_file({"codebook": codebook}, Path(sys.argv[3]) / name)
 
-lgqlib.train.Job = Job  # trains as ever, and shows what each rank holds
+loop.Job = Job  # trains as ever, and shows what each rank holds
 run = Run.open(sys.argv[1])
-lgqlib.train.train(run.config, run, cache=Path(sys.argv[2]), progress=False)
+loop.train(run.config, run, cache=Path(sys.argv[2]), progress=False)
 """
 STEPS = 10
 

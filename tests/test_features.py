@@ -8,7 +8,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from skimage import data
 from torch import nn
 
-from lgqlib.assess import assess
+from lgqlib.evaluate import evaluate_run
 from lgqlib.measure import features
 from lgqlib.measure.features import LiteFeatures, ScriptedFeatures, build_extractor
 from lgqlib.run import Run
@@ -209,7 +209,7 @@ def test_a_run_is_evaluated_with_the_networks_that_its_config_names(
     )
     run = Run.create(tmp_path / "runs", config)
     train(config, run, cache=cache, progress=False)
-    assessment = assess(run, cache=cache, train_batches=1, progress=False)
+    assessment = evaluate_run(run, cache=cache, train_batches=1, progress=False)
     numbers = run.evaluation()
     assert numbers["extractor"] == build_extractor(str(own), str(distance)).name
     assert numbers["preprocessing"] == "8 bits, then inside the scripted module"

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 
 from lgqlib.quantizers.assignment import probabilities
-from lgqlib.quantizers.initialization import initial_codes
+from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.lgq import LGQ, prune
 from lgqlib.quantizers.scalar import ScalarLGQ
 

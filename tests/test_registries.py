@@ -14,7 +14,7 @@ from lgqlib.figures import comparison as figures
 from lgqlib.figures.evaluation import metric_table
 from lgqlib.figures.style import color_of, dash_of, name_of
 from lgqlib.quantizers import METHODS, Method
-from lgqlib.quantizers.lgq import Quantized, Quantizer, straight_through
+from lgqlib.quantizers.base import Quantized, Quantizer, straight_through
 from lgqlib.study.comparison import against, comparison_table, points, tabulated
 from lgqlib.study.results import cohorts
 

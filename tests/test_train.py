@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lgqlib.data.batches import TrainingBatches
+from lgqlib.data import TrainingBatches
 from lgqlib.losses import TokenizerLoss
 from lgqlib.quantizers import METHODS
 from lgqlib.run import Run

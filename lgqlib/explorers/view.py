@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lgqlib.data.batches import evaluation_images, load, to_model, to_uint8
+from lgqlib.data import evaluation_images, load, to_model, to_uint8
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.quantizers.assignment import energies, soft_assign
 from lgqlib.quantizers.lgq import LGQ
@@ -173,7 +173,7 @@ class View:
         return self.images[image].permute(1, 2, 0).numpy()
 
     @cached_property
-    def liveliest(self) -> int:
+    def first_image(self) -> int:
         """Number of the image with the most contrast: the first to look at."""
         return int(self.images.float().std((1, 2, 3)).argmax())
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from lgqlib.config import QuantizerConfig
+from lgqlib.quantizers.base import Quantizer
 from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ
-from lgqlib.quantizers.lgq import LGQ, Quantizer
+from lgqlib.quantizers.lgq import LGQ
 from lgqlib.quantizers.scalar import ScalarLGQ
 from lgqlib.quantizers.vq import EMAVQ, IBQ, VQ, SimVQ
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lgqlib.quantizers.assignment import mean_over_ranks
-from lgqlib.quantizers.lgq import Quantized, Quantizer, straight_through
+from lgqlib.quantizers.base import Quantized, Quantizer, in_float32, straight_through
 
 LEVELS = {
     1024: (8, 8, 4, 4),
@@ -29,17 +29,6 @@ FEWEST, MOST = 3, 32
 """Levels a channel when they are searched; two would make FSQ's even offset degenerate."""
 EPS = 1e-12
 """Floor of a probability inside a logarithm: finite gradients where one underflows."""
-
-
-def in_float32(method):
-    """Run a method of (latents, ...) in float32, whatever autocast says."""
-
-    @functools.wraps(method)
-    def call(self, latents, *args):
-        with torch.autocast(latents.device.type, enabled=False):
-            return method(self, latents.float(), *args)
-
-    return call
 
 
 def matching_levels(num_codes: int) -> tuple[int, ...]:

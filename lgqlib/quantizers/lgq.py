@@ -1,7 +1,7 @@
-"""Learnable Geometric Quantization, beside the equations of the paper (Altun et al. 2026, arXiv
-2602.16086).
+"""Learnable Geometric Quantization, beside the equations of its paper.
 
-z_n are N latents of C channels, e_k are K codes, d_nk their energy, tau > 0 the temperature:
+Altun et al. 2026, arXiv 2602.16086. z_n are N latents of C channels, e_k are K codes, d_nk their
+energy, tau > 0 the temperature:
 
     p_nk    = softmax_k(-d_nk / tau)                     soft assignment                    (1)
     i_n     = argmax_k p_nk                              hard index, whatever tau           (2)
@@ -13,7 +13,6 @@ and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`).
 
 import copy
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,84 +20,21 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.quantizers.assignment import Assignment, hard_assign, mean_over_ranks, soft_assign
-from lgqlib.quantizers.initialization import initial_codes
+from lgqlib.quantizers.assignment import (
+    Assignment,
+    mass_outside,
+    mean_over_ranks,
+    nearest_assign,
+    soft_assign,
+)
+from lgqlib.quantizers.base import Quantized, Quantizer, initial_codes, straight_through
 
 TINY = 1e-10
 """Added to a probability inside a logarithm: a code without any use has a finite gradient."""
-
-
-class Quantized(NamedTuple):
-    """What every quantizer gives back."""
-
-    z_q: Float[Tensor, "b c h w"]
-    """The vectors that the decoder receives."""
-    indices: Int[Tensor, "b h w"]
-    """Index of the chosen code for each token, int64."""
-    terms: dict[str, Tensor]
-    """Named, unweighted scalars of the loss; their weights are in `LossConfig`."""
-
-
-class Quantizer(nn.Module):
-    """Hold the contract of a quantizer; `forward` never initializes, evaluation never writes a
-    weight.
-
-    A subclass gives `forward(latents, tau)`, `encode(latents)` and `codebook`; the rest follows.
-    """
-
-    def __init__(self, num_codes: int, dim: int):
-        super().__init__()
-        if num_codes < 1 or dim < 1:
-            raise ValueError(f"num_codes = {num_codes}, dim = {dim}: both must be at least 1.")
-        self.num_codes, self.dim = num_codes, dim
-
-    @property
-    def codebook(self) -> Float[Tensor, "K C"]:
-        """What the decoder receives for each index."""
-        raise AttributeError(f"{type(self).__name__} has no codebook.")
-
-    @property
-    def sites(self) -> Float[Tensor, "K D"]:
-        """Codes in the space where the nearest one is chosen; the codebook, unless a quantizer
-        projects.
-        """
-        return self.codebook
-
-    def points(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b h w D"]:
-        """Give latents in the space of `sites`."""
-        return rearrange(latents, "b c h w -> b h w c")
-
-    def lookup(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
-        """Give the vectors of indices, with the channels first."""
-        return rearrange(F.embedding(indices, self.codebook), "b h w c -> b c h w")
-
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
-        """Choose the code of each latent, without a softmax."""
-        b, _, h, w = latents.shape
-        flat = rearrange(self.points(latents), "b h w d -> (b h w) d")
-        return rearrange(hard_assign(flat, self.sites), "(b h w) -> b h w", b=b, h=h, w=w)
-
-    def initialize(self, latents: Float[Tensor, "n c"]) -> None:
-        """Start the codebook from real latents, once, before training; nothing to do for implicit
-        codebooks.
-        """
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, path, value):
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
-def straight_through(
-    path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]
-) -> Float[Tensor, "*shape"]:
-    """Give `path + sg(value - path)`, without its rounding: the decoder receives exactly a code."""
-    return _StraightThrough.apply(path, value)
+OUTSIDE = 1e-3
+"""Share of p outside a token's nearest codes above which all codes are looked at."""
+SAMPLE = 64
+"""Tokens of a batch by which that share is measured."""
 
 
 class LGQ(Quantizer):
@@ -108,17 +44,15 @@ class LGQ(Quantizer):
         num_codes: K.
         dim: C, channels of a latent.
         energy: d(z, e): `squared` (the Gaussian mixture), `norm`, `cosine` or `dot`.
-        codebook_loss: `commit` trains codes and encoder by mean (z_q - z)^2, nothing detached (the
-        paper);
-            `free_energy` trains the codes by the mean free energy F_n / C and the encoder by a
-            commitment.
-        identity: share of the identity path z + sg(q_hard - z) in the encoder's gradient; 0 is
-        equation (3).
+        codebook_loss: what trains the codes: `commit`, mean (z_q - z)^2 with nothing detached (the
+            paper), or `free_energy`, the mean of F_n / C, with a commitment for the encoder.
+        identity: share of the path z + sg(q_hard - z) in the encoder's gradient; 0 is equation (3).
         usage: `square` (the paper, K sum u^2) or `entropy` (1 - H(u) / log K, free of K).
         active_floor: P_min of the floor term, in codes.
-        initialization: `random`, `kmeans`, `gaussian` or `uniform`.
-        widths: learn a positive width s_k for each code, d_nk / (tau s_k), starting at exactly 1.
-        engine: engine of the soft assignment (`assignment.soft_assign`).
+        initialization: a name in `base.STARTS`.
+        widths: learn a width s_k > 0 for each code, d_nk / (tau s_k), starting at exactly 1.
+        num_nearest: m, a token's nearest codes that are looked at where they hold all but 1e-3 of
+            p, with the squared energy; 0 always looks at all.
     """
 
     def __init__(
@@ -133,12 +67,13 @@ class LGQ(Quantizer):
         active_floor: float = 0.0,
         initialization: str = "random",
         widths: bool = False,
-        engine: str = "auto",
+        num_nearest: int = 8,
     ):
         super().__init__(num_codes, dim)
         self.energy, self.codebook_loss, self.identity = energy, codebook_loss, identity
         self.usage, self.active_floor = usage, active_floor
-        self.initialization, self.engine = initialization, engine
+        self.initialization, self.num_nearest = initialization, num_nearest
+        self.outside = math.nan  # of p, at the last call with a choice
         self.codes = nn.Parameter(torch.randn(num_codes, dim))
         self.width_logits = nn.Parameter(torch.zeros(num_codes)) if widths else None
 
@@ -153,20 +88,12 @@ class LGQ(Quantizer):
             return None
         return F.softplus(self.width_logits) / F.softplus(self.width_logits.new_zeros(()))
 
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
-        b, _, h, w = latents.shape
-        flat = rearrange(latents, "b c h w -> (b h w) c")
-        indices = hard_assign(flat, self.codes, energy=self.energy, widths=self.widths)
-        return rearrange(indices, "(b h w) -> b h w", b=b, h=h, w=w)
-
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents at temperature tau > 0 and give the terms of the loss, unweighted."""
         b, _, h, w = latents.shape
-        precision = torch.promote_types(
-            latents.dtype, torch.float32
-        )  # never less, not under autocast
-        z = rearrange(latents, "b c h w -> (b h w) c").to(precision)  # (N, C)
-        e = self.codes.to(precision)  # (K, C)
+        dtype = torch.promote_types(latents.dtype, torch.float32)  # never less, as under autocast
+        z = rearrange(latents, "b c h w -> (b h w) c").to(dtype)  # (N, C)
+        e = self.codes.to(dtype)  # (K, C)
         free = self.codebook_loss == "free_energy"
         # The free energy is the codes' to lower: they see the latents as they are. The paper's
         # terms move both.
@@ -190,9 +117,7 @@ class LGQ(Quantizer):
         u = mean_over_ranks(a.usage)  # u_k = mean_n p_nk over the whole batch, on all ranks
         perplexity = torch.exp(-(u * torch.log(u + TINY)).sum())  # exp H(u)
         if self.usage == "square":
-            terms["usage"] = (
-                self.num_codes * u.square().sum()
-            )  # 1 when even, K when one code has all
+            terms["usage"] = self.num_codes * u.square().sum()  # 1 when even, K when one has all
         else:
             terms["usage"] = 1 - perplexity.log() / math.log(max(self.num_codes, 2))
         terms["floor"] = F.relu(self.active_floor - perplexity).square()
@@ -205,33 +130,29 @@ class LGQ(Quantizer):
         )
 
     def _assign(self, z: Tensor, e: Tensor, tau: float | Tensor) -> Assignment:
-        """Equations (1) and (2), without a [tokens, K] tensor."""
-        return soft_assign(z, e, tau, energy=self.energy, widths=self.widths, engine=self.engine)
+        """Equations (1) and (2), over the nearest codes where p has nothing else, or over all."""
+        if self.num_nearest and self.energy == "squared" and self.widths is None and len(z):
+            sample = z[:: -(-len(z) // SAMPLE)].detach()
+            m = self.num_nearest
+            self.outside = mass_outside(sample, e.detach(), tau, num_nearest=m)
+            if self.outside < OUTSIDE:
+                return nearest_assign(z, e, tau, num_nearest=m)
+        return soft_assign(z, e, tau, energy=self.energy, widths=self.widths)
 
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
-        """Start the codes from real latents [n, C]; equal on all ranks when the latents are.
-
-        `random` draws latents (without replacement where there are enough), `kmeans` runs Lloyd's
-        algorithm on them, `gaussian`
-        draws from their diagonal normal, `uniform` from their box, every channel on its own.
-        """
-        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
-            raise ValueError(
-                f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
-            )
-        self.codes.copy_(initial_codes(latents.float(), self.num_codes, self.initialization))
+        """Start the codes from real latents [n, C], by `initialization`."""
+        latents = self._check_latents(latents)
+        self.codes.copy_(initial_codes(latents, self.num_codes, self.initialization))
 
 
 def prune(
     quantizer: LGQ, counts: Int[Tensor, " K"], *, least: int = 1
 ) -> tuple[LGQ, Int[Tensor, " K"]]:
-    """Drop the codes that were used fewer than `least` times; give the smaller quantizer and the
-    index map.
+    """Drop the codes used fewer than `least` times; give the smaller quantizer and the index map.
 
     `map[k]` is the new index of code k, or -1 where it was dropped. Latents whose code is kept keep
-    it.
-    Raises ValueError when no code would be left.
+    it. Raises ValueError when no code would be left.
     """
     kept = torch.nonzero(counts >= least).flatten()
     if len(counts) != quantizer.num_codes or len(kept) == 0:

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.quantizers.lgq import LGQ, Quantized, Quantizer
+from lgqlib.quantizers.base import Quantized, Quantizer
+from lgqlib.quantizers.lgq import LGQ
 
 
 class ScalarLGQ(Quantizer):
@@ -61,10 +62,7 @@ class ScalarLGQ(Quantizer):
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Start each channel's values, in order, from that channel of real latents [n, C]."""
-        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
-            raise ValueError(
-                f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
-            )
+        latents = self._check_latents(latents)
         for c, channel in enumerate(self.channels):
             channel.initialize(latents[:, c : c + 1])
             channel.codes.copy_(channel.codes.sort(dim=0).values)

@@ -1,7 +1,6 @@
-"""The quantizers that LGQ is held against, behind the same contract.
+"""Quantizers with a table of codes: VQ, VQ-EMA, the rotation trick, SimVQ, IBQ.
 
-They hold the modules of `vector-quantize-pytorch` wherever these keep the contract.
-Those with a table of codes are here, those with an implicit one in `implicit`. Terms are
+They hold the modules of `vector-quantize-pytorch` wherever these keep the contract. Terms are
 unweighted; the table METHODS has each method's own weights.
 """
 
@@ -9,16 +8,22 @@ import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch as vqp
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
-from lgqlib.quantizers.assignment import hard_assign, mean_over_ranks
-from lgqlib.quantizers.fsq import EPS, in_float32
-from lgqlib.quantizers.initialization import initial_codes
-from lgqlib.quantizers.lgq import Quantized, Quantizer, straight_through
+from lgqlib.quantizers.assignment import mean_over_ranks, num_ranks
+from lgqlib.quantizers.base import (
+    Quantized,
+    Quantizer,
+    in_float32,
+    initial_codes,
+    straight_through,
+)
 
+EPS = 1e-12
+"""Floor of a probability inside a logarithm: finite gradients where one underflows."""
 DECAY = 0.99
 DEAD_SHARE = 0.2
 """A code is dead, for VQ-EMA, when its average use falls under this share of an even use."""
@@ -53,13 +58,7 @@ class VQ(Quantizer):
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Start the codes from real latents [n, C]."""
-        self.codes.copy_(_drawn(latents, self.num_codes, self.dim))
-
-
-def _drawn(latents: Tensor, num_codes: int, dim: int) -> Tensor:
-    if latents.ndim != 2 or latents.shape[1] != dim or len(latents) == 0:
-        raise ValueError(f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {dim}].")
-    return initial_codes(latents.float(), num_codes, "random")
+        self.codes.copy_(initial_codes(self._check_latents(latents), self.num_codes, "random"))
 
 
 class SimVQ(Quantizer):
@@ -86,7 +85,7 @@ class SimVQ(Quantizer):
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Scale the map to the root mean square of real latents [n, C]."""
-        size = _drawn(latents, len(latents), self.dim).square().mean().sqrt()
+        size = self._check_latents(latents).square().mean().sqrt()
         self.library.code_transform.weight.mul_(size / self.codebook.square().mean().sqrt())
 
 
@@ -112,7 +111,7 @@ class EMAVQ(Quantizer):
             accept_image_fmap=True,
             decay=DECAY,
             threshold_ema_dead_code=DEAD_SHARE,  # set again by each batch
-            sync_codebook=_num_ranks() > 1,
+            sync_codebook=num_ranks() > 1,
         )
 
     @property
@@ -131,7 +130,7 @@ class EMAVQ(Quantizer):
             path = rearrange(rotate_to(z, e), "b h w c -> b c h w")
         if self.training:
             moving = self.library._codebook
-            even = indices.numel() * _num_ranks() / self.num_codes
+            even = indices.numel() * num_ranks() / self.num_codes
             moving.threshold_ema_dead_code = DEAD_SHARE * even
             moving.reset_cluster_size = even  # as if used evenly so far: time to earn its keep
             self.library.update_indices(latents.detach(), indices)
@@ -140,14 +139,10 @@ class EMAVQ(Quantizer):
     @torch.no_grad()
     def initialize(self, latents: Float[Tensor, "n c"]) -> None:
         """Start the codes, and their averages, from real latents [n, C]."""
-        self.library.codebook = _drawn(latents, self.num_codes, self.dim)
+        latents = self._check_latents(latents)
+        self.library.codebook = initial_codes(latents, self.num_codes, "random")
         self.library._codebook.embed_avg.copy_(self.library._codebook.embed)
         self.library._codebook.cluster_size.fill_(1)
-
-
-def _num_ranks() -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size() if ready else 1
 
 
 class IBQ(Quantizer):
@@ -161,7 +156,6 @@ class IBQ(Quantizer):
     """
 
     energy = "dot"
-    """The assignment's energy: -z . e."""
     temperature = 0.01
     """Of the entropies' softmax."""
 
@@ -171,13 +165,6 @@ class IBQ(Quantizer):
 
     codebook = VQ.codebook
     initialize = VQ.initialize
-
-    @in_float32
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
-        b, _, h, w = latents.shape
-        flat = rearrange(latents, "b c h w -> (b h w) c")
-        indices = hard_assign(flat, self.codes, energy="dot")
-        return rearrange(indices, "(b h w) -> b h w", b=b, h=h, w=w)
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:

@@ -197,11 +197,11 @@ def _cold_limit(_found: Sequence[Cohort]) -> Judged:
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(512, 5, generator=generator, dtype=torch.float64)
     codes = torch.randn(64, 5, generator=generator, dtype=torch.float64)
-    a = soft_assign(z, codes, 1e-6, engine="dense")
+    a = soft_assign(z, codes, 1e-6)
     nearest = torch.cdist(z, codes).argmin(1)
     away = float((a.average - codes[nearest]).abs().max())
     pair = torch.ones(2, 5, dtype=torch.float64) * torch.tensor([[1.0], [-1.0]])
-    split = float(soft_assign(torch.zeros_like(pair[:1]), pair, 1e-6, engine="dense").collision[0])
+    split = float(soft_assign(torch.zeros_like(pair[:1]), pair, 1e-6).collision[0])
     holds = away < 1e-6 and bool((a.indices == nearest).all()) and abs(split - 0.5) < 1e-9
     return REPRODUCED if holds else NOT_REPRODUCED, (
         f"largest distance of the soft average to the nearest code {away:.1g} at τ = 1e-6 "

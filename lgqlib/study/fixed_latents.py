@@ -11,10 +11,8 @@ Effects are of one setting against another at the same start and seed: the same 
 start from, and batches. A verdict is `better` or `worse` where the 95 % interval excludes zero.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,17 +25,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.data.batches import evaluation_images, load, to_model
-from lgqlib.measure.fixed_latents import FixedLatents, given_latents
 from lgqlib.measure.geometry import count_codes, occupancy
 from lgqlib.measure.intervals import paired_difference
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, water_filling
 from lgqlib.presets import AUTHORS_LGQ
 from lgqlib.quantizers import METHODS, build
+from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.fsq import matching_levels
-from lgqlib.quantizers.initialization import initial_codes
-from lgqlib.run import Run
+from lgqlib.study.latents import FixedLatents
 
 ANNEALING: dict[str, Any] = {
     "temperature.kind": "exponential",
@@ -243,7 +239,7 @@ def fit(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        x = torch.from_numpy(latents.train)
+        x = torch.from_numpy(latents.points)
         bench = Bench(variant, experiment, latents.dim).train()
         torch.manual_seed(seed)  # whatever the construction drew, the start is the same
         with torch.no_grad():
@@ -308,7 +304,7 @@ def kmeans(latents: FixedLatents, num_codes: int, *, seed: int = 0) -> dict[str,
     """Measure k-means (k-means++ start, Lloyd's algorithm), the reference."""
     from sklearn.cluster import KMeans
 
-    found = KMeans(num_codes, n_init=1, max_iter=60, random_state=seed).fit(latents.train)
+    found = KMeans(num_codes, n_init=1, max_iter=60, random_state=seed).fit(latents.points)
     indices = found.predict(latents.held_out)
     difference = latents.held_out - found.cluster_centers_[indices]
     return _numbers(latents, float(np.square(difference).sum(1).mean()), indices, num_codes)
@@ -326,24 +322,6 @@ def bounds(latents: FixedLatents, num_codes: int) -> dict[str, float]:
     return {"distortion": least / basis.total, "perplexity": num_codes * share}
 
 
-@torch.no_grad()
-def run_latents(folder: Path | str, *, cache: Path | str, num_points: int) -> FixedLatents:
-    """Encode images with a run's encoder: training images to fit on, held-out ones to judge on.
-
-    At most `num_points` latents of each, before the quantizer, centered and scaled.
-    """
-    run = Run(folder)
-    tokenizer, data, halves = run.tokenizer(), run.config.data, []
-    limit = math.ceil(num_points / run.config.latent_side**2)
-    for split in ("train", "val"):
-        stored = load(data, split, cache=Path(cache))
-        images, _, _ = evaluation_images(stored, size=data.size, limit=limit)
-        latents = [tokenizer.latents(to_model(batch)) for batch in images.split(64)]
-        flat = torch.cat([rearrange(z, "b c h w -> (b h w) c") for z in latents])
-        halves.append(flat.numpy()[:num_points])
-    return given_latents(*halves, name=f"latents of {run.name}")
-
-
 def tuned(
     variants: Iterable[Variant],
     latents: FixedLatents,
@@ -358,7 +336,7 @@ def tuned(
 
     The geometric mean over starts decides. Take latents and a seed that nothing is measured on.
     """
-    own = replace(latents, held_out=latents.train[:8192])
+    own = replace(latents, held_out=latents.points[:8192])
     chosen = []
     for variant in tqdm(list(variants), disable=not progress, desc="learning rates"):
         errors = {}

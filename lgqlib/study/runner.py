@@ -39,8 +39,7 @@ from dask.distributed import Client, LocalCluster
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from lgqlib.files import write_json
-from lgqlib.locks import locked
+from lgqlib.files import locked, write_json
 from lgqlib.run import Run
 from lgqlib.study.engine import (
     Job,
@@ -152,7 +151,7 @@ def run_study(
     todo, folder = chosen(study, only), places.study
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock", wait=False) as held:
-        if not held:
+        if held is False:
             raise RuntimeError(f"{folder} is being run by another process.")
         names = [[planned.name, planned.variant] for planned in study.runs]
         write_json(folder / STUDY_FILE, {"name": study.name, "runs": names})

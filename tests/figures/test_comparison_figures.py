@@ -90,6 +90,6 @@ def test_one_image_and_its_codes_through_every_method():
     image, sites = np.full((3, 8, 8), 0.5), np.eye(4)
     codes = {"LGQ": (np.array([[0, 1], [2, 3]]), sites), "FSQ": (np.zeros((2, 2), int), sites)}
     fig = codes_side_by_side(image, {"LGQ": image, "FSQ": image}, codes)
-    assert fig.layout.title.text.endswith("4 tokens: LGQ 4, FSQ 1")
+    assert fig.layout.title.text.endswith("LGQ 4, FSQ 1")
     with pytest.raises(ValueError, match="give both"):
         codes_side_by_side(image, {"LGQ": image}, codes)

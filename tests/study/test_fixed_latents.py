@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lgqlib.figures import fixed_latents as figures
-from lgqlib.measure.fixed_latents import gaussian_latents, geometric_spectrum, given_latents
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import participation_ratio, zador_distortion
 from lgqlib.study import fixed_latents as study
 from lgqlib.study.fixed_latents import Experiment, compare, effect, effects, fit, kmeans, measure
+from lgqlib.study.latents import gaussian_latents, geometric_spectrum, given_latents
 
 SMALL = Experiment(num_codes=32, num_steps=120, batch_size=256, lr=0.1)
 QUICK = Experiment(num_codes=16, num_steps=3, batch_size=64, lr=0.05)
@@ -42,15 +42,15 @@ class TestLatents:
 
     def test_two_clusters_are_two(self):
         drawn = gaussian_latents(4000, np.full(3, 1.0), seed=2, separation=4.0)
-        along = drawn.train @ drawn.spectrum.axes[:, 0].astype(np.float32)
+        along = drawn.points @ drawn.spectrum.axes[:, 0].astype(np.float32)
         assert abs((along > 0).mean() - 0.5) < 0.03
         assert (np.abs(along) < 0.5 * np.abs(along).mean()).mean() < 0.05
 
     def test_given_ones_are_centered_and_scaled_by_those_fitted_on(self):
         rng = np.random.default_rng(3)
         given = given_latents(rng.normal(5, 3, (500, 4)), rng.normal(5, 3, (200, 4)), name="given")
-        assert given.train.mean(0) == pytest.approx(np.zeros(4), abs=1e-5)
-        assert np.square(given.train).mean() == pytest.approx(1, rel=1e-5)
+        assert given.points.mean(0) == pytest.approx(np.zeros(4), abs=1e-5)
+        assert np.square(given.points).mean() == pytest.approx(1, rel=1e-5)
         assert 0 < abs(given.held_out.mean()) < 0.2
 
     def test_what_cannot_be_is_refused(self):
@@ -75,7 +75,7 @@ class TestFit:
 
     def test_annealed_free_energy_forgets_a_bad_start_and_the_authors_setting_does_not(self):
         drawn = gaussian_latents(2048, geometric_spectrum(32, 4), seed=0)
-        assert critical_temperature(drawn.train) > 20  # so that tau = 1 is cold
+        assert critical_temperature(drawn.points) > 20  # so that tau = 1 is cold
         reference = kmeans(drawn, 32)["distortion"]
         longer = replace(SMALL, num_steps=150, lr=0.2)
         ours = measure(fit(study.together(), drawn, longer, start="cluster")[0], drawn)
@@ -113,7 +113,7 @@ class TestFit:
         z = bench.latents(torch.eye(6))
         assert z.square().sum(0).sqrt().tolist() == pytest.approx([1, 1])
         assert history["distortion"].iloc[-1] < history["distortion"].iloc[0]
-        elsewhere = replace(latents, train=2 * latents.train)
+        elsewhere = replace(latents, points=2 * latents.points)
         assert measure(bench, elsewhere) == measure(bench, latents), "on the held-out ones"
 
     @pytest.mark.parametrize("encoder", [False, True])

@@ -70,14 +70,14 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
 def test_only_an_evaluation_of_the_last_step_is_done(tmp_path, wrong):
     run = finished_run(tmp_path)
     assert is_done(run)
-    write_json(run.path / "evaluation.json", wrong)
+    write_json(run.path / "evaluation.json", wrong, sealed=True)
     assert not is_done(run)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/step-00000020/state.json"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/step-00000020.safetensors"])
 def test_a_damaged_file_does_not_hide_the_other_runs(tmp_path, name):
     finished_run(tmp_path, seed=0)
-    damaged = finished_run(tmp_path, seed=1, evaluated="state" in name)
+    damaged = finished_run(tmp_path, seed=1, evaluated="step" in name)
     (damaged.path / name).write_text('{"step": 1}\nnot json\n{"step": 2}\n')
     assert sorted(collect(tmp_path)["state"])[0] == "done"
     assert len(cohorts(tmp_path)) == 1

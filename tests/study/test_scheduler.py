@@ -13,6 +13,7 @@ import pytest
 from dask.distributed import Client
 
 import lgqlib
+from lgqlib.files import locked
 from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.study.__main__ import main
@@ -110,10 +111,11 @@ def test_unknown_parameters_are_refused(tmp_path, run_cells):
 
 TRAIN = """
 import json, os, pathlib, time
+from lgqlib import files
 (run,) = pathlib.Path(runs).glob(f"{method}-*-s{seed}-*")
 num_steps = json.loads((run / "config.json").read_text())["train"]["num_steps"]
-state = run / "checkpoints" / "step-00000001" / "state.json"
-step = json.loads(state.read_text())["step"] if state.exists() else 0
+saved = sorted((run / "checkpoints").glob("step-*"))
+step = files.read_about(saved[-1])["step"] if saved else 0
 """
 FAIL = """
 if seed == 1 and not pathlib.Path('repaired').exists(): raise RuntimeError('on purpose')
@@ -121,27 +123,26 @@ if seed == 2: os.kill(os.getpid(), 9)
 """
 STEPS = """
 def save():
-    state.parent.mkdir(parents=True, exist_ok=True)
-    (run / "new").write_text(json.dumps({"step": step, "tau": 0.1, "tau_c": 1.0, "files": {}}))
-    os.replace(run / "new", state)
+    path = run / "checkpoints" / f"step-{step:08d}.safetensors"
+    files.write_arrays(path, {}, {"step": step, "tau": 0.1, "tau_c": 1.0})
 try:
     while step < num_steps:
         if method == "fsq":
             time.sleep(0.1)
         step += 1
         with open(run / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, "split": "train", "loss": 1.0}) + "\\n")
+            file.write(files.seal({"step": step, "split": "train", "loss": 1.0}) + "\\n")
         if step % 10 == 0:
             save()
 finally:
     save()
 """
 EVALUATE = """
-import json, pathlib
-folder = pathlib.Path(run)
-step = json.loads((folder / "checkpoints/step-00000001/state.json").read_text())["step"]
+import pathlib
+from lgqlib import files
+step = files.read_about(max((pathlib.Path(run) / "checkpoints").iterdir()))["step"]
 numbers = {"step": step, "psnr": 20.0, "active": 5, "num_images": 4, "num_tokens": 8}
-(folder / "evaluation.json").write_text(json.dumps(numbers))
+files.write_json(pathlib.Path(run) / "evaluation.json", numbers, sealed=True)
 """
 COMPARE = "import pathlib\nassert (pathlib.Path(study) / 'results.csv').is_file()"
 
@@ -241,7 +242,7 @@ def test_a_study_that_is_stopped_or_killed_goes_on(project, scheduler, number):
     study = project / "runs" / "s"
     begun = time.monotonic() + 100
     try:
-        while not (saved := [*study.glob("fsq-*/checkpoints/step-*/state.json")]):
+        while not (saved := [*study.glob("fsq-*/checkpoints/step-*")]):
             assert time.monotonic() < begun and process.poll() is None, process.stderr.read()
             time.sleep(0.1)
         # A terminal sends Ctrl-C to the whole group of processes: workers must not die of it.
@@ -251,7 +252,7 @@ def test_a_study_that_is_stopped_or_killed_goes_on(project, scheduler, number):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.stderr.close()
-    path = saved[0].parents[2]
+    path = saved[0].parents[1]
     if number == signal.SIGKILL:
         time.sleep(3)  # a kernel looks every second whether its parent lives
     lines = (path / "metrics.jsonl").read_text().splitlines()
@@ -295,8 +296,6 @@ def test_mistakes_are_said_before_anything_starts(project, capsys):
 
 
 def test_a_study_is_run_by_one_command_at_a_time(project, capsys):
-    from lgqlib.locks import locked
-
     folder = project / "runs" / "s"
     folder.mkdir(parents=True)
     with locked(folder / "lock", wait=False):
