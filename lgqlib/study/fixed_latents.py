@@ -435,23 +435,25 @@ def effects(trials: pd.DataFrame, measures: Iterable[str] = ("distortion",)) -> 
     for measure in measures:
         table = spreads(trials) if measure == "spread" else trials
         for hypothesis, context, variant, against in questions:
-            for start in table["start"].unique():
-                there = set(table.loc[table["start"] == start, "variant"])
-                if {variant, against} <= there:
-                    row = effect(table, variant, against, start=start, measure=measure)
-                    rows.append({"hypothesis": hypothesis, "context": context} | row)
+            for start in _starts_of(table, variant, against):
+                row = effect(table, variant, against, start=start, measure=measure)
+                rows.append({"hypothesis": hypothesis, "context": context} | row)
     return pd.DataFrame(rows)
 
 
 def effects_against(trials: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Judge every variant's distortion against that of one of them, at every start of both."""
-    pairs = trials[["variant", "start"]].drop_duplicates()
-    starts = set(pairs.loc[pairs["variant"] == reference, "start"])
     return pd.DataFrame(
-        effect(trials, pair.variant, reference, start=pair.start, measure="distortion")
-        for pair in pairs.itertuples()
-        if pair.start in starts and pair.variant != reference
+        effect(trials, variant, reference, start=start, measure="distortion")
+        for variant in trials["variant"].unique()
+        for start in _starts_of(trials, variant, reference)
+        if variant != reference
     )
+
+
+def _starts_of(trials: pd.DataFrame, a: str, b: str) -> list[str]:
+    starts = trials.groupby("variant")["start"].unique()
+    return [start for start in starts.get(a, ()) if start in starts.get(b, ())]
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
