@@ -18,10 +18,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lgqlib.measure.clouds import Cloud, gaussian_cloud, geometric_spectrum
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.study import hypotheses
 from lgqlib.study.fixed_latents import STARTS, Experiment, bounds, run, tuned
+from lgqlib.study.latents import FixedLatents, gaussian_latents, geometric_spectrum
 from lgqlib.study.variants import (
     CHANGES,
     energy_variants,
@@ -35,14 +35,18 @@ BAD = ("random", "cluster")
 TUNING = 1000  # seed of the cloud on which learning rates are chosen
 
 
-def clouds(options, dim: int, participation: float, separation: float = 0.0) -> dict[int, Cloud]:
+def clouds(
+    options, dim: int, participation: float, separation: float = 0.0
+) -> dict[int, FixedLatents]:
     """Give the tuning cloud and one for each seed."""
     values = geometric_spectrum(dim, participation)
     seeds = (TUNING, *range(options.seeds))
-    return {s: gaussian_cloud(options.points, values, seed=s, separation=separation) for s in seeds}
+    return {
+        s: gaussian_latents(options.points, values, seed=s, separation=separation) for s in seeds
+    }
 
 
-def settle(variants, family: dict[int, Cloud], experiment: Experiment, starts=BAD, lrs=LRS):
+def settle(variants, family: dict[int, FixedLatents], experiment: Experiment, starts=BAD, lrs=LRS):
     """Choose learning rates on the tuning cloud, then fit on the others."""
     family = dict(family)
     tuning = family.pop(TUNING)
@@ -50,7 +54,9 @@ def settle(variants, family: dict[int, Cloud], experiment: Experiment, starts=BA
     return chosen, run(family, chosen, experiment, starts=starts)
 
 
-def report(title: str, family: dict[int, Cloud], experiment: Experiment, trials, *tables) -> str:
+def report(
+    title: str, family: dict[int, FixedLatents], experiment: Experiment, trials, *tables
+) -> str:
     """Describe a part: what was fitted, the table of means, and the verdicts."""
     cloud = family[0]
     bound = bounds(cloud, experiment.num_codes)

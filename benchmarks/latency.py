@@ -23,7 +23,7 @@ from lgqlib.explorers.codes import Codes
 from lgqlib.explorers.entropy import EntropyExplorer
 from lgqlib.explorers.explorer import CodebookExplorer
 from lgqlib.explorers.softness import Softness
-from lgqlib.explorers.temperature import TemperatureLaboratory
+from lgqlib.explorers.temperature import TemperatureExplorer
 from lgqlib.explorers.view import View
 from lgqlib.presets import preset
 from lgqlib.run import Run
@@ -36,7 +36,7 @@ KEYS = (
     ("03_geometry", "CodebookExplorer(", "chosen", "Training step", "training step, arrow key"),
     ("03_geometry", "CodebookExplorer(", "chosen", "Code", "code, arrow key"),
     ("04_entropy", "EntropyExplorer(", "population", "τ", "entropy map, arrow key"),
-    ("05_temperature", "TemperatureLaboratory(", "here F", "τ", "laboratory, arrow key"),
+    ("05_temperature", "TemperatureExplorer(", "here F", "τ", "laboratory, arrow key"),
 )
 WATCH = """plot => {
     const found = FIND(plot);
@@ -91,7 +91,7 @@ def actions(run: Run, folder: Path) -> list[tuple[str, Callable[[int], None]]]:
     view = View.open(run, cache=folder / "cache", num_images=64)
     explorer = CodebookExplorer(Codes(view, run.snapshots()), folder=folder)
     softness = Softness(view, run.snapshots())
-    entropy, laboratory = EntropyExplorer(softness), TemperatureLaboratory(softness)
+    entropy, laboratory = EntropyExplorer(softness), TemperatureExplorer(softness)
     steps, taus = len(run.snapshots()), len(softness.taus)
 
     def move(slider, call):

@@ -23,7 +23,7 @@ EXPLORERS = {
     "00_lgq_in_the_plane": ("PlaneExplorer(", "field"),
     "03_geometry": ("CodebookExplorer(", "chosen"),
     "04_entropy": ("EntropyExplorer(", "population"),
-    "05_temperature": ("TemperatureLaboratory(", "here F"),
+    "05_temperature": ("TemperatureExplorer(", "here F"),
 }
 """By notebook: the cell that opens its explorer, and a trace of the explorer's figure."""
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lgqlib.figures import fixed_latents as laboratories
-from lgqlib.measure.clouds import gaussian_cloud, geometric_spectrum, given_cloud
 from lgqlib.measure.intervals import Interval
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import participation_ratio, zador_distortion
@@ -17,6 +16,7 @@ from lgqlib.presets import AUTHORS_LGQ
 from lgqlib.study import fixed_latents as laboratory
 from lgqlib.study import hypotheses, variants
 from lgqlib.study.fixed_latents import STARTS, Experiment, fit, kmeans, measure, start_codes
+from lgqlib.study.latents import gaussian_latents, geometric_spectrum, given_latents
 from lgqlib.study.variants import Variant, lgq_variants, peer_variants, together
 
 SMALL = Experiment(num_codes=32, num_steps=120, batch_size=256, lr=0.1)
@@ -26,7 +26,7 @@ AUTHORS = lgq_variants()[0]
 
 @pytest.fixture(scope="module")
 def cloud():
-    return gaussian_cloud(2048, geometric_spectrum(6, 4), seed=0)
+    return gaussian_latents(2048, geometric_spectrum(6, 4), seed=0)
 
 
 class TestClouds:
@@ -39,20 +39,20 @@ class TestClouds:
     @pytest.mark.parametrize("separation", [0.0, 3.0])
     def test_a_cloud_has_variance_one_a_channel(self, separation):
         values = geometric_spectrum(8, 5)
-        cloud = gaussian_cloud(20_000, values, seed=1, separation=separation)
+        cloud = gaussian_latents(20_000, values, seed=1, separation=separation)
         assert cloud.spectrum.total == pytest.approx(8, rel=0.03)
         if not separation:
             assert cloud.spectrum.eigenvalues == pytest.approx(values, rel=0.08)
 
     def test_two_clusters_are_two(self):
-        cloud = gaussian_cloud(4000, np.full(3, 1.0), seed=2, separation=4.0)
+        cloud = gaussian_latents(4000, np.full(3, 1.0), seed=2, separation=4.0)
         along = cloud.points @ cloud.spectrum.axes[:, 0].astype(np.float32)
         assert abs((along > 0).mean() - 0.5) < 0.03
         assert (np.abs(along) < 0.5 * np.abs(along).mean()).mean() < 0.05
 
     def test_given_latents_are_centered_and_scaled_by_those_fitted_on(self):
         rng = np.random.default_rng(3)
-        cloud = given_cloud(rng.normal(5, 3, (500, 4)), rng.normal(5, 3, (200, 4)), name="given")
+        cloud = given_latents(rng.normal(5, 3, (500, 4)), rng.normal(5, 3, (200, 4)), name="given")
         assert cloud.points.mean(0) == pytest.approx(np.zeros(4), abs=1e-5)
         assert np.square(cloud.points).mean() == pytest.approx(1, rel=1e-5)
         assert abs(cloud.held_out.mean()) < 0.2
@@ -61,15 +61,15 @@ class TestClouds:
         with pytest.raises(ValueError, match="participation = 9"):
             geometric_spectrum(8, 9)
         with pytest.raises(ValueError, match="positive eigenvalues"):
-            gaussian_cloud(10, np.array([1.0, 0.0]))
+            gaussian_latents(10, np.array([1.0, 0.0]))
         with pytest.raises(ValueError, match="do not vary"):
-            given_cloud(np.ones((5, 2)), np.ones((5, 2)), name="constant")
+            given_latents(np.ones((5, 2)), np.ones((5, 2)), name="constant")
 
 
 class TestReference:
     def test_kmeans_lies_between_the_bounds_and_twice_them(self):
         values = geometric_spectrum(2, 1.8)
-        cloud = gaussian_cloud(16_384, values, seed=4)
+        cloud = gaussian_latents(16_384, values, seed=4)
         found = kmeans(cloud, 128)
         zador = zador_distortion(values, 128) / values.sum()
         assert 0.97 * zador < found["distortion"] < 1.15 * zador
@@ -85,7 +85,7 @@ class TestReference:
 
 class TestFit:
     def test_annealed_free_energy_forgets_a_bad_start_and_the_authors_setting_does_not(self):
-        cloud = gaussian_cloud(2048, geometric_spectrum(32, 4), seed=0)
+        cloud = gaussian_latents(2048, geometric_spectrum(32, 4), seed=0)
         assert critical_temperature(cloud.points) > 20  # so that tau = 1 is cold
         reference = kmeans(cloud, 32)["distortion"]
         longer = replace(SMALL, num_steps=150, lr=0.2)

@@ -10,15 +10,19 @@ from jaxtyping import Float, Int, UInt8
 
 from lgqlib.explorers.moving import moving
 from lgqlib.explorers.view import Index, View
-from lgqlib.figures.codebook import frame_label
+from lgqlib.figures.codebook import CodeValues, frame_label
 from lgqlib.figures.pictures import sheet
-from lgqlib.figures.quantity import Quantity
 from lgqlib.files import replacing
-from lgqlib.measure.cells import dominant_class
-from lgqlib.measure.drift import Drift, drift
-from lgqlib.measure.faithfulness import Faithfulness, faithfulness
-from lgqlib.measure.portrait import Portrait, portrait
-from lgqlib.measure.projection import Projection, project, project_snapshots, stratified_sample
+from lgqlib.measure.geometry import Drift, Geometry, dominant_class, drift, measure_geometry
+from lgqlib.measure.projection import (
+    Faithfulness,
+    Projection,
+    faithfulness,
+    in_plane,
+    project,
+    project_snapshots,
+    stratified_sample,
+)
 from lgqlib.run import Snapshot
 
 MAX_LATENTS = 20000
@@ -50,7 +54,7 @@ class Codes:
         cache: Path | str | None = None,
     ):
         self.view, self.snapshots = view, list(snapshots)
-        self.portrait: Portrait = portrait(
+        self.geometry: Geometry = measure_geometry(
             view.sites, view.points, view.indices, counts=view.counts, groups=view.groups
         )
         self.shown = stratified_sample(view.indices, MAX_LATENTS)
@@ -105,28 +109,28 @@ class Codes:
             )
             return chain[-1], [p.codes for p in chain]
         now = project(self.view.sites, self.view.points[self.shown], method=method, cache=cache)
-        return now, [now.basis.project(s.codebook) for s in self.snapshots]
+        return now, [in_plane(now.basis, s.codebook) for s in self.snapshots]
 
-    def _quantities(self) -> dict[str, Quantity]:
-        view, p = self.view, self.portrait
+    def _quantities(self) -> dict[str, CodeValues]:
+        view, p = self.view, self.geometry
         own = np.bincount(view.indices, minlength=view.num_codes)
         sums = np.bincount(view.indices, view.entropies(view.tau), view.num_codes)
         entropy = np.divide(sums, own, out=np.full(view.num_codes, np.nan), where=own > 0)
         found = {
-            "usage": Quantity(view.counts.astype(float), "tokens", log=True),
-            "assignment entropy": Quantity(entropy, "mean entropy, nats"),
-            "quantization error": Quantity(p.partial.mse, "mean |z − e|²"),
-            "cell volume": Quantity(p.log_volume, "log volume"),
-            "anisotropy": Quantity(p.shape.excess, "above a round cell's"),
-            "distance to nearest code": Quantity(p.spacing.distance, "distance"),
+            "usage": CodeValues(view.counts.astype(float), "tokens", log=True),
+            "assignment entropy": CodeValues(entropy, "mean entropy, nats"),
+            "quantization error": CodeValues(p.partial.mse, "mean |z − e|²"),
+            "cell volume": CodeValues(p.log_volume, "log volume"),
+            "anisotropy": CodeValues(p.shape.excess, "above a round cell's"),
+            "distance to nearest code": CodeValues(p.spacing.distance, "distance"),
         }
         if self.snapshots:
             last = self.snapshots[-1]
             age = np.where(last.last_used >= 0, last.step - last.last_used, np.nan)
-            found["age of last use"] = Quantity(age.astype(float), "steps")
+            found["age of last use"] = CodeValues(age.astype(float), "steps")
         if len(np.unique(view.labels)) > 1:
-            label, _ = dominant_class(view.indices, view.labels[view.groups], view.num_codes)
-            found["dominant class"] = Quantity(
+            label = dominant_class(view.indices, view.labels[view.groups], view.num_codes)
+            found["dominant class"] = CodeValues(
                 np.where(label >= 0, label, np.nan), "class", names=view.classes
             )
         return found
@@ -148,7 +152,7 @@ class Codes:
 
     def neighbors(self, code: int, *, count: int = 8) -> Int[np.ndarray, " n"]:
         """Give a code's nearest other codes."""
-        return self.portrait.spacing.neighbors[code, :count]
+        return self.geometry.spacing.neighbors[code, :count]
 
     def evidence(self, code: int) -> UInt8[np.ndarray, "H W 4"]:
         """Picture a code: the decoder's patch and its neighbors' on top, real patches below."""

@@ -2,11 +2,67 @@
 
 import ipywidgets
 import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float, UInt8
 
 from lgqlib.explorers.controls import Explorer, Throttled, play, slider, whole
 from lgqlib.explorers.softness import Softness
-from lgqlib.figures.entropy import bar_trace, entropy_view, map_trace
+from lgqlib.figures.entropy import HEAT
 from lgqlib.figures.pictures import data_uri
+from lgqlib.figures.style import INK, RED, panels, titled
+
+LOOK_FOR = (
+    "Bright tokens hesitate between codes. Vermilion ticks are this image's tokens among all. Hot, "
+    "all hesitate alike; cold, only tokens halfway between two codes do."
+)
+
+
+def entropy_view(
+    image: UInt8[np.ndarray, "S S 3"],
+    entropy: Float[np.ndarray, "h w"],
+    population: Float[np.ndarray, " n"],
+) -> go.Figure:
+    """Draw an image, its entropy map, and the entropies of a population of tokens.
+
+    Traces that change: `image`, `map`, `population`, `own`.
+    """
+    titles = ("Image", "Entropy of each token", "All tokens and this image's")
+    fig, (picture, tokens, everything) = panels(
+        cols=3, titles=titles, column_widths=[0.3, 0.3, 0.4], height=400
+    )
+    picture.picture(data_uri(image), name="image")
+    bar = {"title": "nats", "thickness": 10, "orientation": "h", "y": -0.2, "x": 0.47, "len": 0.26}
+    fig.add_heatmap(
+        **map_trace(entropy) | {"showscale": True}, name="map", colorbar=bar, **tokens.at
+    )
+    tokens.square()
+    tokens.axes(bare=True)
+    everything.bars(**bar_trace(population), name="population")
+    tick = {"symbol": "line-ns", "marker": {"line": {"color": RED, "width": 2}}}
+    everything.dots(entropy.ravel(), np.zeros(entropy.size), "own", INK, size=16, **tick)
+    everything.axes("entropy of the assignment, nats", "tokens, %")
+    fig.update_layout(showlegend=False, bargap=0)
+    return titled(fig, " ", LOOK_FOR)
+
+
+def map_trace(entropy: Float[np.ndarray, "h w"]) -> dict:
+    """Give an entropy map as a heat map's arguments."""
+    return {
+        "z": np.asarray(entropy, dtype="float32"),
+        "colorscale": HEAT,
+        "zmin": 0,
+        "zmax": float(max(entropy.max(), 1e-3)),
+        "showscale": False,
+        "hovertemplate": "row %{y}, column %{x}: %{z:.3f} nats<extra></extra>",
+    }
+
+
+def bar_trace(values: Float[np.ndarray, " n"], *, bins: int = 40) -> dict:
+    """Give a histogram in percent as a bar's arguments."""
+    heights, edges = np.histogram(values, bins=bins, range=(0, max(float(values.max()), 1e-3)))
+    centers = (edges[:-1] + edges[1:]) / 2
+    percent = 100 * heights / max(len(values), 1)
+    return {"x": centers.astype("float32"), "y": percent.astype("float32")}
 
 
 class EntropyExplorer(Explorer):
@@ -21,7 +77,7 @@ class EntropyExplorer(Explorer):
 
     def __init__(self, softness: Softness, *, image: int | None = None):
         self.softness, self.view = softness, softness.view
-        image = self.view.liveliest if image is None else image
+        image = self.view.first_image if image is None else image
         view, start = self.view, softness.start
         entropy = view.soft(image, softness.taus[start]).entropy.reshape(view.grid)
         super().__init__(entropy_view(view.pixels(image), entropy, softness.entropies[start]))

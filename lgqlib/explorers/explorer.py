@@ -18,9 +18,9 @@ from lgqlib.explorers.controls import (
     slider,
     whole,
 )
+from lgqlib.explorers.map import codebook_map, codes_picture, colored_by, rest_of
 from lgqlib.explorers.selection import enclosed, parse
-from lgqlib.figures.codebook import clickable, codebook_map, marked, rest_of
-from lgqlib.figures.ground import codes_picture
+from lgqlib.figures.codebook import clickable
 from lgqlib.figures.pictures import data_uri
 
 MAX_SELECTED = 500
@@ -53,7 +53,7 @@ class CodebookExplorer(Explorer):
                 codes.map,
                 first,
                 view.counts,
-                image=view.pixels(view.liveliest),
+                image=view.pixels(view.first_image),
                 grid=view.grid,
                 drawn=self.drawn,
                 frame=codes.frame,
@@ -61,7 +61,7 @@ class CodebookExplorer(Explorer):
         )
         self.code = int(view.counts.argmax())
         self.selection: np.ndarray = np.zeros(0, dtype=np.int64)
-        self.image, self.place, self.step = view.liveliest, 0, len(codes.frames) - 1
+        self.image, self.place, self.step = view.first_image, 0, len(codes.frames) - 1
         self._controls()
         self._listen()
         self.choose(self.code)
@@ -152,7 +152,7 @@ class CodebookExplorer(Explorer):
         """Color the map by another quantity; this sends every code's color, once."""
         quantity = self.codes.quantities[name]
         with self.figure.batch_update():
-            self.traces["codes"].update(marked(quantity, self.drawn))
+            self.traces["codes"].update(colored_by(quantity, self.drawn))
             if "rest" in self.traces:
                 rest = rest_of(self.drawn, self.view.num_codes)
                 picture = codes_picture(self.codes.map, quantity, rest)

@@ -1,19 +1,51 @@
 """A slider over temperature for points in the plane."""
 
 import numpy as np
+import plotly.graph_objects as go
 from jaxtyping import Float
 
 from lgqlib.explorers.controls import Explorer, Throttled, play, slider
-from lgqlib.figures.pictures import data_uri
-from lgqlib.figures.plane import code_tints, plane_view, soft_cells, view_finding
+from lgqlib.figures.plane import code_tints, draw_plane, soft_partition, stairs
+from lgqlib.figures.style import RED, panels, titled
 from lgqlib.measure.annealing import Annealing
 
-SIZE = 72
-"""Places along a side of the field of soft cells."""
+LOOK_FOR = (
+    "Each place is tinted by the codes that it is assigned to, mixed by their probabilities: one "
+    "blend when hot, then soft borders, then the sharp cells of a Voronoi partition."
+)
+
+
+def plane_view(points: Float[np.ndarray, "N 2"], annealing: Annealing, index: int) -> go.Figure:
+    """Draw one temperature of an annealing: points, codes and soft partition, and the staircase.
+
+    Traces that change: `plane`, `codes`, `here`.
+    """
+    titles = ("Points, codes and soft partition", "Distinct codes")
+    fig, (left, right) = panels(
+        cols=2, titles=titles, column_widths=[0.56, 0.44], height=480, horizontal_spacing=0.1
+    )
+    codes, tau = annealing.codebooks[index], annealing.taus[index]
+    tints = code_tints(annealing.codebooks[-1])
+    left.legend(x=0.01, y=0.01)
+    draw_plane(left, points, codes, soft_partition(points, codes, tints, tau))
+    left.axes("z<sub>1</sub>", "z<sub>2</sub>", x_showticklabels=True, y_showticklabels=True)
+    stairs(right, annealing)
+    right.dots([tau], [annealing.num_distinct[index]], "here", RED, size=13, showlegend=False)
+    return titled(fig, view_finding(annealing, index), LOOK_FOR)
+
+
+def view_finding(annealing: Annealing, index: int) -> str:
+    """Say what one temperature of an annealing shows."""
+    tau, distinct = annealing.taus[index], int(annealing.num_distinct[index])
+    noun = "place" if distinct == 1 else "places"
+    return (
+        f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature: "
+        f"{len(annealing.codebooks[index])} codes at {distinct} {noun}"
+    )
 
 
 class PlaneExplorer(Explorer):
-    """Move through an annealing: soft cells, codes and the staircase follow one slider.
+    """Move through an annealing: soft partition, codes and the staircase follow one slider.
 
     Args:
         points: the points that were annealed.
@@ -24,7 +56,7 @@ class PlaneExplorer(Explorer):
     name = "Annealing in the plane"
 
     def __init__(self, points: Float[np.ndarray, "N 2"], annealing: Annealing, *, index: int = 0):
-        super().__init__(plane_view(points, annealing, index, size=SIZE))
+        super().__init__(plane_view(points, annealing, index))
         self.points, self.annealing = points, annealing
         self.tints = code_tints(annealing.codebooks[-1])
         labels = [f"{tau / annealing.predicted:.3g}" for tau in annealing.taus]
@@ -38,10 +70,10 @@ class PlaneExplorer(Explorer):
         index, annealing = self.tau.value, self.annealing
         codes = annealing.codebooks[index].astype("float32")
         tau = annealing.taus[index]
-        field = soft_cells(self.points, codes, self.tints, tau, size=SIZE)
+        picture = soft_partition(self.points, codes, self.tints, tau)
         self.show(
             view_finding(annealing, index),
-            field={"source": data_uri(field)},
+            plane={"source": picture["source"]},
             codes={"x": codes[:, 0], "y": codes[:, 1]},
             here={"x": [tau], "y": [annealing.num_distinct[index]]},
         )

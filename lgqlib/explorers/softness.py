@@ -11,10 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.explorers.tie import closest_tie
 from lgqlib.explorers.view import LENS, UNDERFLOW, View
 from lgqlib.figures.entropy import least_sure_codes
-from lgqlib.measure.temperature import FreeEnergyCurve, critical_temperature, free_energy_curve
+from lgqlib.measure.temperature import (
+    FreeEnergyCurve,
+    critical_temperature,
+    equally_near,
+    free_energy_curve,
+)
 from lgqlib.quantizers.assignment import energies, soft_assign
 from lgqlib.run import Snapshot
 
@@ -25,6 +29,8 @@ COUNTED = 4096
 few hundred would say more about themselves than about a large codebook."""
 SUMMED = 2**26
 """Pairs of token and code that one temperature sums over: half a second of one CPU core."""
+MAX_CODES = 512
+"""Of the most used codes, those among which a close pair is looked for."""
 HOTTEST, COLDEST = 10.0, 1e-3
 """Ends of the range of temperatures, in units of the first critical temperature."""
 
@@ -244,18 +250,10 @@ class Softness:
         usage = -torch.xlogy(found.usage, found.usage).sum()
         return float(found.entropy.mean()), float(usage)
 
-    @cached_property
-    def soft_to_hard(self) -> Float[np.ndarray, " T"]:
-        """Root mean square distance from the soft to the hard code, over the temperatures."""
+    def between(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
+        """Give two close codes, of the most used, and the largest share of a point between them."""
         view = self.view
-        z, e = torch.from_numpy(view.points[self.tokens]), torch.from_numpy(view.sites)
-        hard = e[torch.from_numpy(view.indices[self.tokens])]
-        away = []
-        for tau in tqdm(self.taus, desc="soft codes", unit="temperature", leave=False):
-            soft = soft_assign(z, e, float(tau), energy=view.energy, widths=view.widths).average
-            away.append(float((soft - hard).square().sum(1).mean().sqrt()))
-        return np.array(away)
-
-    def tie(self) -> tuple[tuple[int, int], Float[np.ndarray, " T"]]:
-        """Give `tie.closest_tie` of the view over the temperatures."""
-        return closest_tie(self.view, self.taus)
+        used = np.argsort(-view.counts, kind="stable")[:MAX_CODES]
+        widths = None if view.widths is None else view.widths.numpy()[used]
+        pair, shares = equally_near(view.sites[used], self.taus, energy=view.energy, widths=widths)
+        return (int(used[pair[0]]), int(used[pair[1]])), shares

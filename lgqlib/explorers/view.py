@@ -173,7 +173,7 @@ class View:
         return self.images[image].permute(1, 2, 0).numpy()
 
     @cached_property
-    def liveliest(self) -> int:
+    def first_image(self) -> int:
         """Number of the image with the most contrast: the first to look at."""
         return int(self.images.float().std((1, 2, 3)).argmax())
 

@@ -1,7 +1,11 @@
-"""LGQ on points in the plane: what the temperature does, where all of it can be seen."""
+"""LGQ on points in the plane, where all that the temperature does can be seen; and the staircase.
+
+A code has a tint; each place of the plane has the tints of the codes that it is assigned to, mixed
+by their probabilities.
+"""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -9,15 +13,16 @@ import torch
 from jaxtyping import Float, UInt8
 
 from lgqlib.figures.pictures import data_uri
-from lgqlib.figures.staircase import stairs
-from lgqlib.figures.style import BLUE, GREEN, INK, RED, figure, legend_in, titled
+from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, RED, SKY, Panel, panels, titled
 from lgqlib.measure.annealing import Annealing
 from lgqlib.quantizers.assignment import ENERGIES, probabilities
 
-Pixels = UInt8[np.ndarray, "S S 4"]
+Points = Float[np.ndarray, "N 2"]
+Codes = Float[np.ndarray, "K 2"]
+Tints = UInt8[np.ndarray, "K 3"]
 
 
-def clusters(num_points: int = 600, *, seed: int = 0) -> Float[np.ndarray, "N 2"]:
+def clusters(num_points: int = 600, *, seed: int = 0) -> Points:
     """Draw points in the plane from five unequal Gaussians, the same for a seed."""
     rng = np.random.default_rng(seed)
     centers = np.array([[-2.2, 1.0], [-1.6, -1.4], [0.4, 0.2], [1.9, 1.5], [2.3, -1.1]])
@@ -26,172 +31,7 @@ def clusters(num_points: int = 600, *, seed: int = 0) -> Float[np.ndarray, "N 2"
     return centers[which] + widths[which, None] * rng.standard_normal((num_points, 2))
 
 
-def plane_view(
-    points: Float[np.ndarray, "N 2"], annealing: Annealing, index: int, *, size: int = 72
-) -> go.Figure:
-    """Draw one temperature of an annealing: points, codes and soft cells, beside the staircase.
-
-    Traces by name: `field`, `points`, `codes` in the plane; `distinct`, `here` beside it.
-    """
-    fig = figure(
-        cols=2,
-        titles=("Points, codes and soft cells", "Distinct codes"),
-        column_widths=[0.56, 0.44],
-        height=480,
-        horizontal_spacing=0.1,
-    )
-    colors = code_tints(annealing.codebooks[-1])
-    _plane(fig, points, annealing.codebooks[index], colors, annealing.taus[index], size=size)
-    stairs(fig, annealing, row=1, col=2)
-    fig.add_scatter(
-        x=[annealing.taus[index]],
-        y=[annealing.num_distinct[index]],
-        mode="markers",
-        marker={"size": 13, "color": RED},
-        name="here",
-        showlegend=False,
-        row=1,
-        col=2,
-    )
-    return titled(fig, view_finding(annealing, index), LOOK_PLANE)
-
-
-LOOK_PLANE = (
-    "Each place is tinted by the codes that it is assigned to, mixed by their probabilities: one "
-    "blend when hot, then soft borders, then the sharp cells of a Voronoi partition."
-)
-
-
-def view_finding(annealing: Annealing, index: int) -> str:
-    """Say what one temperature of an annealing shows."""
-    tau, distinct = annealing.taus[index], int(annealing.num_distinct[index])
-    noun = "place" if distinct == 1 else "places"
-    return (
-        f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature: "
-        f"{len(annealing.codebooks[index])} codes at {distinct} {noun}"
-    )
-
-
-def annealing_frames(
-    points: Float[np.ndarray, "N 2"],
-    annealing: Annealing,
-    indices: Sequence[int],
-    *,
-    size: int = 56,
-) -> go.Figure:
-    """Draw several temperatures of an annealing side by side: the slider, standing still."""
-    cols = 3
-    rows = -(-len(indices) // cols)
-    titles = [
-        f"τ = {annealing.taus[i] / annealing.predicted:.3g} τ<sub>c</sub>: "
-        f"{annealing.num_distinct[i]} distinct"
-        for i in indices
-    ]
-    fig = figure(
-        rows=rows,
-        cols=cols,
-        titles=titles,
-        height=90 + 300 * rows,
-        horizontal_spacing=0.03,
-        vertical_spacing=0.1,
-    )
-    colors = code_tints(annealing.codebooks[-1])
-    for place, i in enumerate(indices):
-        row, col = divmod(place, cols)
-        _plane(
-            fig,
-            points,
-            annealing.codebooks[i],
-            colors,
-            annealing.taus[i],
-            size=size,
-            row=row + 1,
-            col=col + 1,
-            axis_titles=False,
-        )
-    fig.update_layout(showlegend=False)
-    first, last = annealing.num_distinct[indices[0]], annealing.num_distinct[indices[-1]]
-    return titled(
-        fig,
-        f"The codebook falls from {first} place to {last} as τ falls "
-        f"{annealing.taus[indices[0]] / annealing.taus[indices[-1]]:.0f}-fold",
-        "Tints are soft cells: one blend when hot, sharp nearest-code cells when cold. A code "
-        "keeps "
-        "its tint, so a split shows as one tint becoming two.",
-    )
-
-
-def soft_average(
-    point: Float[np.ndarray, " 2"],
-    points: Float[np.ndarray, "N 2"],
-    codebook: Float[np.ndarray, "K 2"],
-    taus: Float[np.ndarray, " T"],
-) -> tuple[go.Figure, Float[np.ndarray, "T 2"]]:
-    """Follow one point's soft code as the temperature falls; return the figure and the path."""
-    path = np.stack([_assign(point[None], codebook, tau)[0] @ codebook for tau in taus])
-    hard = codebook[np.square(codebook - point).sum(1).argmin()]
-    away = np.linalg.norm(path - hard, axis=1)
-    fig = figure(cols=2, titles=("Path of the soft code", "Soft to hard code"), height=440)
-    _scatter(fig, points, "points", {"size": 3, "color": INK, "opacity": 0.5})
-    _scatter(fig, codebook, "codes", {"size": 9, "color": RED})
-    fig.add_scatter(
-        x=path[:, 0],
-        y=path[:, 1],
-        mode="lines+markers",
-        line={"color": GREEN},
-        marker={"size": 4},
-        name="soft code, τ falling",
-        row=1,
-        col=1,
-    )
-    _scatter(fig, point[None], "the point", {"size": 13, "color": BLUE, "symbol": "x"})
-    fig.add_scatter(
-        x=taus, y=away, line={"color": GREEN}, name="distance", showlegend=False, row=1, col=2
-    )
-    fig.update_traces(legend=legend_in(fig, 1, 1, x=0.01, y=0.01), col=1)
-    _square_axes(fig, 1, 1)
-    fig.update_xaxes(title_text="τ, units of the energy", type="log", row=1, col=2)
-    fig.update_yaxes(title_text="distance to the nearest code", row=1, col=2)
-    titled(
-        fig,
-        f"The soft code moves from the mean of the codes to the nearest one: {away[0]:.2f} away at "
-        f"τ = {taus[0]:.2g}, {away[-1]:.1g} at τ = {taus[-1]:.2g}",
-        "Forward, the decoder receives the nearest code; backward, the gradient is that of the "
-        "green "
-        "curve. Where they part, the straight-through gradient is a stand-in.",
-    )
-    return fig, path
-
-
-def energy_cells(
-    codebook: Float[np.ndarray, "K 2"], taus: dict[str, float], *, size: int = 72
-) -> go.Figure:
-    """Draw the soft cells of one codebook under each of the four energies, at a temperature
-    each.
-    """
-    fig = figure(cols=4, titles=[f"{e}, τ = {taus[e]:.2g}" for e in ENERGIES], height=330)
-    x, y, grid = _grid(codebook, size, margin=0.4)
-    colors, cells = code_tints(codebook), {}
-    for col, energy in enumerate(ENERGIES, start=1):
-        p = _assign(grid, codebook, taus[energy], energy=energy)
-        cells[energy] = p.argmax(1)
-        _field(fig, x, y, _blend(p, colors, size), row=1, col=col)
-        _scatter(fig, codebook, "codes", CODE_MARK, row=1, col=col)
-        _square_axes(fig, 1, col, titles=False)
-    fig.update_layout(showlegend=False)
-    same = {e: 100 * np.mean(cells[e] == cells["squared"]) for e in ENERGIES}
-    return titled(
-        fig,
-        f"Of the plane, {same['norm']:.0f} % has the same nearest code by distance as by its "
-        "square, "
-        f"{same['cosine']:.0f} % by cosine, {same['dot']:.0f} % by dot product",
-        "Cosine and dot cut the plane into wedges from the origin; under dot a code inside the "
-        "hull of "
-        "the others never wins. Distance and its square differ only in how doubt spreads.",
-    )
-
-
-def code_tints(codebook: Float[np.ndarray, "K 2"]) -> UInt8[np.ndarray, "K 3"]:
+def code_tints(codebook: Codes) -> Tints:
     """Give each code a tint of its own: hue by direction from the mean, lightness in turns."""
     away = codebook - codebook.mean(0)
     order = np.argsort(np.argsort(np.arctan2(away[:, 1], away[:, 0])))
@@ -199,77 +39,179 @@ def code_tints(codebook: Float[np.ndarray, "K 2"]) -> UInt8[np.ndarray, "K 3"]:
     return np.round(255 * np.array(shades)).astype(np.uint8)
 
 
-def soft_cells(
-    points: Float[np.ndarray, "N 2"],
-    codebook: Float[np.ndarray, "K 2"],
-    colors: UInt8[np.ndarray, "K 3"],
+def soft_partition(
+    around: Points,
+    codebook: Codes,
+    tints: Tints,
     tau: float,
     *,
+    energy: str = "squared",
     size: int = 72,
-) -> Pixels:
-    """Mix the codes' tints by the soft assignment of each place around the points."""
-    _, _, grid = _grid(points, size)
-    return _blend(_assign(grid, codebook, tau), colors, size)
+    margin: float = 0.1,
+) -> dict:
+    """Picture the plane around some points; give the arguments of an image trace.
+
+    `size`: pixels along a side; `margin`: how far it reaches beyond the points, as a share of their
+    range.
+    """
+    (x0, y0), step, grid = _grid(around, size, margin)
+    mixed = _assign(grid, codebook, tau, energy) @ tints.astype(np.float64)
+    pixels = np.full((size, size, 4), 120, dtype=np.uint8)
+    pixels[..., :3] = np.round(mixed).reshape(size, size, 3)
+    return {"source": data_uri(pixels), "x0": x0, "y0": y0, "dx": step[0], "dy": step[1]}
 
 
-CODE_MARK = {"size": 10, "color": RED, "line": {"color": "white", "width": 1}}
+def draw_plane(panel: Panel, points: Points, codebook: Codes, picture: dict) -> None:
+    """Draw points and codes over a picture of the plane."""
+    panel.picture(**picture, name="plane")
+    panel.dots(*_xy(points), "points", INK, size=3, opacity=0.8)
+    panel.dots(
+        *_xy(codebook), "codes", RED, size=10, marker={"line": {"color": "white", "width": 1}}
+    )
+    panel.axes(y_autorange=True)  # a picture has its first row on top; a plane has it below
 
 
-def _plane(fig, points, codebook, colors, tau, *, size, row=1, col=1, axis_titles=True) -> None:
-    x, y, _ = _grid(points, size)
-    _field(fig, x, y, soft_cells(points, codebook, colors, tau, size=size), row=row, col=col)
-    _scatter(fig, points, "points", {"size": 3, "color": INK, "opacity": 0.8}, row=row, col=col)
-    _scatter(fig, codebook, "codes", CODE_MARK, row=row, col=col)
-    fig.update_traces(legend=legend_in(fig, 1, 1, x=0.01, y=0.01), selector={"type": "scatter"})
-    _square_axes(fig, row, col, titles=axis_titles)
-
-
-def _blend(p: np.ndarray, colors: np.ndarray, size: int) -> Pixels:
-    rgb = (p @ colors.astype(np.float64)).reshape(size, size, 3)
-    return np.concatenate([np.round(rgb), np.full((size, size, 1), 120)], -1).astype(np.uint8)
-
-
-def _field(fig, x, y, pixels: Pixels, *, row, col) -> None:
-    fig.add_image(
-        source=data_uri(pixels),
-        x0=float(x[0]),
-        dx=float(x[1] - x[0]),
-        y0=float(y[0]),
-        dy=float(y[1] - y[0]),
-        name="field",
-        hoverinfo="skip",
-        row=row,
-        col=col,
+def annealing_frames(
+    points: Points, annealing: Annealing, indices: Sequence[int], *, size: int = 56
+) -> go.Figure:
+    """Draw points, codes and the soft partition at several temperatures of an annealing."""
+    reduced, distinct = annealing.taus / annealing.predicted, annealing.num_distinct
+    rows = -(-len(indices) // 3)
+    fig, frames = panels(
+        rows=rows,
+        cols=3,
+        titles=[f"τ = {reduced[i]:.3g} τ<sub>c</sub>: {distinct[i]} distinct" for i in indices],
+        height=90 + 300 * rows,
+        horizontal_spacing=0.03,
+        vertical_spacing=0.1,
+    )
+    tints = code_tints(annealing.codebooks[-1])
+    for panel, i in zip(frames, indices, strict=False):
+        codes = annealing.codebooks[i]
+        picture = soft_partition(points, codes, tints, annealing.taus[i], size=size)
+        draw_plane(panel, points, codes, picture)
+    fig.update_layout(showlegend=False)
+    first, last = indices[0], indices[-1]
+    return titled(
+        fig,
+        f"The codebook falls from {distinct[first]} place to {distinct[last]} as τ falls "
+        f"{reduced[first] / reduced[last]:.0f}-fold",
+        "Each place has the tints of its codes, mixed by their probabilities: one blend when hot, "
+        "the sharp cells of a Voronoi partition when cold. A code keeps its tint, so a split shows "
+        "as one tint becoming two.",
     )
 
 
-def _scatter(fig, points, name, marker, *, row=1, col=1) -> None:
-    xy = np.asarray(points, dtype="float32")
-    fig.add_scatter(
-        x=xy[:, 0], y=xy[:, 1], mode="markers", marker=marker, name=name, row=row, col=col
+def staircase(annealing: Annealing) -> go.Figure:
+    """Draw the number of distinct codes against temperature, and each split as it was predicted."""
+    titles = ("Distinct codes", "Splits, predicted and seen")
+    fig, (steps, splits) = panels(cols=2, titles=titles, height=420)
+    stairs(steps, annealing)
+    known = [split for split in annealing.splits if np.isfinite(split.predicted)]
+    high, low, predicted = np.array([split[:3] for split in known]).reshape(-1, 3).T
+    splits.legend(x=0.01)
+    name, bars = "a split (bar: step of the schedule)", (low, high)
+    splits.dots(predicted, np.sqrt(high * low), name, BLUE, size=8, error_y=bars)
+    ends = [annealing.taus[-1], annealing.taus[0]]
+    splits.line(ends, ends, "as predicted", dash="dash")
+    splits.axes(
+        *("2 λ<sub>max</sub> of the latents at the place", "temperature of the split"), log="xy"
+    )
+    off = round(100 * (annealing.observed / annealing.predicted - 1), 1) + 0.0  # never "-0.0"
+    return titled(
+        fig,
+        f"First split at τ = {annealing.observed:.3f}; 2 λmax(Cov z) predicts "
+        f"{annealing.predicted:.3f} ({off:+.1f} %)",
+        "Each step of the staircase is a phase transition: a place of codes splits along the "
+        "longest axis of its latents when τ passes twice their largest eigenvalue.",
     )
 
 
-def _grid(points, size, *, margin=0.1):
+def stairs(panel: Panel, annealing: Annealing) -> None:
+    """Draw the number of distinct codes against temperature."""
+    taus, distinct = annealing.taus, annealing.num_distinct
+    panel.legend()
+    panel.line(taus, distinct, "distinct", BLUE, line={"color": BLUE, "shape": "hv"})
+    top = [0, int(distinct.max())]
+    panel.line(
+        [annealing.predicted] * 2, top, "τ<sub>c</sub> = 2 λ<sub>max</sub>", ORANGE, dash="dash"
+    )
+    panel.line([annealing.observed] * 2, top, "first split seen", SKY, dash="dot")
+    panel.axes("τ, units of the energy", "distinct codes", log="x", y_rangemode="tozero")
+
+
+def soft_code_path(
+    point: Float[np.ndarray, " 2"],
+    points: Points,
+    codebook: Codes,
+    taus: Float[np.ndarray, " T"],
+) -> tuple[go.Figure, Float[np.ndarray, "T 2"]]:
+    """Follow one point's soft code as the temperature falls; return the figure and the path."""
+    path = np.concatenate([_assign(point[None], codebook, tau) @ codebook for tau in taus])
+    hard = codebook[np.square(codebook - point).sum(1).argmin()]
+    away = np.linalg.norm(path - hard, axis=1)
+    fig, (left, right) = panels(
+        cols=2, titles=("Path of the soft code", "Soft to hard code"), height=440
+    )
+    left.legend(x=0.01, y=0.01)
+    left.dots(*_xy(points), "points", INK, size=3, opacity=0.5)
+    left.dots(*_xy(codebook), "codes", RED, size=9)
+    along = {"mode": "lines+markers", "marker": {"size": 4}}
+    left.line(*_xy(path), "soft code, τ falling", GREEN, **along)
+    left.dots(*_xy(point[None]), "the point", BLUE, size=13, symbol="x")
+    left.square()
+    still = {"x_showgrid": False, "y_showgrid": False, "y_autorange": True}
+    left.axes("z<sub>1</sub>", "z<sub>2</sub>", **still)
+    right.line(taus, away, color=GREEN)
+    right.axes("τ, units of the energy", "distance to the nearest code", log="x")
+    titled(
+        fig,
+        f"The soft code moves from the mean of the codes to the nearest one: {away[0]:.2f} away at "
+        f"τ = {taus[0]:.2g}, {away[-1]:.1g} at τ = {taus[-1]:.2g}",
+        "Forward, the decoder receives the nearest code; backward, the gradient is that of the "
+        "green curve. Where they part, the straight-through gradient is a stand-in.",
+    )
+    return fig, path
+
+
+def four_energies(codebook: Codes, taus: Mapping[str, float], *, size: int = 72) -> go.Figure:
+    """Draw the soft partition of one codebook under each of the four energies, at its own tau."""
+    titles = [f"{energy}, τ = {taus[energy]:.2g}" for energy in ENERGIES]
+    fig, frames = panels(cols=4, titles=titles, height=330)
+    shown, nearest, tints = {"size": size, "margin": 0.4}, {}, code_tints(codebook)
+    grid = _grid(codebook, **shown)[2]
+    for panel, energy in zip(frames, ENERGIES, strict=True):
+        nearest[energy] = _assign(grid, codebook, taus[energy], energy).argmax(1)
+        picture = soft_partition(codebook, codebook, tints, taus[energy], energy=energy, **shown)
+        draw_plane(panel, codebook[:0], codebook, picture)
+    fig.update_layout(showlegend=False)
+    same = {energy: 100 * np.mean(nearest[energy] == nearest["squared"]) for energy in ENERGIES}
+    return titled(
+        fig,
+        f"Of the plane, {same['norm']:.0f} % has the same nearest code by distance as by its "
+        f"square, {same['cosine']:.0f} % by cosine, {same['dot']:.0f} % by dot product",
+        "Cosine and dot cut the plane into wedges from the origin; under dot a code inside the "
+        "hull of the others never wins. Distance and its square differ only in how doubt spreads.",
+    )
+
+
+def _xy(points: Points) -> Float[np.ndarray, "2 N"]:
+    return np.asarray(points, dtype="float32").T
+
+
+def _grid(
+    points: Points, size: int, margin: float
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "M 2"]]:
+    """Give the first place, the step along each axis, and all places row by row."""
     low, high = np.min(points, 0), np.max(points, 0)
     low, high = low - margin * (high - low), high + margin * (high - low)
-    x, y = (np.linspace(low[i], high[i], size, dtype="float32") for i in (0, 1))
-    return x, y, np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    step = (high - low) / (size - 1)
+    x, y = (low[i] + step[i] * np.arange(size) for i in (0, 1))
+    return low, step, np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
-def _assign(points, codebook, tau, *, energy="squared") -> Float[np.ndarray, "N K"]:
-    z = torch.as_tensor(np.asarray(points), dtype=torch.float64)
-    codes = torch.as_tensor(np.asarray(codebook), dtype=torch.float64)
+def _assign(
+    points: Points, codebook: Codes, tau: float, energy: str = "squared"
+) -> Float[np.ndarray, "N K"]:
+    z, codes = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (points, codebook))
     return probabilities(z, codes, float(tau), energy=energy).numpy()
-
-
-def _square_axes(fig, row, col, *, titles=True) -> None:
-    axes = fig.get_subplot(row, col)
-    axes.yaxis.update(
-        scaleanchor=axes.yaxis.anchor, constrain="domain", showgrid=False, autorange=True
-    )
-    axes.xaxis.update(constrain="domain", showgrid=False)
-    if titles:
-        axes.xaxis.title.text, axes.yaxis.title.text = "z<sub>1</sub>", "z<sub>2</sub>"
-    else:
-        axes.xaxis.showticklabels = axes.yaxis.showticklabels = False

@@ -1,44 +1,92 @@
-"""What the temperature does to a trained tokenizer, from one cloud to nearest neighbor."""
+"""What the temperature does to a trained tokenizer, from one blend of all codes to the nearest."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 
-from lgqlib.figures.information import counted, is_capped
-from lgqlib.figures.style import (
-    BLUE,
-    GREEN,
-    INK,
-    ORANGE,
-    PURPLE,
-    RED,
-    figure,
-    legend_in,
-    titled,
-)
+from lgqlib.figures.entropy import counted, entropy_picture, mark_caps
+from lgqlib.figures.pictures import data_uri, picture_grid
+from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, Panel, panels, titled
 from lgqlib.measure.temperature import FreeEnergyCurve
 from lgqlib.measure.theory import water_filling
 
+Pixels = UInt8[np.ndarray, "S S 3"]
+
 PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}
 """The free energy and its two parts, and their colors."""
-SCHEDULE, ENDS = "schedule", ("training starts", "training ends")
-"""Names of the marks of a run's own temperatures."""
+REDUCED = "τ / τ<sub>c</sub>"
+
+
+def decoded_frames(
+    original: Pixels,
+    soft: Mapping[str, Pixels],
+    maps: Sequence[Float[np.ndarray, "h w"]],
+    hard: Pixels,
+) -> go.Figure:
+    """Draw pictures decoded from soft codes, by the temperature, above the entropy of their tokens.
+
+    The picture decoded from `hard` codes and the `original` follow.
+    """
+    entropies = [entropy_picture(entropy, len(original)) for entropy in maps]
+    texts = [f"{label}: at most {e.max():.3g} nats" for label, e in zip(soft, maps, strict=True)]
+    away = [float(np.abs(pixels.astype(float) - hard).mean() / 255) for pixels in soft.values()]
+    labels = list(soft)
+    return titled(
+        picture_grid(
+            {"decoded": [*soft.values(), hard, original], "entropy": entropies},
+            columns=[*labels, "hard codes", "original"],
+            hover=[[], texts],
+        ),
+        f"Soft and hard pictures differ by {away[0]:.3f} of the range at {labels[0]}, by "
+        f"{away[-1]:.3f} at {labels[-1]}",
+        "Below each picture, the entropy of its tokens on a scale of its own, dark is sure. Where "
+        "the picture comes back first, the codes are far apart.",
+    )
+
+
+def one_token(
+    image: Pixels,
+    place: tuple[int, int],
+    shares: Mapping[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]],
+    *,
+    grid: tuple[int, int],
+) -> go.Figure:
+    """Draw one token's place in its image, and the codes that it is assigned to most.
+
+    `place`: its row and column in a `grid` of tokens; `shares`: codes, the likeliest first, and
+    their probabilities, by the temperature.
+    """
+    titles = ("Image, and the token", *shares)
+    fig, (picture, *rest) = panels(
+        cols=len(titles), titles=titles, height=340, horizontal_spacing=0.07
+    )
+    picture.picture(data_uri(image))
+    (row, col), high, wide = place, image.shape[0] / grid[0], image.shape[1] / grid[1]
+    x, y = (col * wide - 0.5, (col + 1) * wide - 0.5), (row * high - 0.5, (row + 1) * high - 0.5)
+    square = [(x[i], y[j]) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+    picture.line(*zip(*square, strict=True), color=RED, width=3, hoverinfo="skip")
+    for panel, (codes, weights) in zip(rest, shares.values(), strict=True):
+        hover = "%{x}: %{y:.3g}<extra></extra>"
+        panel.bars([f"k{k}" for k in codes], weights, color=ORANGE, hovertemplate=hover)
+        panel.axes("code k", "probability", x_type="category", y_rangemode="tozero")
+    most = [f"{float(weights[0]):.3g} at {label}" for label, (_, weights) in shares.items()]
+    number = max(len(codes) for codes, _ in shares.values())
+    return titled(
+        fig,
+        f"The token at row {row}, column {col} gives its likeliest code {'; '.join(most)}",
+        f"The {number} likeliest codes at each temperature, on scales of their own. Hot, many "
+        "codes share a token evenly; cold, one has it all unless two are equally near.",
+    )
 
 
 def free_energy(curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[float]) -> go.Figure:
     """Draw the free energy and its parts over temperature, with the run's own schedule marked."""
-    fig = figure(height=440)
-    parts(fig, curve, scale, row=1, col=1)
-    fig.add_vline(
-        1.0,
-        line={"color": INK, "dash": "dash"},
-        name="τ<sub>c</sub>",
-        showlegend=True,
-        legend=fig.data[0].legend,
-    )
-    span = mark_schedule(fig, schedule, scale, legend=fig.data[0].legend)
+    fig, (panel,) = panels(height=440)
+    free_energy_parts(panel, curve, scale)
+    panel.rule(x=1.0, dash="dash", name="τ<sub>c</sub>", showlegend=True)
+    span = _mark_schedule(panel, schedule, scale)
     ends = f"{span[0]:.3g} to {span[-1]:.3g} τc" if len(span) else "no temperature"
     # From the thermodynamic identity dF/dtau = -H, by the differences of the curve itself.
     slope = np.gradient(curve.free_energy, curve.taus)
@@ -47,37 +95,26 @@ def free_energy(curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[floa
         fig,
         f"The run's own schedule: {ends}. dF/dτ = −H holds to {100 * error:.1f} % on this grid",
         "F = ⟨d⟩ − τH falls as τ grows. Where ⟨d⟩ rises steeply assignments melt; a schedule that "
-        "starts left of τc never lets the codebook be one cloud.",
+        "starts left of τc never lets all codes be one.",
     )
 
 
 def entropy_slope(
     curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[float] = ()
 ) -> go.Figure:
-    """Hold the measured slope of entropy in temperature against Var(d) / tau^3, with the run's own
-    schedule marked.
-    """
-    fig = figure(height=400)
-    x = curve.taus / scale
-    order = np.argsort(curve.taus)
-    log_taus = np.log(curve.taus[order])
-    seen = np.empty(len(order))
-    seen[order] = np.gradient(curve.entropy[order], log_taus)
-    foretold = curve.entropy_slope * curve.taus
-    fig.add_scatter(x=x, y=foretold, mode="lines", line={"color": BLUE}, name="Var(d) / τ²")
-    fig.add_scatter(
-        x=x, y=seen, mode="markers", marker={"color": RED, "size": 6}, name="dH / d log τ, measured"
-    )
-    fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
-    fig.update_yaxes(title_text="nats for each e-fold of τ", rangemode="tozero")
-    mark_schedule(fig, schedule, scale, legend="legend")
-    inner = slice(2, -2)
-    error = np.abs(seen - foretold)[inner].max() / foretold.max()
-    top = x[int(foretold.argmax())]
+    """Draw the slope of entropy in temperature, as measured and as Var(d) / tau^3 predicts it."""
+    fig, (panel,) = panels(height=400)
+    x, predicted = curve.taus / scale, curve.entropy_slope * curve.taus
+    measured = np.gradient(curve.entropy, np.log(curve.taus))
+    panel.line(x, predicted, "Var(d) / τ²", BLUE)
+    panel.dots(x, measured, "dH / d log τ, measured", RED)
+    panel.axes(REDUCED, "nats for each e-fold of τ", log="x", y_rangemode="tozero")
+    _mark_schedule(panel, schedule, scale)
+    error = np.abs(measured - predicted)[2:-2].max() / predicted.max()
     return titled(
         fig,
-        f"Entropy melts fastest at {top:.2g} τc; its slope is Var(d)/τ³ to {100 * error:.1f} % of "
-        "the peak",
+        f"Entropy melts fastest at {x[predicted.argmax()]:.2g} τc; its slope is Var(d)/τ³ to "
+        f"{100 * error:.1f} % of the peak",
         "The heat capacity of an assignment: a bump is a temperature at which many tokens change "
         "between sure and unsure. Never negative: at fixed codes entropy only grows with τ.",
     )
@@ -88,163 +125,106 @@ def rate_distortion(
     spectrum: Float[np.ndarray, " D"],
     *,
     index: int,
-    num_codes: int,
     schedule: Sequence[float] = (),
 ) -> go.Figure:
-    """Draw the soft assignment's rate and distortion over temperature, against the Gaussian
-    bound.
+    """Draw the soft assignment's rate and distortion over temperature, and the Gaussian bound.
 
-    A dashed line is log2 of the number of tokens, where that bounds the rate that is measured. The
-    run's `schedule`, in units of the energy, is marked at the rates that its temperatures have.
+    `index`: the run's own temperature on the curve. Its `schedule`, in units of the energy, is
+    marked at the rates that its temperatures have; a dashed line is log2 of the number of tokens,
+    where that bounds the rate that is measured.
     """
-    fig = figure(height=420)
-    rate_distortion_curve(fig, curve, spectrum, row=1, col=1)
-    mark(fig, "the run's temperature", RED, row=1, col=1)
-    rate, distortion = curve.mutual_information[index] / np.log(2), curve.mean_energy[index]
-    fig.data[-1].update(x=[rate], y=[distortion], showlegend=True, legend=fig.data[0].legend)
+    fig, (panel,) = panels(height=420)
+    rate_distortion_curve(panel, curve, spectrum)
+    rates, distortion = curve.mutual_information / np.log(2), curve.mean_energy[index]
+    mark = {"size": 11, "marker": {"line": {"color": "white", "width": 1}}}
+    panel.dots([rates[index]], [distortion], "the run's temperature", RED, **mark)
     bound = water_filling(spectrum, curve.mutual_information[index])
     order = np.argsort(curve.taus)
-    rates = (np.log(curve.taus[order]), curve.mutual_information[order] / np.log(2))
-    own = np.asarray(schedule, dtype=float)
-    mark_schedule(fig, np.interp(np.log(own), *rates), 1.0, legend=fig.data[0].legend)
-    if is_capped(curve.num_tokens, num_codes):
-        line = {"color": INK, "dash": "dash", "width": 1}
-        fig.add_vline(np.log2(curve.num_tokens), line=line, name="log2 N")
+    own = np.log(np.asarray(schedule, dtype=float))
+    _mark_schedule(panel, np.interp(own, np.log(curve.taus[order]), rates[order]))
+    size = (curve.num_tokens, curve.num_codes)
+    mark_caps(panel, [size], axis="x")
     return titled(
         fig,
-        f"At its temperature: {rate:.2f} bits a token, distortion {distortion:.3g}; a Gaussian of "
-        f"this covariance needs {bound:.3g}",
+        f"At its temperature: {rates[index]:.2f} bits a token, distortion {distortion:.3g}; a "
+        f"Gaussian of this covariance needs {bound:.3g}",
         "Each point of the curve is a temperature, its slope −1/τ. Left of the curve's knee codes "
         "are shared by many tokens; the vertical end is nearest neighbor. Counted over "
-        f"{counted(curve.num_tokens, num_codes)}.",
+        f"{counted(*size)}.",
     )
 
 
 def soft_to_hard(
     curve: FreeEnergyCurve,
-    away: Float[np.ndarray, " T"],
-    tied: Float[np.ndarray, " T"],
+    between: Float[np.ndarray, " T"],
     *,
     scale: float,
     schedule: Sequence[float] = (),
 ) -> go.Figure:
-    """Draw how the soft code comes to the hard one as tau falls, and a tie that never resolves,
-    with the run's own schedule marked.
+    """Draw how the soft code comes to the hard one as tau falls, except between two codes.
+
+    `between`: the largest share of a point at equal energy from two codes, at each temperature.
     """
-    fig = figure(cols=2, titles=("Soft to hard code", "Largest share"), height=400)
+    fig, (distance, share) = panels(
+        cols=2, titles=("Soft to hard code", "Largest share"), height=400
+    )
     x = curve.taus / scale
-    fig.add_scatter(x=x, y=away, mode="lines", line={"color": GREEN}, name="distance", row=1, col=1)
-    legend = legend_in(fig, 1, 2, x=0.01, y=0.05)
-    for values, name, color in (
-        (1 - curve.doubt, "mean over tokens", BLUE),
-        (tied, "a point between two codes", RED),
-    ):
-        fig.add_scatter(
-            x=x,
-            y=values,
-            mode="lines",
-            line={"color": color},
-            name=name,
-            legend=legend,
-            row=1,
-            col=2,
-        )
-    fig.data[0].showlegend = False
-    mark_schedule(fig, schedule, scale, row=1, col=1)
-    mark_schedule(fig, schedule, scale, row=1, col=2, legend=legend)
-    fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log")
-    fig.update_yaxes(title_text="root mean square distance", row=1, col=1)
-    fig.update_yaxes(title_text="max p", range=[0, 1.02], row=1, col=2)
+    distance.line(x, curve.soft_to_hard, color=GREEN)
+    _mark_schedule(distance, schedule, scale, named=False)
+    share.legend(x=0.01, y=0.05)
+    share.line(x, 1 - curve.doubt, "mean over tokens", BLUE)
+    share.line(x, between, "a point between two codes", RED)
+    _mark_schedule(share, schedule, scale)
+    distance.axes(REDUCED, "root mean square distance", log="x")
+    share.axes(REDUCED, "max p", log="x", y_range=[0, 1.02])
     return titled(
         fig,
-        f"At the coldest τ the soft code is {away[-1]:.2g} from the hard one; a point between two "
-        f"codes still gives each {tied[-1]:.2f}",
+        f"At the coldest τ the soft code is {curve.soft_to_hard[-1]:.2g} from the hard one; a "
+        f"point between two codes still gives each {between[-1]:.2f}",
         "In the cold limit an assignment is one-hot only where the nearest code is unique: "
-        "distinct "
-        "codes are not enough.",
+        "distinct codes are not enough.",
     )
 
 
-def parts(fig: go.Figure, curve: FreeEnergyCurve, scale: float, *, row: int, col: int) -> None:
-    """Add the free energy and its two parts over temperature to a subplot."""
-    legend = legend_in(fig, row, col, x=0.01, y=0.02)
+def free_energy_parts(panel: Panel, curve: FreeEnergyCurve, scale: float) -> None:
+    """Draw the free energy and its two parts over temperature."""
+    panel.legend(x=0.01, y=0.02)
     values = (curve.free_energy, curve.mean_energy, curve.taus * curve.entropy)
     for (name, color), y in zip(PARTS.items(), values, strict=True):
-        fig.add_scatter(
-            x=curve.taus / scale,
-            y=y,
-            mode="lines",
-            line={"color": color},
-            name=name,
-            legend=legend,
-            row=row,
-            col=col,
-        )
-    fig.update_xaxes(title_text="τ / τ<sub>c</sub>", type="log", row=row, col=col)
-    fig.update_yaxes(title_text="mean over tokens", row=row, col=col)
+        panel.line(curve.taus / scale, y, name, color)
     # Far above the critical temperature tau H outgrows everything that is to be seen.
     top = 1.3 * float(curve.mean_energy.max())
-    fig.update_yaxes(range=[-1.5 * top, top], row=row, col=col)
+    panel.axes(REDUCED, "mean over tokens", log="x", y_range=[-1.5 * top, top])
 
 
-def rate_distortion_curve(fig: go.Figure, curve, spectrum, *, row: int, col: int) -> None:
-    """Add the soft assignment's rate and distortion, and the Gaussian bound, to a subplot."""
+def rate_distortion_curve(
+    panel: Panel, curve: FreeEnergyCurve, spectrum: Float[np.ndarray, " D"]
+) -> None:
+    """Draw the soft assignment's rate and distortion, and the bound for a Gaussian."""
     rates = np.linspace(0, max(float(curve.mutual_information.max()) * 1.1, 0.1), 60)
-    for x, y, name, color, dash in (
-        (curve.mutual_information, curve.mean_energy, "soft assignment", BLUE, "solid"),
-        (rates, water_filling(spectrum, rates), "bound for a Gaussian", INK, "dash"),
-    ):
-        fig.add_scatter(
-            x=x / np.log(2),
-            y=y,
-            mode="lines",
-            line={"color": color, "dash": dash},
-            name=name,
-            legend=legend_in(fig, row, col),
-            row=row,
-            col=col,
-        )
-    fig.update_xaxes(title_text="rate I, bits a token", row=row, col=col)
-    fig.update_yaxes(title_text="distortion ⟨d⟩", type="log", row=row, col=col)
+    bound = water_filling(spectrum, rates)
+    panel.legend()
+    panel.line(curve.mutual_information / np.log(2), curve.mean_energy, "soft assignment", BLUE)
+    panel.line(rates / np.log(2), bound, "bound for a Gaussian", INK, dash="dash")
+    panel.axes("rate I, bits a token", "distortion ⟨d⟩", log="y")
 
 
-def mark_schedule(
-    fig: go.Figure,
+def _mark_schedule(
+    panel: Panel,
     schedule: Sequence[float] | Float[np.ndarray, " S"],
-    unit: float,
+    unit: float = 1.0,
     *,
-    legend: str | None = None,
-    row: int = 1,
-    col: int = 1,
+    named: bool = True,
 ) -> Float[np.ndarray, " n"]:
-    """Shade where a run's temperature went and line its two ends; give the schedule in that unit.
+    """Shade where a run's temperature went, line its two ends, and return it in that unit.
 
-    Values that are not finite, such as before the first step, are left out. Without a `legend` the
-    lines are not named in one.
+    Values that are not finite, such as before the first step, are left out.
     """
-    span = np.asarray(schedule, dtype=float)
-    span = span[np.isfinite(span)] / unit
-    if not len(span):
-        return span
-    place = {"row": row, "col": col}
-    fig.add_vrect(
-        span.min(), span.max(), fillcolor=ORANGE, opacity=0.12, line_width=0, name=SCHEDULE, **place
-    )
-    named = {} if legend is None else {"showlegend": True, "legend": legend}
-    for value, name, dash in zip(span[[0, -1]], ENDS, ("dot", "solid"), strict=True):
-        fig.add_vline(value, line={"color": ORANGE, "dash": dash}, name=name, **named, **place)
+    span = np.asarray(schedule, dtype=float) / unit
+    span = span[np.isfinite(span)]
+    if len(span):
+        shade = {"fillcolor": ORANGE, "opacity": 0.12, "line_width": 0, "name": "schedule"}
+        panel.fig.add_vrect(span.min(), span.max(), **shade, **panel.at)
+        for x, name, dash in ((span[0], "starts", "dot"), (span[-1], "ends", "solid")):
+            panel.rule(x=x, name=f"training {name}", color=ORANGE, dash=dash, showlegend=named)
     return span
-
-
-def mark(fig: go.Figure, name: str, color: str, *, row: int, col: int) -> None:
-    """Add a mark that waits for its place to a subplot."""
-    fig.add_scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        marker={"size": 11, "color": color, "line": {"color": "white", "width": 1}},
-        name=name,
-        showlegend=False,
-        row=row,
-        col=col,
-    )

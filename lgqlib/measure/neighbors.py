@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -10,9 +9,8 @@ from tqdm.auto import tqdm
 Array = np.ndarray | Tensor
 
 TREE_CHANNELS = 8  # above it, a k-d tree visits nearly every point
-GROUP = 32
-ROWS, COLUMNS = 256, 2048
-"""A tile of distances: 2 MB: it stays in a core's cache, which makes the product twice as fast."""
+ROWS = 256
+"""Queries whose distances to all points are in memory at once."""
 LONG = 1 << 31
 """Distances from which on there is a progress bar."""
 
@@ -25,8 +23,8 @@ def as_tensor(x: np.ndarray | Tensor) -> Tensor:
 
 
 def nearest(
-    queries: Float[np.ndarray | Tensor, "Q D"],
-    points: Float[np.ndarray | Tensor, "M D"],
+    queries: Float[Array, "Q D"],
+    points: Float[Array, "M D"],
     num_neighbors: int = 1,
     *,
     exclude: Int[np.ndarray, " Q"] | None = None,
@@ -41,60 +39,31 @@ def nearest(
         raise ValueError(f"num_neighbors must be between 1 and {available}, got {num_neighbors}")
     p = as_tensor(points)
     q = as_tensor(queries).to(p)
-    if q.shape[1] <= TREE_CHANNELS:
-        return _tree(q.numpy(), p.numpy(), num_neighbors, exclude)
-    center = p.mean(0)  # the expanded square loses fewer digits near the origin
-    q, p = q - center.to(q), p - center
-    groups = -(-len(p) // GROUP)
-    folded = q.new_zeros(groups * GROUP, p.shape[1] + 1)  # [q, 1] . folded = |p|^2 - 2 q.p
-    folded[:, -1] = torch.inf  # padding is far from everything
-    folded[: len(p), :-1] = -2 * p
-    folded[: len(p), -1] = p.square().sum(1)
-    own = torch.full((len(q),), -1) if exclude is None else torch.as_tensor(exclude)
-    distances = q.new_empty(len(q), num_neighbors)
-    indices = torch.empty(len(q), num_neighbors, dtype=torch.int64)
-    small = len(q) * len(p) < LONG
-    for start in tqdm(range(0, len(q), ROWS), desc="nearest", leave=False, disable=small):
-        part = slice(start, start + ROWS)
-        tile = torch.cat([q[part], torch.ones_like(q[part, :1])], 1)
-        found = _smallest(tile, folded, own[part], num_neighbors)
-        exact, order = (q[part, None] - p[found]).norm(dim=2).sort(dim=1, stable=True)
-        distances[part] = exact
-        indices[part] = found.gather(1, order)
-    return distances.numpy(), indices.numpy()
+    find = _by_tree if q.shape[1] <= TREE_CHANNELS else _by_product
+    distances, indices = find(q, p, num_neighbors + (exclude is not None))
+    if exclude is not None:
+        kept = indices != exclude[:, None]
+        kept[:, -1] &= ~kept.all(1)  # more twins than neighbors: any one of them may go
+        distances, indices = (x[kept].reshape(-1, num_neighbors) for x in (distances, indices))
+    return distances, indices
 
 
-def _smallest(tile: Tensor, folded: Tensor, own: Tensor, count: int) -> Tensor:
-    """Return where each row's smallest distances are: they lie in the groups of smallest minimum.
-
-    `own`: a column of each row that does not count, or -1.
-    """
-    minima = tile.new_empty(len(tile), len(folded) // GROUP)
-    for start in range(0, len(folded), COLUMNS):
-        values = tile @ folded[start : start + COLUMNS].T
-        row = torch.nonzero((own >= start) & (own < start + COLUMNS))[:, 0]
-        values[row, own[row] - start] = torch.inf
-        grouped = rearrange(values, "n (g m) -> n g m", m=GROUP)
-        minima[:, start // GROUP : start // GROUP + grouped.shape[1]] = grouped.amin(2)
-    best = minima.topk(min(count, minima.shape[1]), largest=False).indices  # [n, groups]
-    columns = (best[:, :, None] * GROUP + torch.arange(GROUP)).flatten(1)  # [n, groups * GROUP]
-    near = rearrange(folded, "(g m) c -> g (m c)", m=GROUP).index_select(0, best.flatten())
-    values = near.view(*columns.shape, -1).bmm(tile[:, :, None])[:, :, 0]  # once more, only there
-    values[columns == own[:, None]] = torch.inf
-    return columns.gather(1, values.topk(count, largest=False).indices)
-
-
-def _tree(
-    queries: np.ndarray, points: np.ndarray, num_neighbors: int, exclude: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _by_tree(q: Tensor, p: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
     from scipy.spatial import KDTree
 
-    wanted = np.arange(1, num_neighbors + 1 + (exclude is not None))
-    distances, indices = KDTree(points).query(queries, k=wanted)
-    if exclude is not None:
-        banned = indices == exclude[:, None]
-        banned[:, -1] |= ~banned.any(1)  # more twins than neighbors: any one of them may go
-        keep = np.argsort(banned, axis=1, kind="stable")[:, :-1]
-        distances = np.take_along_axis(distances, keep, 1)
-        indices = np.take_along_axis(indices, keep, 1)
-    return distances.astype(queries.dtype), indices.astype(np.int64)
+    distances, indices = KDTree(p.numpy()).query(q.numpy(), k=np.arange(1, count + 1))
+    return distances.astype(q.numpy().dtype), indices.astype(np.int64)
+
+
+def _by_product(q: Tensor, p: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    center = p.mean(0)  # the expanded square loses fewer digits near the origin
+    q, p = q - center, p - center
+    half = p.square().sum(1) / 2
+    found = []
+    bar = tqdm(q.split(ROWS), desc="nearest", leave=False, disable=len(q) * len(p) < LONG)
+    for rows in bar:
+        near = torch.addmm(half, rows, p.T, alpha=-1).topk(count, largest=False).indices
+        exact, order = (rows[:, None] - p[near]).norm(dim=2).sort(dim=1, stable=True)
+        found.append((exact, near.gather(1, order)))
+    distances, indices = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    return distances, indices

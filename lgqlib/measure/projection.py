@@ -1,15 +1,11 @@
-"""Codes and latents in the plane: PCA, UMAP or the plane itself, aligned over checkpoints.
+"""Codes and latents in the plane: PCA, UMAP or the plane itself, and how far to trust it.
 
 UMAP is imported when it is first asked for: in a fresh installation it compiles for a minute.
-`faithfulness.py` says how far to trust the picture.
 """
 
 import hashlib
-import io
-import os
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from tqdm.auto import tqdm
+from torch import Tensor
 
+from lgqlib.files import replacing
+from lgqlib.measure.geometry import Spectrum, spectrum
 from lgqlib.measure.neighbors import Array, as_tensor
 
 METHODS = ("plane", "pca", "umap")
@@ -26,48 +24,26 @@ MAX_LATENTS = 20000
 
 
 @dataclass(frozen=True)
-class Basis:
-    """A frozen affine map to the plane: the two leading principal axes, signs fixed."""
-
-    mean: Float[np.ndarray, " D"]
-    """What is subtracted first."""
-    axes: Float[np.ndarray, "D 2"]
-    """The axes, one a column, each with its largest entry positive."""
-    explained: Float[np.ndarray, " 2"]
-    """Share of the variance along each."""
-
-    def project(self, points: Float[Array, "N D"]) -> Float[np.ndarray, "N 2"]:
-        """Return the coordinates of points on the two axes."""
-        return ((as_tensor(points).numpy() - self.mean) @ self.axes).astype(np.float32)
-
-
-@dataclass(frozen=True)
 class Projection:
     """Codes and latents in one picture."""
 
     codes: Float[np.ndarray, "K 2"]
-    """Coordinates of the codes."""
     latents: Float[np.ndarray, "N 2"]
-    """Coordinates of the latents."""
     method: str
     """What made them: plane, pca or umap."""
-    basis: Basis
-    """Principal plane of the latents; under `plane`, the channels themselves."""
+    basis: Spectrum
+    """Principal axes of the latents; under `plane`, the channels themselves."""
+
+    @property
+    def explained(self) -> Float[np.ndarray, " n"]:
+        """Return the share of the variance along each of the leading axes, at most two."""
+        return self.basis.eigenvalues[:2] / max(self.basis.total, np.finfo(float).tiny)
 
 
-def pca_basis(points: Float[Array, "N D"]) -> Basis:
-    """Return the principal plane of points, the same on every call; a missing axis is zero."""
-    x = as_tensor(points).double().numpy()
-    mean = x.mean(0)
-    values, axes = np.linalg.eigh(np.cov(x.T, bias=True).reshape(x.shape[1], x.shape[1]))
-    axes, leading = axes[:, ::-1][:, :2], np.clip(values[::-1][:2], 0, None)
-    largest = axes[np.abs(axes).argmax(0), np.arange(axes.shape[1])]
-    missing = 2 - axes.shape[1]
-    return Basis(
-        mean=mean,
-        axes=np.pad(axes * np.sign(largest), ((0, 0), (0, missing))),
-        explained=np.pad(leading / max(values.sum(), np.finfo(float).tiny), (0, missing)),
-    )
+def in_plane(basis: Spectrum, points: Float[Array, "N D"]) -> Float[np.ndarray, "N 2"]:
+    """Return the coordinates of points on the two leading axes; a missing axis is zero."""
+    leading = basis.coordinates(points)[:, :2].astype(np.float32)
+    return np.pad(leading, ((0, 0), (0, 2 - leading.shape[1])))
 
 
 def project(
@@ -78,11 +54,7 @@ def project(
     seed: int = 0,
     cache: Path | None = None,
 ) -> Projection:
-    """Bring codes and latents jointly to the plane. The cheap first view is PCA; UMAP takes
-    seconds.
-
-    `cache`: a folder where UMAP's results are kept, keyed by vectors, parameters and versions.
-    """
+    """Bring codes and latents jointly to the plane, as `project_snapshots` does for one."""
     return project_snapshots([codebook], [latents], method=method, seed=seed, cache=cache)[0]
 
 
@@ -93,78 +65,59 @@ def project_snapshots(
     method: str = "pca",
     seed: int = 0,
     cache: Path | None = None,
-    report: Callable[[float], None] | None = None,
 ) -> list[Projection]:
     """Project checkpoints of one run into one frame, so that nothing jumps by itself.
 
     Row i of each codebook is the same code, and row i of the latents the same token. PCA uses the
     plane of the last checkpoint's latents for all; UMAP starts each fit at the result before it and
-    registers the outcome by a similarity (shift, turn, scale). At most 20000 latents: see
-    `stratified_sample`. `report` is told the share of UMAP's work that is done. Raises ValueError
-    for an unknown method, and for `plane` in other than two channels.
+    registers the outcome by a similarity (shift, turn, scale). At most 20000 latents for UMAP: see
+    `stratified_sample`. `cache`: a folder where UMAP's results are kept, keyed by vectors,
+    parameters and versions. Raises ValueError for an unknown method, and for `plane` in other than
+    two channels.
     """
-    if not len(codebooks) == len(latents) > 0:
-        raise ValueError(
-            f"one set of latents for each codebook, got {len(codebooks)} and {len(latents)}"
-        )
+    dim, count = codebooks[-1].shape[1], len(latents[-1])
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
-    dim = codebooks[-1].shape[1]
     if method == "plane" and dim != 2:
         raise ValueError(f"the plane itself needs 2 channels, got {dim}: use pca or umap")
-    if method == "plane":
-        basis = Basis(np.zeros(2), np.eye(2), _variance_shares(latents[-1]))
-    else:
-        basis = pca_basis(latents[-1])
-    if method != "umap":
-        return [
-            Projection(basis.project(c), basis.project(z), method, basis)
-            for c, z in zip(codebooks, latents, strict=True)
-        ]
-    if len(latents[-1]) > MAX_LATENTS:
+    if method == "umap" and count > MAX_LATENTS:
         raise ValueError(
-            f"UMAP takes at most {MAX_LATENTS} latents, got {len(latents[-1])}: "
-            "use stratified_sample"
+            f"UMAP takes at most {MAX_LATENTS} latents, got {count}: use stratified_sample"
         )
-    clouds = [
-        np.concatenate([as_tensor(c).float().numpy(), as_tensor(z).float().numpy()])
-        for c, z in zip(codebooks, latents, strict=True)
+    basis = spectrum(latents[-1])
+    if method == "plane":
+        basis = Spectrum(as_tensor(latents[-1]).double().numpy().var(0), np.eye(2), np.zeros(2))
+    pairs = zip(codebooks, latents, strict=True)
+    if method != "umap":
+        planes = ([in_plane(basis, points) for points in pair] for pair in pairs)
+        return [Projection(*pair, method, basis) for pair in planes]
+    points = [np.concatenate([as_tensor(x).float().numpy() for x in pair]) for pair in pairs]
+    return [
+        Projection(*np.split(placed, [len(codebooks[0])]), method, basis)
+        for placed in _umap_chain(points, seed, cache)
     ]
-    results = []
-    for codes_and_latents in _umap_chain(clouds, seed, cache, report):
-        codes, tokens = np.split(codes_and_latents, [len(codebooks[0])])
-        results.append(Projection(codes, tokens, method, basis))
-    return results
 
 
 def register(
-    moving: Float[np.ndarray, "N 2"], fixed: Float[np.ndarray, "N 2"]
+    moved: Float[np.ndarray, "N 2"], fixed: Float[np.ndarray, "N 2"]
 ) -> Float[np.ndarray, "N 2"]:
-    """Shift, turn (or mirror) and scale points onto others, row by row, by least squares (Umeyama
-    1991).
-    """
-    center, target = moving.mean(0), fixed.mean(0)
-    a, b = moving - center, fixed - target
+    """Shift, turn or mirror, and scale points onto others, row by row (Umeyama 1991)."""
+    center, target = moved.mean(0), fixed.mean(0)
+    a, b = moved - center, fixed - target
     left, values, right = np.linalg.svd(a.T @ b)
     norm = np.square(a).sum()
     scale = values.sum() / norm if norm > 0 else 1.0
-    return (scale * a @ left @ right + target).astype(moving.dtype)
+    return (scale * a @ left @ right + target).astype(moved.dtype)
 
 
 def stratified_sample(
     indices: Int[np.ndarray, " N"], limit: int = MAX_LATENTS, *, seed: int = 0
 ) -> Int[np.ndarray, " n"]:
-    """Choose at most `limit` tokens, ascending, one of every used code first and the rest at
-    random.
+    """Choose at most `limit` tokens, ascending: one of every used code, the rest at random.
 
     Rare codes stay, and the density of the others stays nearly true. With more used codes than
     `limit`, a random choice of codes has one token each.
     """
-    indices = np.asarray(indices)
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    if len(indices) <= limit:
-        return np.arange(len(indices))
     order = np.random.default_rng(seed).permutation(len(indices))
     _, first = np.unique(indices[order], return_index=True)
     rank = np.arange(len(order))
@@ -172,97 +125,114 @@ def stratified_sample(
     return np.sort(order[np.argsort(rank, kind="stable")[:limit]])
 
 
-def _variance_shares(points: Array) -> np.ndarray:
-    variances = as_tensor(points).double().numpy().var(0)
-    return variances / max(variances.sum(), np.finfo(float).tiny)
-
-
 def _umap_chain(
-    clouds: list[np.ndarray],
-    seed: int,
-    cache: Path | None,
-    report: Callable[[float], None] | None,
-) -> list[np.ndarray]:
-    """Fit each cloud from the result before it; the first from PCA."""
+    snapshots: list[np.ndarray], seed: int, cache: Path | None
+) -> list[Float[np.ndarray, "M 2"]]:
+    """Fit each snapshot's points from the result before; the first from PCA."""
     placed: list[np.ndarray] = []
-    bar = tqdm(total=100, desc="UMAP", unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
-
-    def at(share: float) -> None:
-        """Note how much of the fit in hand is done."""
-        done = (len(placed) + share) / len(clouds)
-        bar.update(round(100 * done, 1) - bar.n)
-        if report is not None:
-            report(done)
-
-    with bar:
-        for cloud in clouds:
-            previous = placed[-1] if placed else None
-            path = None if cache is None else Path(cache) / f"{_key(cloud, previous, seed)}.npz"
-            if path is not None and path.exists():
-                with np.load(path, allow_pickle=False) as stored:
-                    placed.append(stored["points"])
-            else:
-                points = _fit_umap(cloud, previous, seed, at)
-                placed.append(points if previous is None else register(points, previous))
-                if path is not None:
-                    _store(path, placed[-1])
-            at(0.0)
+    for i, points in enumerate(snapshots, start=1):
+        before = placed[-1] if placed else None
+        path = None if cache is None else Path(cache) / f"{_key(points, before, seed)}.npy"
+        if path is not None and path.exists():
+            placed.append(np.load(path, allow_pickle=False))
+            continue
+        found = _fit_umap(points, before, seed, label=f"UMAP {i} of {len(snapshots)}")
+        placed.append(found if before is None else register(found, before))
+        if path is not None:
+            with replacing(path) as temporary:
+                np.save(temporary, placed[-1])
     return placed
 
 
-class _Epochs(io.StringIO):
-    """Where UMAP writes its own progress, "epoch of epochs": handed on as a share."""
-
-    def __init__(self, at: Callable[[float], None]):
-        super().__init__()
-        self.at = at
-
-    def write(self, text: str) -> int:
-        done, _, total = text.strip().partition(" of ")
-        if done.isdigit() and total.isdigit():
-            self.at(int(done) / int(total))
-        return len(text)
-
-
-def _fit_umap(
-    cloud: np.ndarray, previous: np.ndarray | None, seed: int, at: Callable[[float], None]
-) -> np.ndarray:
-    """Return UMAP's plane for a cloud, started from PCA or from a previous plane."""
+def _fit_umap(points: np.ndarray, before: np.ndarray | None, seed: int, label: str) -> np.ndarray:
+    """Return UMAP's plane for points, started from PCA or from a plane before."""
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about optional packages and about the seed's one thread
         import umap
 
         reducer = umap.UMAP(
-            n_neighbors=min(15, len(cloud) - 1),
-            init="pca" if previous is None else previous.astype(np.float32),
+            n_neighbors=min(15, len(points) - 1),
+            init="pca" if before is None else before.astype(np.float32),
             random_state=seed,
             n_jobs=1,
-            tqdm_kwds={
-                "disable": False,
-                "file": _Epochs(at),
-                "bar_format": "{n_fmt} of {total_fmt}",
-                "mininterval": 0.3,
-            },
+            tqdm_kwds={"disable": False, "desc": label, "leave": False},
         )
-        points = reducer.fit_transform(cloud)
+        found = reducer.fit_transform(points)
     torch.set_num_threads(threads)  # numba changes the count that OpenMP keeps for both
-    return np.ascontiguousarray(points, dtype=np.float32)
+    return np.ascontiguousarray(found, dtype=np.float32)
 
 
-def _key(cloud: np.ndarray, previous: np.ndarray | None, seed: int) -> str:
+def _key(points: np.ndarray, before: np.ndarray | None, seed: int) -> str:
     names = ("umap-learn", "pynndescent", "numba", "numpy")
-    digest = hashlib.sha256(repr([seed, *map(version, names)]).encode())
-    for array in (cloud, previous):
+    digest = hashlib.sha256(repr([seed, points.shape, *map(version, names)]).encode())
+    for array in (points, before):
         if array is not None:
-            digest.update(f"{array.shape} {array.dtype}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()[:32]
 
 
-def _store(path: Path, points: np.ndarray) -> None:
-    """Write so that a reader finds all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, points=points)
-    os.replace(file.name, path)
+@dataclass(frozen=True)
+class Faithfulness:
+    """What a projection keeps of the neighborhoods; each is 1 when it keeps all."""
+
+    trustworthiness: float
+    """Falls when neighbors in the picture are far in truth (Venna and Kaski 2001)."""
+    continuity: float
+    """Falls when true neighbors are far in the picture."""
+    recall: float
+    """Share of the true nearest neighbors that are nearest in the picture."""
+    num_neighbors: int
+    """Neighbors that each query looks at."""
+    num_queries: int
+    """Points that were asked."""
+
+
+@torch.no_grad()
+def faithfulness(
+    points: Float[Array, "N D"],
+    plane: Float[Array, "N 2"],
+    *,
+    num_neighbors: int = 15,
+    num_queries: int = 1000,
+    seed: int = 0,
+) -> Faithfulness:
+    """Compare neighborhoods in truth and in the picture, for queries drawn at random.
+
+    With as many queries as points the result is exact. Raises ValueError unless there are more than
+    twice as many points as neighbors.
+    """
+    total, k = len(points), num_neighbors
+    if not 1 <= k < total / 2:
+        raise ValueError(
+            f"num_neighbors must be positive and below half of {total} points, got {k}"
+        )
+    high, low = as_tensor(points), as_tensor(plane)
+    queries = torch.from_numpy(np.random.default_rng(seed).permutation(total)[:num_queries])
+    intruding = missing = shared = 0
+    for rows in queries.split(max(1, (1 << 22) // total)):
+        spaces = [
+            torch.cdist(x[rows], x).scatter_(1, rows[:, None], torch.inf) for x in (high, low)
+        ]
+        true, shown = (distances.topk(k, largest=False).indices for distances in spaces)
+        intruding += _excess_rank(spaces[0], shown)
+        missing += _excess_rank(spaces[1], true)
+        shared += (true[:, :, None] == shown[:, None, :]).sum().item()
+    asked = len(queries) * k
+    worst = asked * (2 * total - 3 * k - 1) / 2
+    return Faithfulness(
+        trustworthiness=1 - intruding / worst,
+        continuity=1 - missing / worst,
+        recall=shared / asked,
+        num_neighbors=k,
+        num_queries=len(queries),
+    )
+
+
+def _excess_rank(distances: Tensor, neighbors: Tensor) -> int:
+    """Sum how far beyond the k-th place the other space's k neighbors rank here."""
+    k, excess = neighbors.shape[1], 0
+    for distance in distances.gather(1, neighbors).T:
+        closer = (distances < distance[:, None]).sum(1)
+        excess += (closer + 1 - k).clamp(min=0).sum().item()
+    return excess

@@ -1,6 +1,4 @@
-"""What an ideal quantizer would do: rate-distortion and high-resolution laws, as closed formulas in
-nats.
-"""
+"""What an ideal quantizer would do: laws of rate and distortion as closed formulas, in nats."""
 
 import math
 
@@ -28,12 +26,11 @@ GERSHO_LIMIT = 1 / (2 * math.pi * math.e)
 def water_filling(
     spectrum: Float[np.ndarray, " D"], rate: float | Float[np.ndarray, " R"]
 ) -> float | Float[np.ndarray, " R"]:
-    """Return the least total squared error of a Gaussian with these covariance eigenvalues at a
-    rate.
+    """Return the least total squared error of a Gaussian with these covariance eigenvalues.
 
     Reverse water-filling: D = sum min(lambda, theta) with R = sum max(0, log(lambda / theta)) / 2.
-    `rate` in nats a token; the distortion is summed over channels. Exact: the active channels at
-    every rate are known in advance.
+    `rate` R in nats a token; the distortion is summed over channels. Exact: the active channels at
+    every rate are known in advance. Raises ValueError where an argument is negative.
     """
     spectrum = np.asarray(spectrum, dtype=np.float64)
     rates = np.atleast_1d(np.asarray(rate, dtype=np.float64))
@@ -45,10 +42,7 @@ def water_filling(
     if len(values) == 0:
         return 0.0 if np.ndim(rate) == 0 else np.zeros(len(rates))
     logs = np.cumsum(np.log(values))
-    counts = np.arange(1, len(values) + 1)
-    onset = (
-        logs - counts * np.log(values)
-    ) / 2  # the rate at which each channel begins to be coded
+    onset = (logs - np.arange(1, len(values) + 1) * np.log(values)) / 2  # each channel's first rate
     active = np.maximum(np.searchsorted(onset, rates, side="right"), 1)
     level = np.exp((logs[active - 1] - 2 * rates) / active)
     rest = np.append(np.cumsum(values[::-1])[::-1], 0.0)  # the variance of the channels left out
@@ -59,13 +53,11 @@ def water_filling(
 def geometry_efficiency(
     spectrum: Float[np.ndarray, " D"], usage_entropy: float, hard_distortion: float
 ) -> float:
-    """Return D_waterfilling(H(u)) / D_hard, the share of the error that a Gaussian of this
-    covariance must have.
+    """Return D_waterfilling(H(u)) / D_hard: at most 1 for Gaussian latents.
 
-    `usage_entropy` in nats a token, `hard_distortion` summed over channels. For Gaussian latents at
-    most 1. The Gaussian is the hardest source of its covariance, so latents that lie in clusters
-    can exceed 1: read it as an efficiency only where the latents are near Gaussian, and as a
-    comparison everywhere.
+    `usage_entropy` in nats a token, `hard_distortion` summed over channels. The Gaussian is the
+    hardest source of its covariance, so latents that lie in clusters can exceed 1: read it as an
+    efficiency only where the latents are near Gaussian, and as a comparison everywhere.
     """
     if hard_distortion <= 0:
         raise ValueError(f"hard_distortion must be positive, got {hard_distortion}")
@@ -76,25 +68,28 @@ def gersho_constant(dim: float) -> float:
     """Return G_d, the normalized second moment of an optimal cell, for any dimension of at least 1.
 
     Tabulated for the dimensions with a good lattice. In between and beyond, the ratio to the ball's
-    second moment (a lower bound for every cell) is interpolated linearly in 1/d, with ratio 1 in
-    the limit 1 / (2 pi e).
+    second moment, a lower bound for every cell, is interpolated linearly in 1/d to 1 in the limit.
     """
     if not dim >= 1:
         raise ValueError(f"dim must be at least 1, got {dim}")
-    inverse = [0.0, *(1 / d for d in reversed(GERSHO))]
-    ratio = [1.0, *(GERSHO[d] / _ball_moment(d) for d in reversed(GERSHO))]
     if math.isinf(dim):
         return GERSHO_LIMIT
+    inverse = [0.0, *(1 / d for d in reversed(GERSHO))]
+    ratio = [1.0, *(GERSHO[d] / _ball_moment(d) for d in reversed(GERSHO))]
     return float(np.interp(1 / dim, inverse, ratio)) * _ball_moment(dim)
+
+
+def _ball_moment(dim: float) -> float:
+    return math.exp(2 / dim * math.lgamma(dim / 2 + 1)) / ((dim + 2) * math.pi)
 
 
 def zador_distortion(
     spectrum: Float[np.ndarray, " D"], num_codes: float | Float[np.ndarray, " K"]
 ) -> float | Float[np.ndarray, " K"]:
-    """Return D(K) = d G_d ||p||_{d/(d+2)} K^{-2/d} for a Gaussian: the high-resolution law, total
-    squared error.
+    """Return D(K) = d G_d ||p||_{d/(d+2)} K^{-2/d} of a Gaussian, the total squared error.
 
-    Only meaningful when log2 K is well above d. Every eigenvalue must be positive.
+    The high-resolution law, only meaningful when log2 K is well above d. Raises ValueError unless
+    every eigenvalue is positive.
     """
     spectrum = np.asarray(spectrum, dtype=np.float64)
     if not (spectrum > 0).all():
@@ -115,37 +110,8 @@ def mass_law_perplexity(dim: float) -> float:
     return math.exp(dim / (dim + 2) - dim * math.log1p(2 / dim) / 2)
 
 
-def density_exponent(dim: float) -> float:
-    """Return d / (d + 2): an optimal code density is p to this power (Gersho 1979, Zador 1982)."""
-    return dim / (dim + 2)
-
-
-def mass_exponent(dim: float) -> float:
-    """Return 2 / (d + 2): the mass of an optimal cell is p at its code to this power."""
-    return 2 / (dim + 2)
-
-
 def participation_ratio(spectrum: Float[np.ndarray, " D"]) -> float:
-    """Return (sum lambda)^2 / sum lambda^2, the number of directions that share the variance; 0
-    without variance.
-    """
+    """Return (sum lambda)^2 / sum lambda^2, how many directions share the variance; 0 for none."""
     spectrum = np.clip(np.asarray(spectrum, dtype=np.float64), 0, None)
     squares = np.square(spectrum).sum()
     return float(spectrum.sum() ** 2 / squares) if squares > 0 else 0.0
-
-
-def rate_slope_dimension(
-    num_codes: Float[np.ndarray, " S"], distortion: Float[np.ndarray, " S"]
-) -> float:
-    """Return the dimension d that D(K) ~ K^{-2/d} implies, from the slope of log D on log K."""
-    slope = np.polyfit(np.log(num_codes), np.log(distortion), 1)[0]
-    if not slope < 0:
-        raise ValueError(
-            f"the distortion must fall as codes are added, its log slope is {slope:.3g}"
-        )
-    return float(-2 / slope)
-
-
-def _ball_moment(dim: float) -> float:
-    """Return the normalized second moment of a ball, the least of all shapes."""
-    return math.exp(2 / dim * math.lgamma(dim / 2 + 1)) / ((dim + 2) * math.pi)

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.measure.clouds import Cloud
 from lgqlib.measure.geometry import count_codes, occupancy
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, water_filling
 from lgqlib.quantizers import build
 from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.fsq import matching_levels
+from lgqlib.study.latents import FixedLatents
 from lgqlib.study.variants import Variant
 
 STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")
@@ -140,7 +140,12 @@ def start_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Floa
 
 
 def fit(
-    variant: Variant, cloud: Cloud, experiment: Experiment, *, start: str = "random", seed: int = 0
+    variant: Variant,
+    cloud: FixedLatents,
+    experiment: Experiment,
+    *,
+    start: str = "random",
+    seed: int = 0,
 ) -> tuple[Bench, pd.DataFrame]:
     """Fit a variant on a cloud; give it with its history, one row a look.
 
@@ -160,7 +165,7 @@ def fit(
         return bench, pd.DataFrame(_train(bench, points, cloud, experiment))
 
 
-def _train(bench: Bench, points: Tensor, cloud: Cloud, experiment: Experiment) -> list[dict]:
+def _train(bench: Bench, points: Tensor, cloud: FixedLatents, experiment: Experiment) -> list[dict]:
     temperature, train = bench.config.temperature, bench.config.train
     parameters = [p for p in bench.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -191,7 +196,7 @@ def _train(bench: Bench, points: Tensor, cloud: Cloud, experiment: Experiment) -
 
 
 @torch.no_grad()
-def measure(bench: Bench, cloud: Cloud) -> dict[str, float]:
+def measure(bench: Bench, cloud: FixedLatents) -> dict[str, float]:
     """Measure a fitted quantizer on the held-out latents of a cloud."""
     x = torch.from_numpy(cloud.held_out)
     indices = bench.encode(x)
@@ -199,7 +204,9 @@ def measure(bench: Bench, cloud: Cloud) -> dict[str, float]:
     return _numbers(cloud, errors, indices.numpy(), bench.config.quantizer.num_codes)
 
 
-def _numbers(cloud: Cloud, error: float, indices: np.ndarray, num_codes: int) -> dict[str, float]:
+def _numbers(
+    cloud: FixedLatents, error: float, indices: np.ndarray, num_codes: int
+) -> dict[str, float]:
     basis, usage = cloud.spectrum, occupancy(count_codes(indices, num_codes))
     rate = usage.entropy_corrected
     return {
@@ -212,7 +219,7 @@ def _numbers(cloud: Cloud, error: float, indices: np.ndarray, num_codes: int) ->
     }
 
 
-def kmeans(cloud: Cloud, num_codes: int, *, seed: int = 0) -> dict[str, float]:
+def kmeans(cloud: FixedLatents, num_codes: int, *, seed: int = 0) -> dict[str, float]:
     """Measure k-means (k-means++ start, Lloyd's algorithm) on a cloud: the reference."""
     from sklearn.cluster import KMeans
 
@@ -222,7 +229,7 @@ def kmeans(cloud: Cloud, num_codes: int, *, seed: int = 0) -> dict[str, float]:
     return _numbers(cloud, float(np.square(difference).sum(1).mean()), indices, num_codes)
 
 
-def bounds(cloud: Cloud, num_codes: int) -> dict[str, float]:
+def bounds(cloud: FixedLatents, num_codes: int) -> dict[str, float]:
     """Give what no quantizer of K codes passes on a Gaussian of the cloud's spectrum.
 
     `distortion`: water-filling at log K nats. `perplexity`: the mass law's, not a bound but where
@@ -238,7 +245,7 @@ def bounds(cloud: Cloud, num_codes: int) -> dict[str, float]:
 
 def tuned(
     variants: Iterable[Variant],
-    cloud: Cloud,
+    cloud: FixedLatents,
     experiment: Experiment,
     lrs: Sequence[float],
     *,
@@ -263,7 +270,7 @@ def tuned(
 
 
 def run(
-    clouds: Mapping[int, Cloud],
+    clouds: Mapping[int, FixedLatents],
     variants: Sequence[Variant],
     experiment: Experiment,
     *,

@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn.manifold import trustworthiness
 
-import lgqlib.measure.projection as projection
-from lgqlib.measure.faithfulness import faithfulness
+from lgqlib.measure import projection
 from lgqlib.measure.projection import (
-    pca_basis,
+    faithfulness,
+    in_plane,
     project,
     project_snapshots,
     register,
@@ -17,7 +17,7 @@ from lgqlib.measure.projection import (
 
 
 @pytest.fixture
-def cloud():
+def points():
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((300, 5)).astype(np.float32) * [3, 2, 1, 1, 1]
     return latents[:40].copy(), latents
@@ -25,63 +25,70 @@ def cloud():
 
 @pytest.fixture
 def fake_umap(monkeypatch):
-    """Replace the fit by PCA, turned and scaled by what no seed fixes; count the calls."""
+    """Replace the fit by two channels, turned and scaled by what no seed fixes; count the calls."""
     calls = []
 
-    def fit(points, previous, seed, at):
-        calls.append(previous)
-        at(0.5)
+    def fit(points, before, seed, label):
+        calls.append(before)
         turn = np.linalg.qr(np.random.default_rng(len(calls)).standard_normal((2, 2)))[0]
-        return (pca_basis(points).project(points) @ turn * len(calls) + 7).astype(np.float32)
+        return (points[:, :2] @ turn * len(calls) + 7).astype(np.float32)
 
     monkeypatch.setattr(projection, "_fit_umap", fit)
     return calls
 
 
-def test_pca_is_the_leading_plane_with_a_fixed_sign(cloud):
-    codes, latents = cloud
+def test_pca_is_the_leading_plane_with_a_fixed_sign(points):
+    codes, latents = points
     result = project(codes, latents)
-    assert result.latents.var(0) == pytest.approx(
-        np.linalg.eigvalsh(np.cov(latents.T))[:2:-1], 0.01
-    )
-    assert result.basis.explained.sum() == pytest.approx(13 / 16, abs=0.03)
-    assert np.abs(result.basis.axes).max(0) == pytest.approx(result.basis.axes.max(0))
-    again = pca_basis(latents[::-1])  # the same cloud in another order
-    assert again.axes == pytest.approx(result.basis.axes, abs=1e-5)
-    assert again.project(codes) == pytest.approx(result.codes, abs=1e-4)
+    leading = np.linalg.eigvalsh(np.cov(latents.T))[:2:-1]
+    assert result.latents.var(0) == pytest.approx(leading, 0.01)
+    assert result.explained.sum() == pytest.approx(13 / 16, abs=0.03)
+    axes = result.basis.axes
+    assert np.abs(axes).max(0) == pytest.approx(axes.max(0))
+    again = project(codes, latents[::-1])  # the same latents in another order
+    assert again.codes == pytest.approx(result.codes, abs=1e-4)
 
 
-def test_two_channels_are_shown_as_they_are_and_one_lies_on_a_line(cloud):
-    codes, latents = cloud
+def test_two_channels_are_shown_as_they_are_and_one_lies_on_a_line(points):
+    codes, latents = points
     plane = project(codes[:, :2], latents[:, :2], method="plane")
     assert np.array_equal(plane.codes, codes[:, :2].astype(np.float32))
+    assert plane.explained == pytest.approx([9 / 13, 4 / 13], abs=0.05)
     line = project(codes[:, :1], latents[:, :1])
     assert (line.latents[:, 1] == 0).all() and line.latents[:, 0].std() > 1
-    with pytest.raises(ValueError, match="2 channels"):
-        project(codes, latents, method="plane")
-    with pytest.raises(ValueError, match="unknown method"):
-        project(codes, latents, method="tsne")
+    assert line.explained.tolist() == [1.0]
 
 
-def test_checkpoints_share_one_pca_frame(cloud):
-    codes, latents = cloud
+@pytest.mark.parametrize(
+    ("num_latents", "method", "message"),
+    [(9, "plane", "2 channels"), (9, "tsne", "unknown method"), (20001, "umap", "stratified_s")],
+)
+def test_what_cannot_be_projected_is_refused_with_the_way_out(num_latents, method, message, points):
+    with pytest.raises(ValueError, match=message):
+        project(points[0], np.zeros((num_latents, 5), np.float32), method=method)
+
+
+def test_checkpoints_share_one_pca_frame(points):
+    codes, latents = points
     first, last = project_snapshots([codes, codes + 1], [latents, latents + 1])
     assert first.basis is last.basis
+    assert in_plane(last.basis, codes) == pytest.approx(first.codes)
     shift = last.codes - first.codes
-    assert shift == pytest.approx(np.broadcast_to(last.basis.axes.sum(0), shift.shape), abs=1e-4)
+    expected = last.basis.axes[:, :2].sum(0)
+    assert shift == pytest.approx(np.broadcast_to(expected, shift.shape), abs=1e-4)
 
 
-def test_registration_removes_turn_mirror_scale_and_shift():
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_registration_removes_turn_mirror_scale_and_shift(mirror):
     rng = np.random.default_rng(1)
     fixed = rng.standard_normal((50, 2))
-    for mirror in (1, -1):
-        turn = np.linalg.qr(rng.standard_normal((2, 2)))[0] @ np.diag([1, mirror])
-        assert register(3 * fixed @ turn + 5, fixed) == pytest.approx(fixed, abs=1e-9)
+    turn = np.linalg.qr(rng.standard_normal((2, 2)))[0] @ np.diag([1, mirror])
+    assert register(3 * fixed @ turn + 5, fixed) == pytest.approx(fixed, abs=1e-9)
     assert register(np.ones((50, 2)), fixed) == pytest.approx(np.tile(fixed.mean(0), (50, 1)))
 
 
-def test_the_umap_chain_starts_from_the_checkpoint_before_and_stays_in_its_frame(cloud, fake_umap):
-    codes, latents = cloud
+def test_the_umap_chain_starts_from_the_checkpoint_before_and_stays_in_its_frame(points, fake_umap):
+    codes, latents = points
     chain = project_snapshots([codes] * 3, [latents] * 3, method="umap")
     assert fake_umap[0] is None
     assert np.array_equal(fake_umap[2][:40], chain[1].codes)
@@ -89,15 +96,8 @@ def test_the_umap_chain_starts_from_the_checkpoint_before_and_stays_in_its_frame
         assert step.latents == pytest.approx(chain[0].latents, abs=1e-3)
 
 
-def test_umap_tells_how_much_is_done(cloud, fake_umap):
-    codes, latents = cloud
-    told = []
-    project_snapshots([codes] * 2, [latents] * 2, method="umap", report=told.append)
-    assert told == [0.25, 0.5, 0.75, 1.0]
-
-
-def test_the_cache_answers_instead_of_a_fit_until_something_differs(cloud, fake_umap, tmp_path):
-    codes, latents = cloud
+def test_the_cache_answers_instead_of_a_fit_until_something_differs(points, fake_umap, tmp_path):
+    codes, latents = points
 
     def run(shift=0.0, **options):
         return project(codes + shift, latents, method="umap", cache=tmp_path / "c", **options)
@@ -108,27 +108,21 @@ def test_the_cache_answers_instead_of_a_fit_until_something_differs(cloud, fake_
     run(shift=1e-3)
     assert len(fake_umap) == 3
     names = [path.suffix for path in (tmp_path / "c").iterdir()]
-    assert names == [".npz"] * 3  # nothing half-written is left
+    assert names == [".npy"] * 3  # nothing half-written is left
 
 
-def test_umap_keeps_clusters_apart_and_is_repeatable():
+def test_umap_keeps_clusters_apart_is_repeatable_and_shows_its_progress(capsys):
     rng = np.random.default_rng(2)
     label = np.arange(90) % 2
     latents = (rng.standard_normal((90, 6)) + 20 * label[:, None]).astype(np.float32)
-    codes = latents[:8]
     threads = torch.get_num_threads()
-    result = project(codes, latents, method="umap")
+    result = project(latents[:8], latents, method="umap")
+    assert "UMAP 1 of 1" in capsys.readouterr().err
     centers = np.stack([result.latents[label == k].mean(0) for k in (0, 1)])
     nearest = np.linalg.norm(result.latents[:, None] - centers, axis=2).argmin(1)
     assert (nearest == label).all()
-    assert result.codes.shape == (8, 2)
     assert torch.get_num_threads() == threads  # numba would leave its own count behind
-    assert np.array_equal(project(codes, latents, method="umap").latents, result.latents)
-
-
-def test_too_many_latents_for_umap_are_refused_with_the_way_out(cloud):
-    with pytest.raises(ValueError, match="stratified_sample"):
-        project(cloud[0], np.zeros((20001, 5), np.float32), method="umap")
+    assert np.array_equal(project(latents[:8], latents, method="umap").latents, result.latents)
 
 
 def test_the_sample_keeps_every_code_and_the_density_of_the_rest():

@@ -1,21 +1,25 @@
-"""Fixed latents of known geometry for the quantizer laboratory: points to fit on, points to judge.
+"""Fixed latents to fit quantizers on: of known geometry, or encoded by a trained run.
 
-A cloud has mean square 1 a channel, so its variance summed over channels is their number. Only the
-spectrum of its covariance is chosen; the axes are a random rotation.
+They have mean square 1 a channel, so their variance summed over channels is the number of channels.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
+from lgqlib.data.batches import evaluation_images, load, to_model
 from lgqlib.measure.geometry import Spectrum, spectrum
 from lgqlib.measure.theory import participation_ratio
+from lgqlib.run import Run
 
 
 @dataclass(frozen=True)
-class Cloud:
+class FixedLatents:
     """Latents to fit a quantizer on, and others of the same source to judge it on."""
 
     name: str
@@ -53,18 +57,18 @@ def geometric_spectrum(dim: int, participation: float) -> Float[np.ndarray, " C"
     return values * dim / values.sum()
 
 
-def gaussian_cloud(
+def gaussian_latents(
     num_points: int,
     eigenvalues: Float[np.ndarray, " C"],
     *,
     seed: int = 0,
     separation: float = 0.0,
-) -> Cloud:
+) -> FixedLatents:
     """Draw a Gaussian of these covariance eigenvalues, and as many latents again to judge on.
 
-    `separation` parts it into two equal clusters, whose centers lie that many of the widest axis'
-    standard deviations to either side of the mean along the narrowest axis; the cloud is then
-    scaled back to the same variance.
+    Its axes are a random rotation. `separation` parts it into two equal clusters, whose centers lie
+    that many of the widest axis' standard deviations to either side of the mean along the narrowest
+    axis; all is then scaled back to the same variance.
     """
     eigenvalues = np.asarray(eigenvalues, dtype=np.float64)
     if num_points < 1 or not (eigenvalues > 0).all() or separation < 0:
@@ -83,17 +87,36 @@ def gaussian_cloud(
     x = (x @ axes.T).astype(np.float32)
     kind = f"two clusters {separation:g} apart" if separation else "Gaussian"
     name = f"{kind}, {dim} channels, effective dimension {participation_ratio(eigenvalues):.3g}"
-    return Cloud(name, x[:num_points], x[num_points:])
+    return FixedLatents(name, x[:num_points], x[num_points:])
 
 
-def given_cloud(
+def given_latents(
     points: Float[np.ndarray, "N C"], held_out: Float[np.ndarray, "M C"], *, name: str
-) -> Cloud:
-    """Center given latents and scale them to mean square 1, by those that are fitted on."""
+) -> FixedLatents:
+    """Center latents and scale them to mean square 1, by those that are fitted on."""
     points, held_out = (np.asarray(x, dtype=np.float64) for x in (points, held_out))
     mean = points.mean(0)
     scale = np.sqrt(np.square(points - mean).mean())
     if not scale > 0:
         raise ValueError(f"{len(points)} latents that do not vary: there is nothing to quantize")
     first, second = (((x - mean) / scale).astype(np.float32) for x in (points, held_out))
-    return Cloud(name, first, second)
+    return FixedLatents(name, first, second)
+
+
+@torch.no_grad()
+def run_latents(folder: Path | str, *, cache: Path | str, num_points: int) -> FixedLatents:
+    """Encode images with a run's encoder: training images to fit on, held-out ones to judge on.
+
+    At most `num_points` latents of each, before the quantizer, centered and scaled.
+    """
+    run = Run.open(folder)
+    tokenizer, data = run.tokenizer(), run.config.data
+    limit = math.ceil(num_points / run.config.latent_side**2)
+    halves = []
+    for split in ("train", "val"):
+        stored = load(data, split, cache=Path(cache))
+        images, _, _ = evaluation_images(stored, size=data.size, limit=limit)
+        latents = [tokenizer.latents(to_model(batch)) for batch in images.split(64)]
+        flat = torch.cat([z.movedim(1, -1).flatten(0, -2) for z in latents])
+        halves.append(np.asarray(flat)[:num_points])
+    return given_latents(*halves, name=f"latents of {run.name}")

@@ -1,0 +1,168 @@
+"""The error inside each cell of a codebook: its share of the whole, the cell's volume and shape.
+
+Latents [N, D] and codes [K, D] live in the space where the nearest code is chosen; `indices` [N]
+say which code each latent takes. Squared errors are summed over channels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lgqlib.measure.neighbors import Array, as_tensor
+from lgqlib.measure.theory import gersho_constant
+
+
+def squared_errors(
+    latents: Float[Array, "N D"], codebook: Float[Array, "K D"], indices: Int[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    """Return |z - e_index|^2 of each token, summed over channels."""
+    difference = as_tensor(latents).numpy() - as_tensor(codebook).numpy()[indices]
+    return np.einsum("nd,nd->n", difference, difference, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class PartialDistortion:
+    """Whether every cell contributes the same error, as in an optimal quantizer (Gersho 1979)."""
+
+    counts: Int[np.ndarray, " K"]
+    """Tokens in each cell."""
+    mse: Float[np.ndarray, " K"]
+    """Mean squared error of each cell; nan without tokens."""
+    slope: float
+    """Slope of log mse on log count: -1 when optimal, 0 for a grid; nan for too few cells."""
+    low: float
+    """Lower end of the 95 % bootstrap interval of the slope."""
+    high: float
+    """Upper end."""
+    evenness: float
+    """exp(entropy) of the cells' shares of the whole error, over the cells used: 1 when equal."""
+    num_cells: int
+    """Cells with enough tokens to enter the slope."""
+    min_count: int
+    """Tokens that a cell needs for that."""
+
+
+def partial_distortion(
+    errors: Float[np.ndarray, " N"],
+    indices: Int[np.ndarray, " N"],
+    num_codes: int,
+    *,
+    groups: Int[np.ndarray, " N"] | None = None,
+    min_count: int = 16,
+    num_bootstrap: int = 200,
+    seed: int = 0,
+) -> PartialDistortion:
+    """Fit the slope of log mse_k on log n_k over cells, with an interval.
+
+    `errors` from `squared_errors`; `groups` names each token's image, and the bootstrap draws whole
+    images (tokens, when absent). Counts of few tokens are noisy, which would pull a plain
+    regression toward 0: the slope is that of one half of the tokens with the other half as
+    instrument. At least 3 cells need `min_count` tokens, and that must be 4 or more.
+    """
+    if min_count < 4:
+        raise ValueError(f"min_count must be at least 4, got {min_count}")
+    counts = np.bincount(indices, minlength=num_codes)
+    sums = np.bincount(indices, errors, num_codes)
+    mse = np.divide(sums, counts, out=np.full(num_codes, np.nan), where=counts > 0)
+    shares = sums[sums > 0] / max(sums.sum(), np.finfo(float).tiny)
+    evenness = float(np.exp(-(shares * np.log(shares)).sum()) / max(1, (counts > 0).sum()))
+    used = (counts >= min_count) & (sums > 0)
+    slope = low = high = math.nan
+    if used.sum() >= 3:
+        groups = np.arange(len(indices)) if groups is None else groups
+        groups = np.unique(groups, return_inverse=True)[1]
+        num_groups, rng = int(groups.max()) + 1, np.random.default_rng(seed)
+        half = rng.permutation(num_groups) % 2 == 0
+        keep = used[indices]
+        cells = (np.cumsum(used) - 1)[indices[keep]]  # those that count, renumbered from 0
+        data = half, groups[keep], cells, errors[keep]
+        slope = _slope(np.ones(num_groups), *data)
+        even = np.full(num_groups, 1 / num_groups)
+        draws = [_slope(rng.multinomial(num_groups, even), *data) for _ in range(num_bootstrap)]
+        draws = [draw for draw in draws if math.isfinite(draw)] or [math.nan]
+        low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
+    return PartialDistortion(counts, mse, slope, low, high, evenness, int(used.sum()), min_count)
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def _slope(
+    weights: np.ndarray, half: np.ndarray, groups: np.ndarray, cells: np.ndarray, errors: np.ndarray
+) -> float:
+    """Return the instrumental-variable slope with these weights on the groups; nan without one."""
+    size = cells.max() + 1
+    first = np.bincount(cells, (weights * half)[groups], size)
+    second = np.bincount(cells, (weights * ~half)[groups], size)
+    total = np.bincount(cells, weights[groups] * errors, size)
+    ok = (first > 0) & (second > 0) & (total > 0)
+    if ok.sum() < 2:
+        return math.nan
+    first, second, total = first[ok], second[ok], total[ok]
+    covariance = np.cov(np.log([first, second, total / (first + second)]))
+    return float((covariance[0, 2] + covariance[1, 2]) / 2 / covariance[0, 1])
+
+
+def log_volumes(mse: Float[np.ndarray, " K"], dim: float) -> Float[np.ndarray, " K"]:
+    """Estimate each cell's log volume from its mean squared error, mse = d G_d V^{2/d}.
+
+    `dim` is the effective dimension of the latents. Exact for cells as round as the best lattice's;
+    a longer cell is overestimated. nan for cells without error.
+    """
+    return dim / 2 * np.log(np.where(mse > 0, mse, np.nan) / (dim * gersho_constant(dim)))
+
+
+@dataclass(frozen=True)
+class CellShape:
+    """How far from round each cell is; nan for cells of too few tokens, and in one dimension."""
+
+    anisotropy: Float[np.ndarray, " K"]
+    """Log of arithmetic over geometric mean of the within-cell eigenvalues: 0 when round."""
+    expected: Float[np.ndarray, " K"]
+    """Its mean for a round Gaussian cell with the same number of tokens (Wishart null)."""
+    p_value: Float[np.ndarray, " K"]
+    """Chance that a round cell looks at least this long."""
+
+    @property
+    def excess(self) -> Float[np.ndarray, " K"]:
+        """Return the anisotropy above what sampling explains."""
+        return self.anisotropy - self.expected
+
+    @property
+    def share_long(self) -> float:
+        """Return the share of judged cells longer than round at the 5 % level; nan for none."""
+        judged = self.p_value[~np.isnan(self.p_value)]
+        return float((judged < 0.05).mean()) if len(judged) else math.nan
+
+
+def cell_shape(
+    latents: Float[Array, "N D"], indices: Int[np.ndarray, " N"], num_codes: int, *, dim: int
+) -> CellShape:
+    """Test cells with at least 10 tokens a dimension for roundness, in the leading directions.
+
+    Latents are given along their principal axes (`Spectrum.coordinates`), of which the first `dim`
+    are looked at. The statistic is Mauchly's, log det against the trace of the covariance around
+    the cell's own mean; its null mean and variance are exact for Gaussian cells, and its tail is a
+    gamma law of those moments. Cells of an optimal quantizer are flatter than Gaussian, which makes
+    the test conservative.
+    """
+    from scipy.special import polygamma, psi
+    from scipy.stats import gamma
+
+    counts = np.bincount(indices, minlength=num_codes)
+    cells = np.flatnonzero(counts >= 10 * dim)
+    anisotropy, expected, p_value = np.full((3, num_codes), np.nan)
+    if len(cells) and dim > 1:  # in one direction every cell is round
+        x = as_tensor(latents).double().numpy()[np.argsort(indices, kind="stable"), :dim]
+        parts = np.split(x, np.cumsum(counts)[:-1])
+        values = np.linalg.eigvalsh(np.stack([np.cov(parts[k], rowvar=False) for k in cells]))
+        values = np.maximum(values, 1e-12 * values[:, -1:].clip(1e-300))
+        u = dim * np.log(values.mean(1)) - np.log(values).sum(1)
+        freedom = counts[cells] - 1
+        steps = (freedom[:, None] - np.arange(dim)) / 2  # log det W = sum of log chi^2
+        mean = dim * (psi(dim * freedom / 2) - np.log(dim)) - psi(steps).sum(1)
+        # the trace is independent of u when round, so the variances of log det and trace subtract
+        variance = polygamma(1, steps).sum(1) - dim**2 * polygamma(1, dim * freedom / 2)
+        anisotropy[cells], expected[cells] = u / dim, mean / dim
+        p_value[cells] = gamma.sf(u, mean**2 / variance, scale=variance / mean)
+    return CellShape(anisotropy, expected, p_value)

@@ -1,0 +1,95 @@
+"""Annealing: the first split, the staircase, and where each place of codes comes apart."""
+
+import numpy as np
+import pytest
+
+from lgqlib.measure.annealing import anneal, first_split
+from lgqlib.measure.temperature import critical_temperature, free_energy_curve
+
+
+@pytest.mark.parametrize("scales", [(1, 1), (2, 1, 1, 0.5)])
+def test_codes_at_the_mean_of_a_gaussian_part_at_tau_c(scales):
+    latents = np.random.default_rng(5).standard_normal((2048, len(scales))) * scales
+    assert first_split(latents) == pytest.approx(critical_temperature(latents), rel=0.02)
+
+
+def test_two_clusters_make_two_places_at_the_predicted_temperature():
+    axis, side = np.array([0.6, 0.8]), np.where(np.arange(1000) % 2, 1.0, -1.0)
+    noise = np.random.default_rng(6).standard_normal((1000, 2))
+    predicted = 2 * (1 + 0.05**2)
+    taus = predicted * np.geomspace(1.3, 0.02, 30)
+    result = anneal(0.05 * noise + side[:, None] * axis, 16, taus)
+    assert result.predicted == pytest.approx(predicted, rel=0.01)
+    assert result.observed == pytest.approx(predicted, rel=0.02)
+    assert set(result.num_distinct) == {1, 2}
+    (split,) = result.splits
+    at = list(taus).index(split.low)
+    assert split.high == taus[at - 1] and split.low < predicted < 1.1 * split.high
+    assert split.predicted == pytest.approx(predicted, rel=0.01)
+    places, sizes = np.unique(result.codebooks[-1].round(6), axis=0, return_counts=True)
+    assert places == pytest.approx(np.stack([-axis, axis]), abs=0.03)
+    assert sizes.tolist() == [8, 8], "half of the codes went each way"
+
+
+def test_every_split_comes_near_the_limit_of_its_own_latents():
+    latents = np.random.default_rng(7).standard_normal((1024, 2)) * [2, 1]
+    taus = critical_temperature(latents) * np.geomspace(1.2, 0.03, 60)
+    result = anneal(latents, 16, taus)
+    assert (np.diff(result.num_distinct) >= 0).mean() > 0.9
+    assert result.num_distinct[0] == 1 and result.num_distinct[-1] == 16
+    ratios = [split.predicted / np.sqrt(split.high * split.low) for split in result.splits]
+    assert np.median(ratios) == pytest.approx(1, abs=0.12)
+    assert min(ratios) > 0.9, "never well above its own limit"
+
+
+def test_annealed_codes_are_a_fixed_point_of_low_free_energy():
+    rng = np.random.default_rng(8)
+    latents = rng.standard_normal((1024, 3))
+    taus = critical_temperature(latents) * np.geomspace(1.2, 0.02, 25)
+    result = anneal(latents, 32, taus)
+    for t in (3, 24):
+        recomputed = free_energy_curve(latents, result.codebooks[t], taus[[t]]).free_energy[0]
+        assert recomputed == pytest.approx(result.free_energy[t], rel=5e-3)
+    drawn = latents[rng.choice(1024, 32, replace=False)]
+    assert result.free_energy[-1] < 0.8 * free_energy_curve(latents, drawn, taus[-1:]).free_energy
+
+
+def test_far_below_rounding_codes_that_no_latent_is_near_stay_finite():
+    six = 50 + np.random.default_rng(0).standard_normal((6, 2)) * [3, 1]
+    latents = six.repeat(10, axis=0).astype("float32")
+    taus = critical_temperature(latents) * np.array([1.1, 0.5, 1e-3, 1e-5, 1e-8, 1e-10, 1e-12])
+    result = anneal(latents, 32, taus)
+    assert np.isfinite(result.codebooks).all() and np.isfinite(result.free_energy).all()
+
+
+def test_what_cannot_be_annealed_is_refused():
+    latents = np.random.default_rng(9).standard_normal((64, 2))
+    with pytest.raises(ValueError, match="fall"):
+        anneal(latents, 4, [1.0, 2.0])
+    with pytest.raises(ValueError, match="do not vary"):
+        anneal(np.ones((64, 2)), 4, [1.0])
+    with pytest.raises(ValueError, match="num_codes"):
+        anneal(latents, 0, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("module", "compute"),
+    [
+        ("temperature", lambda z: free_energy_curve(z, z[:4], [1.0], tile_elements=64)),
+        ("annealing", lambda z: anneal(z, 2, [4.0, 3.0, 2.0, 1.0])),
+    ],
+)
+def test_long_work_shows_how_far_it_is_and_stops_on_an_interrupt(monkeypatch, module, compute):
+    latents, seen = np.random.default_rng(0).standard_normal((64, 2)), []
+
+    def bar(parts, **options):
+        seen.append(len(parts))
+        yield parts[0]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lgqlib.measure.{module}.tqdm", bar)
+        with pytest.raises(KeyboardInterrupt):
+            compute(latents)
+    assert seen == [4]
+    compute(latents)

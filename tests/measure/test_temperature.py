@@ -1,0 +1,171 @@
+"""Free energy and critical temperature, on sources whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lgqlib.measure.temperature import (
+    critical_moments,
+    critical_temperature,
+    equally_near,
+    free_energy_curve,
+    geometric_median,
+    tau_c_from_moments,
+)
+from lgqlib.quantizers.assignment import ENERGIES, energies
+
+
+@pytest.fixture
+def pair():
+    """Latents and a codebook."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((300, 3)), rng.standard_normal((16, 3))
+
+
+def definitions(latents, codebook, tau, energy, widths):
+    """What a curve holds at one temperature, written out with [N, K] arrays."""
+    z, e = torch.from_numpy(latents), torch.from_numpy(codebook)
+    d = energies(z, e, energy=energy) / torch.from_numpy(widths)
+    p = torch.softmax(-d / tau, 1)
+    u, mean = p.mean(0), (p * d).sum(1)
+    return {
+        "free_energy": (-tau * torch.logsumexp(-d / tau, 1)).mean(),
+        "mean_energy": mean.mean(),
+        "entropy": torch.special.entr(p).sum(1).mean(),
+        "usage_entropy": torch.special.entr(u).sum(),
+        "mutual_information": torch.xlogy(p, p / u).sum(1).mean(),
+        "entropy_slope": ((p * d.square()).sum(1) - mean.square()).mean() / tau**3,
+        "doubt": (1 - p.amax(1)).mean(),
+        "soft_to_hard": (p @ e - e[d.argmin(1)]).square().sum(1).mean().sqrt(),
+    }
+
+
+@pytest.mark.parametrize("energy", ENERGIES)
+def test_the_curve_over_tiles_equals_the_definitions(pair, energy):
+    taus, widths = [0.05, 0.7, 5.0], np.linspace(0.5, 2, 16)
+    curve = free_energy_curve(*pair, taus, energy=energy, widths=widths, tile_elements=200)
+    assert (curve.num_tokens, curve.num_codes) == (300, 16)
+    for t, tau in enumerate(taus):
+        for name, value in definitions(*pair, tau, energy, widths).items():
+            assert getattr(curve, name)[t] == pytest.approx(value.item(), rel=1e-9), name
+
+
+def test_the_identities_of_the_free_energy(pair):
+    tau, h = 0.5, 1e-4
+    curve = free_energy_curve(*pair, [tau - h, tau, tau + h])
+    free, energy, entropy = curve.free_energy, curve.mean_energy, curve.entropy
+    assert free == pytest.approx(energy - curve.taus * entropy, abs=1e-12)
+    rate, usage = curve.mutual_information, curve.usage_entropy
+    assert free == pytest.approx(energy + curve.taus * (rate - usage), abs=1e-12)
+    slopes = {"F": free, "d": energy, "H": entropy}
+    slopes = {name: (values[2] - values[0]) / (2 * h) for name, values in slopes.items()}
+    assert slopes["F"] == pytest.approx(-entropy[1], abs=1e-6)
+    assert slopes["H"] == pytest.approx(curve.entropy_slope[1], abs=1e-6)  # Var(d) / tau^3
+    assert slopes["d"] == pytest.approx(tau * slopes["H"], abs=1e-6)
+
+
+def test_any_other_assignment_has_more_free_energy_by_tau_times_its_divergence(pair):
+    tau, d = 0.5, energies(*map(torch.from_numpy, pair))
+    p = torch.softmax(-d / tau, 1)
+    q = torch.softmax(torch.randn(d.shape, generator=torch.Generator().manual_seed(0)), 1)
+    energy = ((q * d).sum(1) - tau * torch.special.entr(q).sum(1)).mean()
+    gap = energy.item() - free_energy_curve(*pair, [tau]).free_energy[0]
+    assert gap == pytest.approx(tau * (q * (q / p).log()).sum(1).mean().item(), rel=1e-9)
+
+
+def test_cold_the_soft_code_is_the_nearest_except_halfway_between_two():
+    codebook = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    near, halfway = (free_energy_curve(np.array([[x, 0.0]]), codebook, [1e-3]) for x in (0.2, 0.5))
+    assert (near.entropy[0], near.soft_to_hard[0]) == pytest.approx((0, 0), abs=1e-9)
+    assert halfway.entropy[0] == pytest.approx(math.log(2), abs=1e-9)
+    assert (halfway.doubt[0], halfway.soft_to_hard[0]) == pytest.approx((0.5, 0.5), abs=1e-9)
+
+
+def test_doubt_and_entropy_grow_linearly_from_zero_temperature():
+    codes = np.arange(-8, 9, dtype=np.float64)[:, None]
+    latents = (np.arange(20000)[:, None] + 0.5) / 20000  # gap = |1 - 2x| is uniform on [0, 1]
+    curve = free_energy_curve(latents, codes, [0.01, 0.005])
+    assert curve.doubt == pytest.approx(math.log(2) * curve.taus, rel=1e-3)
+    assert curve.entropy == pytest.approx(math.pi**2 / 6 * curve.taus, rel=1e-3)
+
+
+@pytest.mark.parametrize("energy", ["squared", "norm"])
+@pytest.mark.parametrize("widths", [None, np.linspace(3, 0.5, 40)])
+def test_a_point_between_two_close_codes_keeps_one_half_of_each(energy, widths):
+    codebook = np.random.default_rng(0).standard_normal((40, 4))
+    codebook[7] = codebook[3]  # the same code twice is no pair
+    options = {"energy": energy, "widths": widths}
+    (a, b), shares = equally_near(codebook, np.array([1e3, 1e-4]), **options)
+    assert 0.025 <= shares[0] < 0.03, "hot, it belongs to all"
+    assert shares[1] == pytest.approx(0.5, abs=1e-3)
+    apart = np.linalg.norm(codebook[:, None] - codebook, axis=2)
+    assert 0 < apart[a, b] < np.median(apart)
+
+
+@pytest.mark.parametrize("energy", ["squared", "norm"])
+def test_codes_at_the_center_are_unstable_exactly_below_tau_c(energy):
+    rng = np.random.default_rng(1)
+    latents = rng.standard_normal((20000, 4)) * [2, 1, 0.5, 0.5]
+    latents[:, 0] = rng.exponential(2, 20000)  # skew: mean and geometric median differ
+    tau_c = critical_temperature(latents, energy=energy)
+    center = latents.mean(0) if energy == "squared" else geometric_median(latents).numpy()
+    step = np.array([[0.05, 0, 0, 0]])
+    apart, together = np.concatenate([center - step, center + step]), np.stack([center] * 2)
+
+    def change(codes, share):
+        return free_energy_curve(latents, codes, [share * tau_c], energy=energy).free_energy[0]
+
+    for share, sign in ((0.9, -1), (0.98, -1), (1.02, 1), (1.1, 1)):
+        assert np.sign(change(apart, share) - change(together, share)) == sign
+
+
+def test_tau_c_is_twice_the_largest_eigenvalue():
+    rng = np.random.default_rng(2)
+    gaussian = rng.standard_normal((40000, 3)) * [3, 1, 1]
+    assert critical_temperature(gaussian) == pytest.approx(2 * 9, rel=0.02)
+    assert critical_temperature(gaussian + 100) == pytest.approx(critical_temperature(gaussian))
+    two = np.concatenate([rng.normal(-1, 0.1, (9999, 2)), rng.normal(1, 0.1, (9999, 2))])
+    # clusters at (-1, -1) and (1, 1): variance 2 + 0.01 along the axis between them
+    assert critical_temperature(two) == pytest.approx(2 * 2.01, rel=0.01)
+
+
+def test_moments_of_batches_average_to_those_of_the_whole():
+    z = torch.randn(4096, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    grad, hess = critical_moments(z)
+    assert torch.allclose(grad, 4 * torch.cov(z.T, correction=0))
+    assert torch.equal(hess, 2 * torch.eye(5, dtype=torch.float64))
+    for energy in ("squared", "norm"):
+        halves = [critical_moments(half, energy, center=z.mean(0)) for half in z.chunk(2)]
+        averages = [sum(moments) / 2 for moments in zip(*halves, strict=True)]
+        whole = critical_temperature(z, energy=energy)
+        assert tau_c_from_moments(*averages) == pytest.approx(whole, rel=1e-3)
+
+
+def test_moments_stay_float32_under_autocast():
+    z = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        grad, _ = critical_moments(z)
+    assert grad.dtype == torch.float32 and torch.equal(grad, critical_moments(z)[0])
+
+
+def test_a_latent_exactly_at_the_center_divides_nothing_by_zero():
+    latents = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    assert geometric_median(latents).tolist() == [0, 0]
+    assert critical_temperature(latents, energy="norm") == pytest.approx(2)
+
+
+def test_what_has_no_answer_is_refused(pair):
+    latents, _ = pair
+    with pytest.raises(ValueError, match="positive"):
+        free_energy_curve(*pair, [1.0, 0.0])
+    with pytest.raises(ValueError, match="unknown energy"):
+        free_energy_curve(*pair, [1.0], energy="manhattan")
+    for energy in ("cosine", "dot", "manhattan"):
+        with pytest.raises(ValueError, match=f"the {energy} energy has no critical temperature"):
+            critical_temperature(latents, energy=energy)
+    with pytest.raises(ValueError, match="at least 2"):
+        critical_temperature(latents[:, :1], energy="norm")
+    with pytest.raises(ValueError, match="positive definite"):
+        tau_c_from_moments(np.eye(2), np.zeros((2, 2)))
