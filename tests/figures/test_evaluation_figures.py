@@ -1,12 +1,9 @@
 """Figures of training and evaluation show the numbers that they are given."""
 
-import base64
-import io
-
 import numpy as np
 import pandas
 import pytest
-from PIL import Image
+from drawn import named, pixels
 
 from lgqlib.figures.evaluation import (
     code_colors,
@@ -19,10 +16,6 @@ from lgqlib.figures.evaluation import (
 from lgqlib.figures.training import training_curves
 
 
-def decoded(source: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
-
-
 def test_every_term_keeps_its_name_and_its_values():
     steps = np.arange(10, 60, 10)
     row = {"step": steps, "split": "train", "loss": 1 / steps, "commit": 0.5}
@@ -30,9 +23,8 @@ def test_every_term_keeps_its_name_and_its_values():
     val = pandas.DataFrame({"step": [50], "split": "val", "psnr": [21.5]})
     metrics = pandas.concat([pandas.DataFrame(row), val], ignore_index=True)
     fig = training_curves(metrics, method="lgq", num_codes=64)
-    named = {trace.name: trace for trace in fig.data}
-    assert np.allclose(named["loss"].y, 1 / steps)
-    assert list(named["commit"].x) == list(steps)
+    assert np.allclose(named(fig, "loss").y, 1 / steps)
+    assert list(named(fig, "commit").x) == list(steps)
     assert "21.5 dB" in fig.layout.title.text and "LGQ" in fig.layout.title.text
     assert fig.layout.shapes[0].y0 == 64
     empty = training_curves(pandas.DataFrame(columns=["step", "split"]))
@@ -44,8 +36,9 @@ def test_reconstructions_show_the_error_they_have():
     fig = reconstructions(x, x + 0.1)
     assert "Mean error 0.100" in fig.layout.title.text and "20.0 dB" in fig.layout.title.text
     assert list(fig.layout.yaxis.ticktext) == ["original", "decoded", "error, 0 to 0.10"]
-    rows = decoded(fig.data[0].source)[10 :: len(decoded(fig.data[0].source)) // 3, 10, :3]
-    assert rows[0].tolist() == [128] * 3 and rows[1].tolist() == [153] * 3
+    sheet = pixels(fig.data[0].source)
+    original, decoded = (sheet[len(sheet) * at // 6, 10, :3].tolist() for at in (1, 3))
+    assert original == [128] * 3 and decoded == [153] * 3
     with pytest.raises(ValueError, match="expected one shape"):
         reconstructions(np.zeros((2, 3, 8, 8)), np.zeros((1, 3, 8, 8)))
 
@@ -54,7 +47,7 @@ def test_equal_codes_have_equal_colors_whatever_their_unit():
     codes = np.random.default_rng(0).standard_normal((10, 4))
     indices = np.array([[1, 2], [1, 9]])
     fig = code_map(np.zeros((3, 8, 8)), indices, codes)
-    z = decoded(fig.data[1].source)
+    z = pixels(fig.data[1].source)
     assert (z[0, 0] == z[1, 0]).all() and (z[0, 0] != z[0, 1]).any()
     assert np.asarray(fig.data[1].customdata)[..., 0].tolist() == indices.tolist()
     assert "3 distinct codes in the 4 tokens" in fig.layout.title.text

@@ -1,19 +1,12 @@
 """One template, one color a method, panels to draw on; pictures are the pixels exactly."""
 
-import base64
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
+from drawn import pixels as decoded
 
 from lgqlib.figures import style
 from lgqlib.figures.pictures import as_pixels, colored, data_uri, enlarge, picture_grid, sheet
 from lgqlib.quantizers import METHODS
-
-
-def decoded(source: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))
 
 
 def pixels(height, width, *, seed=0):
