@@ -21,12 +21,6 @@ def images(num, side, *, seed=0):
     return torch.rand(num, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def photograph(name, side=224):
-    pixels = torch.from_numpy(getattr(data, name)()).permute(2, 0, 1)[None] / 255
-    short = min(pixels.shape[-2:])
-    return F.interpolate(pixels[..., :short, :short], (side, side), mode="bilinear", antialias=True)
-
-
 @pytest.fixture(scope="module")
 def lite0():
     return LiteFeatures("lite0", side=64)
@@ -50,7 +44,8 @@ def test_folding_changes_no_feature(variant, side):
 
 
 def test_the_weights_know_what_is_in_a_photograph():
-    pooled = LiteFeatures("lite2").pooled(photograph("chelsea"))
+    cat = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None, :, :, :300] / 255
+    pooled = LiteFeatures("lite2").pooled(cat)
     classes = installed_network("lite2")._fc(pooled).softmax(1)[0]
     cats = [281, 282, 283, 284, 285]  # ImageNet's tabby, tiger cat, Persian, Siamese, Egyptian
     assert classes[cats].sum() > 0.5
@@ -96,15 +91,6 @@ def test_perceptual_distance_equals_its_definition(lite0):
         expected += (u - v).square().sum(1).mean((1, 2)) / len(taps)
     assert sorted(taps) == [0, 2, 4, 8, 15]
     assert torch.allclose(lite0.perceptual(x, y), expected, atol=1e-5)
-
-
-def test_perceptual_distance_is_zero_for_equal_images_and_grows_with_damage(lite0):
-    x = photograph("astronaut", 32)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    damaged = [(x + scale * noise).clamp(0, 1) for scale in (0.0, 0.03, 0.1, 0.3)]
-    distances = [lite0.perceptual(z, x).item() for z in damaged]
-    assert distances[0] == 0
-    assert distances == sorted(distances) and distances[-1] < 4
 
 
 def test_the_perceptual_gradient_is_finite_and_the_images_only():
@@ -167,16 +153,6 @@ def test_a_run_is_evaluated_with_the_networks_that_its_config_names(
     # This distance is the mean squared error, which PSNR also knows.
     mse = 10 ** (-per_image["psnr"] / 10)
     np.testing.assert_allclose(per_image["perceptual"], mse, rtol=0.05, atol=1e-4)
-
-
-@scripted
-def test_scripted_features_are_the_user_s(save):
-    x, y = images(3, 16), images(3, 16, seed=1)
-    extractor = ScriptedFeatures(save(Pool(), "inception.pt"))
-    comparison = extractor.compare(x, y)
-    assert torch.allclose(comparison.reconstruction, y.mean((2, 3)))
-    assert torch.allclose(comparison.original, x.mean((2, 3)))
-    assert comparison.perceptual is None
 
 
 @scripted

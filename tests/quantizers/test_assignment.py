@@ -41,8 +41,8 @@ def problem(num_tokens, num_codes, dim, *, dtype=torch.float64, seed=0):
     return z, e, torch.rand(num_codes, dtype=dtype, generator=make) + 0.5
 
 
-def differentiate(way, z, e, tau, widths=None, *, outputs=OUTPUTS, **options):
-    """Give all outputs, and the gradients of a random combination of some of them."""
+def differentiate(way, z, e, tau, widths=None, **options):
+    """Give all outputs, and the gradients of a random combination of them."""
     inputs = [t.clone().requires_grad_() for t in (z, e, torch.as_tensor(tau, dtype=z.dtype))]
     more = {}
     if widths is not None:
@@ -54,8 +54,7 @@ def differentiate(way, z, e, tau, widths=None, *, outputs=OUTPUTS, **options):
     for name in OUTPUTS:
         value = getattr(a, name)
         direction = torch.randn(value.shape, generator=make, dtype=torch.float64).to(z.dtype)
-        if name in outputs:
-            total = total + (value * direction).sum() * (len(z) if name == "usage" else 1)
+        total = total + (value * direction).sum() * (len(z) if name == "usage" else 1)
     return a, torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
 
 
@@ -72,21 +71,16 @@ def assert_same(one, other, *, tolerance):
 
 
 @each_energy
-def test_energies_are_what_their_names_say(energy):
-    z, e, _ = problem(6, 5, 4)
-    expected = {
+def test_outputs_are_sums_over_the_probabilities(energy):
+    z, e, s = problem(20, 9, 4)
+    d = {
         "squared": torch.cdist(z, e).square(),
         "norm": torch.cdist(z, e),
         "cosine": 1 - F.cosine_similarity(z[:, None], e[None], dim=2),
         "dot": -z @ e.T,
     }[energy]
-    torch.testing.assert_close(energies(z, e, energy=energy), expected)
-
-
-@each_energy
-def test_outputs_are_sums_over_the_probabilities(energy):
-    z, e, s = problem(20, 9, 4)
-    d = energies(z, e, energy=energy) / s
+    torch.testing.assert_close(energies(z, e, energy=energy), d)
+    d = d / s
     p = (-d / 0.5).softmax(1)
     torch.testing.assert_close(probabilities(z, e, 0.5, widths=s, energy=energy), p)
     a = dense(z, e, 0.5, widths=s, energy=energy)
@@ -128,14 +122,6 @@ def test_chunks_equal_the_definition(energy, widths, tau):
         assert_same(one, other, tolerance=1e-10)
 
 
-@pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("way", [soft_assign, WAYS["nearest"]], ids=["chunked", "nearest"])
-def test_each_output_carries_its_own_gradient(way, output):
-    z, e, _ = problem(130, 70, 5)
-    one, other = (differentiate(w, z, e, 0.4, outputs=[output]) for w in (way, dense))
-    assert_same(one, other, tolerance=1e-10)
-
-
 @pytest.mark.parametrize("num_codes", [3, 8, 100, 1000])
 def test_the_nearest_codes_equal_the_definition_where_nothing_is_outside(num_codes):
     z, e, _ = problem(150, num_codes, 5)
@@ -165,16 +151,6 @@ def test_near_pairs_are_told_apart_at_low_temperature_in_float32():
     b, (*expected, _) = differentiate(dense, z.double(), e.double(), 1e-3)
     assert 0.1 < b.entropy.mean() < 0.7
     assert_same((a, grads), (b, expected), tolerance=2e-5)
-
-
-@pytest.mark.parametrize("tau", [2.0, 0.5, 0.1])
-def test_chunks_in_float32_agree_to_its_precision(tau):
-    z, e, _ = problem(100, 300, 16, dtype=torch.float32)
-    one, other = (
-        differentiate(way, *x, tau)
-        for way, x in ((soft_assign, (z, e)), (dense, (z.double(), e.double())))
-    )
-    assert_same(one, other, tolerance=1e-4 if tau < 0.5 else 2e-5)
 
 
 # Theory

@@ -95,14 +95,6 @@ def test_terms_and_their_gradients_are_their_definitions(num_nearest, usage):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_usage_is_one_when_even_and_k_when_one_code_has_all():
-    q = lgq(num_codes=4, dim=2)
-    q.codes.data = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]) * 10
-    even = rearrange(q.codes.data, "k c -> k c 1 1").clone()
-    assert q(even, 0.1).terms["usage"].item() == pytest.approx(1, abs=1e-5)
-    assert q(even[:1].expand(4, -1, -1, -1), 0.1).terms["usage"].item() == pytest.approx(4)
-
-
 @either_way
 def test_free_energy_moves_codes_by_its_own_gradient_and_the_encoder_by_commitment(num_nearest):
     q = lgq(codebook_loss="free_energy", num_nearest=num_nearest)
@@ -129,15 +121,6 @@ def test_all_codes_are_looked_at_where_the_nearest_do_not_hold_all(tau, outside)
     assert torch.equal(a.indices, b.indices)
     for name, value in b.terms.items():
         torch.testing.assert_close(a.terms[name], value, rtol=2e-3, atol=1e-6, msg=name)
-
-
-def test_permuting_codes_permutes_indices_and_changes_nothing_else():
-    q, permuted, z, order = lgq(), lgq(), latents(), torch.randperm(7)
-    permuted.codes.data = q.codes.data[order]
-    out, other = q(z, TAU), permuted(z, TAU)
-    assert torch.equal(order[other.indices], out.indices)
-    torch.testing.assert_close(other.z_q, out.z_q)
-    torch.testing.assert_close(other.terms, out.terms)
 
 
 def test_widths_start_at_exactly_one_and_change_the_assignment():
@@ -167,22 +150,19 @@ def test_initialization_starts_codes_at_the_scale_of_the_latents(how, n):
         assert torch.all(codes.std(0) < 2.5 * x.std(0))
         if how != "kmeans":  # which spends codes where the variance is
             assert torch.all(codes.std(0) > 0.2 * x.std(0))
-    if how == "random" and n == 500:
-        assert (codes[:, None] - x[None]).abs().sum(-1).amin(1).max() == 0
+        if how == "random":
+            assert torch.isin(codes, x).all()
 
 
 def test_kmeans_beats_the_draw_that_it_starts_from():
     torch.manual_seed(0)
-    x, errors = torch.randn(2000, 3), {}
+    x, errors = torch.randn(2000, 3), []
     for how in ("random", "kmeans"):
         torch.manual_seed(1)
-        errors[how] = torch.cdist(x, initial_codes(x, 32, how)).amin(1).square().mean()
-    assert errors["kmeans"] < 0.8 * errors["random"]
-
-
-def test_an_unknown_initialization_is_refused():
+        errors.append(torch.cdist(x, initial_codes(x, 32, how)).amin(1).square().mean())
+    assert errors[1] < 0.8 * errors[0]
     with pytest.raises(ValueError, match="initialization = 'best'"):
-        initial_codes(torch.zeros(5, 3), 2, "best")
+        initial_codes(x, 2, "best")
 
 
 def test_pruning_keeps_the_codes_of_latents_that_use_kept_codes():
