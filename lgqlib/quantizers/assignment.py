@@ -247,20 +247,14 @@ def _chunk(z: Tensor) -> int:
 
 class _MeanOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: float | None) -> Tensor:
-        ranks = torch.distributed.get_world_size()
-        share = torch.tensor(1.0 if weight is None else weight, dtype=x.dtype, device=x.device)
-        packed = torch.cat([x.reshape(-1) * share, share.reshape(1)])
-        torch.distributed.all_reduce(packed)
-        total = packed[-1]
-        # Averaging gradients over ranks divides by their number, and a rank that brings a share
-        # of the weight owns that share of the gradient.
-        ctx.scale = ranks * share / total
-        return (packed[:-1] / total).reshape(x.shape)
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total / num_ranks()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.scale, None
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
 
 
 def num_ranks() -> int:
@@ -269,17 +263,14 @@ def num_ranks() -> int:
     return torch.distributed.get_world_size() if ready else 1
 
 
-def mean_over_ranks(
-    x: Float[Tensor, "..."], *, weight: float | None = None
-) -> Float[Tensor, "..."]:
+def mean_over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Average a tensor over data-parallel ranks, differentiably; the identity on one process.
 
-    `weight` is this rank's weight, such as its number of tokens; equal by default. The backward
-    is local: when every rank puts the same function of the result into its loss and gradients are
-    averaged over ranks, as DistributedDataParallel does, each parameter gets the gradient that one
-    process with the whole batch would compute.
+    Every rank has the same share. The backward is local: when every rank puts the same function of
+    the result into its loss and gradients are averaged over ranks, as DistributedDataParallel does,
+    each parameter gets the gradient that one process with the whole batch would compute.
     """
-    return x if num_ranks() == 1 else _MeanOverRanks.apply(x, weight)
+    return x if num_ranks() == 1 else _MeanOverRanks.apply(x)
 
 
 def _checked(
