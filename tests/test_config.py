@@ -22,7 +22,6 @@ def test_json_round_trip_keeps_every_field():
     ("change", "says"),
     [
         ("train.lrr=1", "unknown field 'train.lrr'"),
-        ("nothing=1", "unknown field 'nothing'"),
         ("train=1", "train = '1': it holds fields"),
         ("train.lr=fast", "train.lr = 'fast': it must be a number"),
         ("train.lr=nan", "train.lr = nan: it must be a finite number > 0"),
@@ -30,7 +29,6 @@ def test_json_round_trip_keeps_every_field():
         ("train.num_steps=0", "train.num_steps = 0: it must be a finite number >= 1"),
         ("data.flip=1", "data.flip = '1': it must be true or false"),
         ("quantizer.lgq.energy=cubed", "quantizer.lgq.energy = 'cubed': it must be one of"),
-        ("temperature.start=-1", "temperature.start = -1.0: it must be a finite number > 0"),
         ("data.size=30 backbone.downsample=4", "data.size = 30: it must be a multiple of"),
         ("data.resize=16", "data.resize = 16: it must be 0 or at least data.size"),
         ("data.name=imagefolder", "data.root = '': it must be a folder of images"),
@@ -45,7 +43,6 @@ def test_json_round_trip_keeps_every_field():
         ("lonely", "override 'lonely': write it as name=value"),
         ({"seed": 1.5}, "seed = 1.5: it must be a whole number"),
         ({"seed": True}, "seed = True: it must be a whole number"),
-        ({"data.flip": 0}, "data.flip = 0: it must be true or false"),
         ({"data.name": 3}, "data.name = 3: it must be text"),
     ],
 )

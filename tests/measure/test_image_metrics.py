@@ -46,14 +46,7 @@ def test_l1_and_psnr_are_those_of_each_image():
     assert np.allclose(metrics.psnr(x, y), expected, rtol=1e-12)
     pooled = -10 * (x - y).square().mean().log10()
     assert abs(np.mean(expected) - pooled) > 0.5  # of the batch's error it would be another number
-
-
-def test_psnr_of_equal_images_is_the_cap():
-    x, _ = image_pair(2, 16, 16)
-    assert metrics.psnr(x, x).tolist() == [metrics.PSNR_CAP] * 2
-    one_step = x.clone()
-    one_step[:, 0, 0, 0] = (x[:, 0, 0, 0] - 1 / 255).abs()
-    assert (metrics.psnr(x, one_step) < metrics.PSNR_CAP).all()
+    assert metrics.psnr(x, x).tolist() == [metrics.PSNR_CAP] * 4
 
 
 @pytest.mark.parametrize("height, width", [(32, 32), (11, 30), (64, 48)])

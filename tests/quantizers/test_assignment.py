@@ -281,6 +281,8 @@ def test_extreme_values_and_their_gradients_stay_finite(
     s = s if widths and way != "nearest" else None
     a, grads = differentiate(WAYS[way], z, e, tau, s, **options)
     assert all(value.isfinite().all() for value in (*a, *grads))
+    if energy in ("squared", "norm"):
+        assert (energies(z, e, energy=energy) >= 0).all()  # which rounding alone would not give
     assert (a.collision > 0).all() and (a.collision <= 1 + 1e-4).all()
     assert (a.entropy >= -1e-4).all() and (a.entropy <= math.log(num_codes) + 1e-4).all()
     assert a.usage.sum().item() == pytest.approx(1, abs=1e-4)

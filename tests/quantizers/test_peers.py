@@ -1,6 +1,5 @@
 """The contract that every quantizer keeps, and agreement with vector-quantize-pytorch."""
 
-import copy
 import math
 
 import pytest
@@ -10,7 +9,6 @@ import vector_quantize_pytorch as vqp
 from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
 from lgqlib.config import TERMS, Config, LGQConfig, LossConfig, QuantizerConfig
 from lgqlib.quantizers import METHODS, build
@@ -182,19 +180,6 @@ def test_the_encoder_gets_a_gradient(name):
     z = latents(10).requires_grad_()
     started(name)(z, 0.5).z_q.square().sum().backward()
     assert (z.grad != 0).float().mean() > 0.9
-
-
-@every_method
-def test_state_survives_a_file_and_a_copy(name, tmp_path):
-    trained, fresh = started(name).train(), started(name, seed=2)
-    trained(latents(11), 0.5)
-    save_file(trained.state_dict(), tmp_path / "state.safetensors")
-    fresh.load_state_dict(load_file(tmp_path / "state.safetensors"))
-    copied = copy.deepcopy(trained)
-    expected = trained.eval()(latents(12), 0.5).z_q
-    assert torch.equal(fresh.eval()(latents(12), 0.5).z_q, expected)
-    copied(latents(13, shift=1.0), 0.5)  # moves its own codes only
-    assert torch.equal(trained(latents(12), 0.5).z_q, expected)
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
