@@ -157,7 +157,7 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     shutil.copytree(trained(method).path, run)
     notebook = execute(name, tmp_path, run=str(run), cache=str(cache))
     assert any(
-        "image/png" in o.get("data", {}) or "text/html" in o.get("data", {})
+        "application/vnd.plotly.v1+json" in o.get("data", {})
         for cell in notebook.cells
         for o in cell.get("outputs", [])
     )
