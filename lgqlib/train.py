@@ -357,7 +357,8 @@ class Job:
                 counts=counts,
                 last_used=last_used,
             )
-        arrays = {name: np.asarray(value.cpu()) for name, value in arrays.items()}
+            # Copies: the codes are the weights themselves, which change back right after this.
+            arrays = {name: value.cpu().numpy().copy() for name, value in arrays.items()}
         self.run.save_snapshot(Snapshot(self.step, self.tau, self.tau_c, **arrays))
 
     def save(self) -> None:

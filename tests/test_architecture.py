@@ -1,137 +1,84 @@
-"""The house stays as drawn: what each module may import, held as data and read from the sources."""
+"""The house stays as drawn: one line of floors, held as data and read from the sources."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import lgqlib
+
 LIBRARY = Path(__file__).parent.parent / "lgqlib"
-
-MAY_IMPORT: dict[str, str] = {
-    # layer 0: a value, an operation, a file; nothing of the project, or only of this layer
-    "config": "",
-    "files": "",
-    "locks": "",
-    "parameters": "",
-    "decode": "",
-    "listing": "",
-    "download": "files locks",
-    "store": "decode files locks",
-    "nearest": "",
-    "blocks": "nearest",
-    "pairs": "blocks nearest",
-    "streaming": "blocks nearest pairs",
-    "kernels": "",
-    "assignment": "kernels nearest streaming",
-    "backbone": "",
-    "features": "",
-    "metrics": "",
-    "coding": "",
-    "intervals": "",
-    "theory": "",
-    "bounds": "",
-    "neighbors": "",
-    "faithfulness": "neighbors",
-    "projection": "neighbors",
-    "annealing": "neighbors theory",
-    # layer 1
-    "initialization": "assignment",
-    "quantizer": "assignment initialization",
-    "sources": "download listing store",
-    "data": "config parameters sources store",
-    "losses": "config features",
-    "geometry": "bounds metrics neighbors",
-    "cells": "bounds geometry neighbors",
-    "drift": "neighbors",
-    "portrait": "bounds cells geometry neighbors",
-    "clouds": "bounds geometry",
-    # layer 2
-    "scalar": "assignment initialization quantizer",
-    "implicit": "assignment quantizer",
-    "peers": "assignment implicit initialization quantizer",
-    # layer 3
-    "presets": "config peers",
-    "variants": "peers presets",
-    "tokenizer": "assignment backbone config peers quantizer scalar theory",
-    "laboratory": "bounds clouds config geometry implicit initialization theory tokenizer variants",
-    "hypotheses": "intervals",
-    # layer 4
-    "run": "config files parameters tokenizer",
-    "evaluate": "coding data features files metrics tokenizer",
-    # layer 5
-    "train": "config data evaluate losses run tokenizer",
-    "assess": "bounds data evaluate features parameters run tokenizer",
-    "figures": "annealing assignment bounds drift geometry portrait projection theory",
-    "widgets": "annealing assess assignment cells clouds config data drift faithfulness figures "
-    "files geometry neighbors portrait projection quantizer run scalar theory tokenizer",
-    # layer 6
-    "grid": "config presets tokenizer",
-    "results": "files run",
-    "progress": "run",
-    "engine": "",
-    "execute": "",
-    "crew": "execute",
-    "comparison": "intervals results run",
-    "claims": "assignment comparison files theory",
-    "report": "figures files results run",
-    "study": "crew execute files grid locks progress report results run",
-}
-"""Module or package: the modules of the library that it may import."""
+LINE = (
+    "config · files · quantizers · backbone · presets · measure · data · tokenizer · prior · losses"
+    " · run · evaluate · train · figures · explorers · study"
+)
+"""A module may import from its own floor and from floors to its left."""
+FLOORS = LINE.split(" · ")
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+UNPICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+each_source = pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(LIBRARY)))
 
 
-def modules() -> dict[str, set[str]]:
-    """Give each module or package of the library with the ones that it imports."""
-    found: dict[str, set[str]] = {}
-    for file in sorted(LIBRARY.rglob("*.py")):
-        name = file.relative_to(LIBRARY).with_suffix("").parts[0]
-        if name == "__init__":
-            continue
-        found.setdefault(name, set())
-        for node in ast.walk(ast.parse(file.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.level == 0:
-                own = node.module == "lgqlib"
-                names = [f"lgqlib.{a.name}" for a in node.names] if own else [node.module]
-            elif isinstance(node, ast.Import):
-                names = [a.name for a in node.names]
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: relative import"
-            found[name] |= {n.split(".")[1] for n in names if n.startswith("lgqlib.")} - {name}
+def nodes(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+def imports(file: Path) -> list[str]:
+    """Give the dotted names that a file imports, anywhere in it."""
+    found = []
+    for node in nodes(file):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}, line {node.lineno}: a relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
     return found
 
 
-def test_every_module_is_in_the_table_and_every_row_is_a_module():
-    assert set(modules()) == set(MAY_IMPORT)
-
-
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
-def test_a_module_imports_only_what_its_row_allows(name):
-    assert modules().get(name, set()) <= set(MAY_IMPORT[name].split())
-
-
-def test_a_row_names_only_rows_above_it():
-    order = list(MAY_IMPORT)
-    for name, allowed in MAY_IMPORT.items():
-        for other in allowed.split():
-            assert order.index(other) < order.index(name), (
-                f"{name} imports {other}, which is below it"
-            )
+@each_source
+def test_a_module_imports_from_its_own_floor_and_from_floors_to_its_left(file):
+    parts = [name.split(".") for name in imports(file)]
+    floors = {part[1] for part in parts if part[0] == "lgqlib"}
+    own = file.relative_to(LIBRARY).with_suffix("").parts[0]
+    if own == "__init__":
+        assert not floors, "the public face imports when it is asked"
+        return
+    allowed = FLOORS[: FLOORS.index(own) + 1]  # a ValueError here: the module has no floor
+    assert floors <= {*allowed}, f"{own} imports {', '.join(floors - {*allowed})}"
 
 
 def test_the_config_needs_the_standard_library_only():
-    tree = ast.parse((LIBRARY / "config.py").read_text())
-    imported = {
-        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    }
-    assert imported <= sys.stdlib_module_names
+    names = {name.split(".")[0] for name in imports(LIBRARY / "config.py")}
+    assert names <= sys.stdlib_module_names
 
 
-def test_the_library_neither_prints_nor_unpickles():
-    for file in LIBRARY.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id != "print" or file.parent.name == "study", file
-            if isinstance(node, ast.Import):
-                assert "pickle" not in {a.name for a in node.names}, file
+@each_source
+def test_the_library_neither_prints_nor_unpickles(file):
+    assert not {name.split(".")[0] for name in imports(file)} & UNPICKLES
+    speaks = file.parent.name == "study" or file.name == "__main__.py"  # command lines
+    for node in nodes(file):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert speaks or called != "print", f"line {node.lineno} prints"
+            assert not called.endswith("read_pickle"), f"line {node.lineno} unpickles"
+            options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert options.get("allow_pickle", "False") == "False", f"line {node.lineno}"
+            assert called != "torch.load" or options.get("weights_only") == "True", node.lineno
+
+
+def test_the_face_is_lazy_and_quick():
+    code = "import time; start = time.perf_counter(); import lgqlib; took = time.perf_counter()"
+    code += "; import sys; assert 'torch' not in sys.modules and took - start < 0.3, took - start"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", lgqlib.__all__)
+def test_every_public_name_is_there_and_says_what_it_is(name):
+    value = getattr(lgqlib, name)
+    first, _, _ = value.__doc__.partition("\n")
+    assert first.endswith((".", ":")), "a docstring's first line is whole"
+    methods = [m for k, m in vars(value).items() if callable(m) and not k.startswith("_")]
+    assert all(method.__doc__ for method in methods)

@@ -1,123 +1,157 @@
 """Two processes with half a batch each train as one process with the whole batch does."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from lgqlib.quantizers.assignment import mean_over_ranks, soft_assign
 from lgqlib.run import Run
 from lgqlib.train import train
 
+pytestmark = pytest.mark.xdist_group("distributed")
+TEN_STEPS = (
+    "train.num_steps=10 train.log_every=1 train.eval_every=0 train.lr=5e-4 "
+    "train.checkpoint_every=10 loss.usage=1"
+)
 SCRIPT = """
+import importlib
 import os
 import signal
 import sys
 from pathlib import Path
-from safetensors.torch import save_file
-import importlib
+
+import torch
+from safetensors.torch import load_file, save_file
+
 from lgqlib.run import Run
+from test_distributed import loss_of
 
 loop = importlib.import_module("lgqlib.train")
+cache, folder, stop_at = *map(Path, sys.argv[1:3]), int(sys.argv[3])
+found = {}
 
 class Job(loop.Job):
     def advance(self, bar):
         super().advance(bar)
-        if self.step == int(sys.argv[4]) and self.accelerator.process_index == 1:
+        if self.step == stop_at and self.accelerator.process_index == 1:
             os.kill(os.getpid(), signal.SIGTERM)  # one of the two is told to stop
 
     def save(self):
         super().save()
-        codebook = self.tokenizer.quantizer.codebook.detach().contiguous()
-        name = f"rank-{self.accelerator.process_index}.safetensors"
-        save_file({"codebook": codebook}, Path(sys.argv[3]) / name)
+        found[self.config.quantizer.method] = self.tokenizer.codebook.detach().contiguous()
 
 loop.Job = Job  # trains as ever, and shows what each rank holds
-run = Run.open(sys.argv[1])
-loop.train(run.config, run, cache=Path(sys.argv[2]), progress=False)
+for run in map(Run.open, sys.argv[4:]):
+    loop.train(run.config, run, cache=cache, progress=False)
+
+rank, given = torch.distributed.get_rank(), load_file(folder / "given.safetensors")
+transform, codes = (given[name].requires_grad_() for name in ("transform", "codes"))
+loss, found["usage"] = loss_of(given["x"].chunk(2)[rank], transform, codes)
+loss.backward()
+for name, value in (("transform", transform), ("codes", codes)):
+    torch.distributed.all_reduce(value.grad)  # as DistributedDataParallel does
+    found[name] = value.grad / 2
+found = {name: value.detach() for name, value in found.items()}
+save_file(found, folder / f"rank-{rank}.safetensors")
 """
-STEPS = 10
 
 
-def moved(after, before):
-    """Concatenate how far every weight went."""
-    names = [name for name in after if after[name].is_floating_point()]
-    return torch.cat([(after[name] - before[name]).flatten() for name in names])
+def loss_of(x, transform, codes):
+    """Give a loss like the quantizer's: means over tokens, and a square of one over all ranks."""
+    a = soft_assign(x @ transform, codes, 0.5)
+    usage = mean_over_ranks(a.usage)
+    return (a.average - x @ transform).square().mean() + 5 * usage.square().sum(), usage
 
 
-def torchrun(script, run, cache, folder, *, stop_at=0):
-    """Train on two processes, one of which is told to stop after a step."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(script), str(run.path), str(cache), str(folder), str(stop_at)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
 
 
-@pytest.mark.timeout(280)
-@pytest.mark.parametrize("method", ["lgq", "vq_ema"])
-def test_torchrun_trains_the_same_tokenizer(method, tmp_path, cache, tiny_config):
-    config = tiny_config(
-        method, f"train.num_steps={STEPS} train.log_every=1 train.eval_every=0 train.lr=5e-4"
-    )
-    start = config.override("train.num_steps=1 train.warmup=1 train.lr=1e-30")
-    folders = ("start", "alone", "together")
-    first, alone, together = (
-        Run.create(tmp_path / name, start if name == "start" else config) for name in folders
-    )
-    train(start, first, cache=cache, progress=False)
-    train(config, alone, cache=cache, progress=False)
-
-    script = tmp_path / "script.py"
+@pytest.fixture(scope="module")
+def torchrun(folder, cache):
+    """Give what trains runs on two processes, one of which may be told to stop after a step."""
+    script = folder / "script.py"
     script.write_text(SCRIPT)
-    done = torchrun(script, together, cache, tmp_path)
-    assert done.returncode == 0, done.stderr
+    make = torch.Generator().manual_seed(0)
+    shapes = {"x": (32, 4), "transform": (4, 4), "codes": (10, 4)}
+    given = {k: torch.randn(v, dtype=torch.float64, generator=make) for k, v in shapes.items()}
+    save_file(given, folder / "given.safetensors")
 
-    ranks = [load_file(tmp_path / f"rank-{rank}.safetensors")["codebook"] for rank in range(2)]
-    assert torch.equal(*ranks)
-    if method == "vq_ema":
-        return  # a dead code starts again from a latent drawn at random, on other ranks another one
-    zero, one, two = (r.load_checkpoint().tensors["tokenizer"] for r in (first, alone, together))
-    way, difference = moved(one, zero), moved(two, one)
+    def launch(*runs, stop_at=0):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node=2", str(script), str(cache), str(folder), str(stop_at)]
+        path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        command += [str(run.path) for run in runs]
+        env |= {"PYTHONPATH": path}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert (done.returncode == 0) == (stop_at == 0), done.stderr
+
+    return launch
+
+
+@pytest.fixture(scope="module")
+def together(folder, tiny_config, torchrun):
+    """Give a run of LGQ on two processes, after one of VQ-EMA; and what each rank then holds."""
+    runs = [Run.create(folder / "two", tiny_config(name, TEN_STEPS)) for name in ("vq_ema", "lgq")]
+    torchrun(*runs)
+    return runs[1], [load_file(folder / f"rank-{rank}.safetensors") for rank in range(2)]
+
+
+def test_every_rank_holds_the_same_codebook(together):
+    for method in ("lgq", "vq_ema"):
+        assert torch.equal(*(seen[method] for seen in together[1]))
+
+
+def test_gradients_through_a_mean_over_ranks_are_those_of_the_whole_batch(folder, together):
+    given = load_file(folder / "given.safetensors")
+    transform, codes = (given[name].requires_grad_() for name in ("transform", "codes"))
+    loss, usage = loss_of(given["x"], transform, codes)
+    loss.backward()
+    for seen in together[1]:
+        torch.testing.assert_close(seen["usage"], usage.detach())
+        torch.testing.assert_close(seen["transform"], transform.grad)
+        torch.testing.assert_close(seen["codes"], codes.grad)
+
+
+def test_two_processes_train_as_one(folder, cache, together):
+    two = together[0]
+    start = two.config.override("train.num_steps=1 train.warmup=1 train.lr=1e-30")
+    zero, one = Run.create(folder / "zero", start), Run.create(folder / "one", two.config)
+    for run in (zero, one):
+        train(run.config, run, cache=cache, progress=False)
+    before, a, b = (run.load_checkpoint().tensors["tokenizer"] for run in (zero, one, two))
+    names = [name for name, value in a.items() if value.is_floating_point()]
+    way, apart = (
+        torch.cat([(x[name] - y[name]).flatten() for name in names]).norm()
+        for x, y in ((a, before), (a, b))
+    )
     # Sums in another order round differently, and Adam enlarges that where a gradient is near zero:
     # 0.4 % of the way was measured after ten steps, most of it the codebook's, whose rate is ten
     # times the backbone's.
-    assert difference.norm() < 1e-2 * way.norm()
-    logs = [
-        [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
-        for run in (alone, together)
-    ]
-    losses = [[line["loss"] for line in log if line["split"] == "train"] for log in logs]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3, abs=1e-4)
-    for a, b in zip(*logs, strict=True):
-        assert abs(b.get("active", 0) - a.get("active", 0)) <= 1
+    assert apart < 1e-2 * way
+    logs = [run.metrics().query("split == 'train'") for run in (one, two)]
+    assert logs[1].loss.tolist() == pytest.approx(logs[0].loss.tolist(), rel=1e-3, abs=1e-4)
+    assert abs(logs[1].active - logs[0].active).max() <= 1
+    assert (abs(logs[1].perplexity - logs[0].perplexity) <= 1).all()
 
 
-@pytest.mark.timeout(280)
-def test_ranks_stop_together_and_go_on_as_if_never_stopped(tmp_path, cache, tiny_config):
+def test_ranks_stop_together_and_go_on_as_if_never_stopped(folder, together, torchrun):
     """A signal that reaches one rank stops both after the same step, and the uses of codes that
     a snapshot counts are counted once.
     """
-    config = tiny_config(
-        "lgq",
-        "train.num_steps=20 train.num_snapshots=4 train.log_every=5 train.eval_every=0 "
-        "train.checkpoint_every=20",
-    )
-    whole, stopped = (Run.create(tmp_path / name, config) for name in ("whole", "stopped"))
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = torchrun(script, whole, cache, tmp_path)
-    assert done.returncode == 0, done.stderr
-    first = torchrun(script, stopped, cache, tmp_path, stop_at=10)
-    assert first.returncode != 0
-    assert stopped.load_checkpoint().step == 16  # the next time that ranks ask each other
-    second = torchrun(script, stopped, cache, tmp_path)
-    assert second.returncode == 0, second.stderr
-    one, two = (run.load_checkpoint().tensors for run in (whole, stopped))
-    for part in ("tokenizer", "training"):
-        assert all(torch.equal(one[part][name], two[part][name]) for name in one[part])
+    whole, stopped = together[0], Run.create(folder / "stopped", together[0].config)
+    torchrun(stopped, stop_at=2)
+    assert stopped.load_checkpoint().step == 8  # the next time that ranks ask each other
+    torchrun(stopped)
+    again = stopped.load_checkpoint().tensors
+    for part, tensors in whole.load_checkpoint().tensors.items():
+        assert all(torch.equal(again[part][name], value) for name, value in tensors.items())
     for a, b in zip(whole.snapshots(), stopped.snapshots(), strict=True):
         assert a.step == b.step
         assert (a.counts == b.counts).all()

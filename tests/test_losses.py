@@ -7,7 +7,6 @@ import torch
 
 from lgqlib.config import LossConfig
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
-from lgqlib.measure.features import LiteFeatures
 
 
 def pair(size=32):
@@ -17,25 +16,17 @@ def pair(size=32):
     ).requires_grad_()
 
 
-def test_total_is_the_weighted_sum_of_unweighted_terms():
+@pytest.mark.parametrize("reconstruction", ["l1", "l2"])
+def test_total_is_the_weighted_sum_of_unweighted_terms(reconstruction):
     x, y = pair()
-    loss = TokenizerLoss(LossConfig(commit=0.5, usage=0.25))
+    loss = TokenizerLoss(LossConfig(commit=0.5, usage=0.25, reconstruction=reconstruction))
     total, terms = loss(x, y, {"commit": torch.tensor(2.0), "usage": torch.tensor(4.0)})
-    assert terms["reconstruction"].item() == pytest.approx((x - y).abs().mean().item())
+    error = (x - y).abs() if reconstruction == "l1" else (x - y).square()
+    assert terms["reconstruction"].item() == pytest.approx(error.mean().item())
     assert terms["commit"].item() == 2.0
-    assert total.item() == pytest.approx(terms["reconstruction"].item() + 0.5 * 2 + 0.25 * 4)
-
-
-def test_l2_is_the_mean_square():
-    x, y = pair()
-    _, terms = TokenizerLoss(LossConfig(reconstruction="l2"))(x, y, {})
-    assert terms["reconstruction"].item() == pytest.approx((x - y).square().mean().item())
-
-
-def test_a_term_without_a_weight_is_refused_by_name():
-    x, y = pair()
+    assert total.item() == pytest.approx(error.mean().item() + 0.5 * 2 + 0.25 * 4)
     with pytest.raises(ValueError, match="'mystery' has no weight; known: commit"):
-        TokenizerLoss(LossConfig())(x, y, {"mystery": torch.tensor(1.0)})
+        loss(x, y, {"mystery": torch.tensor(1.0)})
 
 
 def test_perceptual_term_sees_structure_and_trains_nothing_of_its_own():
@@ -87,35 +78,3 @@ def test_the_adaptive_scale_is_the_ratio_of_gradients_at_the_last_layer():
     assert whole.item() == pytest.approx(expected.item())
     plain = TokenizerLoss(LossConfig(adversarial=0.1, adaptive=False))
     assert plain.adversarial(total, logits, last.weight)[1]["adversarial_scale"].item() == 1
-
-
-def test_adversarial_terms_agree_with_finite_differences():
-    torch.manual_seed(0)
-    judge = PatchDiscriminator(width=8).double()
-    real, fake = (torch.rand(2, 3, 16, 16).double() for _ in range(2))
-    fake.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: -judge(x).mean(), fake, fast_mode=True)
-    parameters = tuple(judge.parameters())
-    weights = dict(judge.named_parameters())
-
-    def hinge(*values):
-        named = dict(zip(weights, values, strict=True))
-        logits = [torch.func.functional_call(judge, named, x) for x in (real, fake.detach())]
-        return discriminator_loss(*logits)
-
-    assert torch.autograd.gradcheck(hinge, parameters, fast_mode=True)
-
-
-def test_the_perceptual_term_agrees_with_finite_differences():
-    torch.manual_seed(0)
-    features = LiteFeatures("lite0", side=32).double()
-    target, image = torch.rand(2, 1, 3, 32, 32, dtype=torch.float64).unbind()
-    image.requires_grad_()
-    assert features.perceptual(image, target).dtype == torch.float64
-    (gradient,) = torch.autograd.grad(features.perceptual(image, target).sum(), image)
-    for _ in range(3):
-        way = torch.randn_like(image)
-        with torch.no_grad():
-            ends = [features.perceptual(image + s * 1e-6 * way, target).sum() for s in (1, -1)]
-        numeric = (ends[0] - ends[1]) / 2e-6
-        torch.testing.assert_close((gradient * way).sum(), numeric, rtol=1e-4, atol=1e-7)

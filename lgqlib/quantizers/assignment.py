@@ -160,7 +160,7 @@ def nearest_assign(
         usage = e.new_zeros(len(e)).index_add(0, near.flatten(), p.flatten())
         return Assignment(
             average=torch.einsum("nm,nmc->nc", p, codes),
-            indices=near.gather(1, d.argmin(1, keepdim=True))[:, 0],
+            indices=near.masked_fill(d > d.amin(1, keepdim=True), len(e)).amin(1),
             collision=p.square().sum(1),
             entropy=-(p * log_p).sum(1),
             free_energy=-tau * torch.logsumexp(-d / tau, 1),
@@ -212,14 +212,22 @@ def nearest(
                 continue
             if short:
                 d = torch.cat([d, d.new_full((short, d.shape[1]), torch.inf)])
-            best = d.view(groups, GROUP, -1).amin(1)  # (K / 16, n)
-            group = best.T.topk(min(m, groups), largest=False).indices  # (n, m)
+            best = d.view(groups, GROUP, -1).amin(1).T.contiguous()  # (n, K / 16)
+            group = _lowest(best, min(m, groups))
             within = torch.arange(GROUP, device=z.device)
             codes = rearrange(group[:, :, None] * GROUP + within, "n m g -> n (m g)")
-            some = d.T.gather(1, codes)
-            order = some.topk(m, largest=False).indices if m > 1 else some.argmin(1, keepdim=True)
-            found.append(codes.gather(1, order))
+            found.append(codes.gather(1, _lowest(d.T.gather(1, codes), m)))
     return torch.cat(found)
+
+
+def _lowest(d: Tensor, m: int) -> Tensor:
+    """Give the places of the m lowest entries of each row, the first of equal lowest in front."""
+    first = d.argmin(1, keepdim=True)
+    if m == 1:
+        return first
+    any_equal = d.topk(m, largest=False).indices
+    rest = torch.where(any_equal == first, any_equal[:, :1], any_equal)[:, 1:]
+    return torch.cat([first, rest], 1)
 
 
 def _distances(e: Tensor, energy: str, widths: Tensor | None):
@@ -239,20 +247,14 @@ def _chunk(z: Tensor) -> int:
 
 class _MeanOverRanks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: float | None) -> Tensor:
-        ranks = torch.distributed.get_world_size()
-        share = torch.tensor(1.0 if weight is None else weight, dtype=x.dtype, device=x.device)
-        packed = torch.cat([x.reshape(-1) * share, share.reshape(1)])
-        torch.distributed.all_reduce(packed)
-        total = packed[-1]
-        # Averaging gradients over ranks divides by their number, and a rank that brings a share
-        # of the weight owns that share of the gradient.
-        ctx.scale = ranks * share / total
-        return (packed[:-1] / total).reshape(x.shape)
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total / num_ranks()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.scale, None
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
 
 
 def num_ranks() -> int:
@@ -261,17 +263,14 @@ def num_ranks() -> int:
     return torch.distributed.get_world_size() if ready else 1
 
 
-def mean_over_ranks(
-    x: Float[Tensor, "..."], *, weight: float | None = None
-) -> Float[Tensor, "..."]:
+def mean_over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Average a tensor over data-parallel ranks, differentiably; the identity on one process.
 
-    `weight` is this rank's weight, such as its number of tokens; equal by default. The backward
-    is local: when every rank puts the same function of the result into its loss and gradients are
-    averaged over ranks, as DistributedDataParallel does, each parameter gets the gradient that one
-    process with the whole batch would compute.
+    Every rank has the same share. The backward is local: when every rank puts the same function of
+    the result into its loss and gradients are averaged over ranks, as DistributedDataParallel does,
+    each parameter gets the gradient that one process with the whole batch would compute.
     """
-    return x if num_ranks() == 1 else _MeanOverRanks.apply(x, weight)
+    return x if num_ranks() == 1 else _MeanOverRanks.apply(x)
 
 
 def _checked(

@@ -1,0 +1,118 @@
+"""Distances of feature sets against torchmetrics, scipy and their definitions."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from lgqlib.measure.distances import frechet_distance, kernel_distance
+
+
+def features(num, dim, *, seed, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dim, dim, generator=generator) / dim**0.5
+    return torch.randn(num, dim, generator=generator) @ mixing + shift
+
+
+def updated(reference, x, y):
+    """Give torchmetrics a pair of sets, as images [n, D, 1, 1] that are their own features."""
+    reference.update(x[:, :, None, None], real=True)
+    reference.update(y[:, :, None, None], real=False)
+    return reference.compute()
+
+
+def test_frechet_distance_equals_torchmetrics():
+    x, y = features(200, 12, seed=0), features(150, 12, seed=1, shift=0.3)
+    reference = FrechetInceptionDistance(nn.Flatten(), input_img_size=(12, 1, 1), normalize=True)
+    reference.set_dtype(torch.float64)
+    assert frechet_distance(x, y) == pytest.approx(updated(reference, x, y).item(), rel=1e-4)
+
+
+def test_frechet_distance_of_singular_covariances_far_from_zero():
+    x, y = (features(10, 40, seed=seed).double() + 1e3 for seed in (0, 1))
+    # tr (A^(1/2) B A^(1/2))^(1/2) is the nuclear norm of X Y' for A = X'X and B = Y'Y.
+    p, q = (x - x.mean(0)) / 3, (y - y.mean(0)) / 3
+    nuclear = np.linalg.svd((p @ q.T).numpy(), compute_uv=False).sum()
+    shift = (x.mean(0) - y.mean(0)).square().sum()
+    expected = (shift + p.square().sum() + q.square().sum()).item() - 2 * nuclear
+    assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
+
+
+def kernel_loop(x, y, *, paired):
+    """KID as its definition reads, one pair after another."""
+
+    def mean(u, v, *, off_diagonal):
+        values = [
+            (float(a @ b) / len(a) + 1) ** 3
+            for i, a in enumerate(u)
+            for j, b in enumerate(v)
+            if not (off_diagonal and i == j)
+        ]
+        return sum(values) / len(values)
+
+    cross = mean(x, y, off_diagonal=paired)
+    return mean(x, x, off_diagonal=True) + mean(y, y, off_diagonal=True) - 2 * cross
+
+
+def leave_one_out(x, y, *, paired):
+    def spread(values):
+        values = np.asarray(values)
+        return (len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum()
+
+    def drop(z, i):
+        return torch.cat([z[:i], z[i + 1 :]])
+
+    if paired:
+        pairs = [(drop(x, i), drop(y, i)) for i in range(len(x))]
+        return spread([kernel_loop(a, b, paired=True) for a, b in pairs]) ** 0.5
+    by_x = spread([kernel_loop(drop(x, i), y, paired=False) for i in range(len(x))])
+    by_y = spread([kernel_loop(x, drop(y, i), paired=False) for i in range(len(y))])
+    return (by_x + by_y) ** 0.5
+
+
+@pytest.mark.parametrize("paired, num_y", [(False, 11), (True, 8)])
+@pytest.mark.parametrize("block", [1, 3, 1024])
+def test_kernel_distance_equals_the_double_loop_and_the_explicit_jackknife(paired, num_y, block):
+    x, y = features(8, 6, seed=0).double(), features(num_y, 6, seed=1, shift=0.5).double()
+    result = kernel_distance(x, y, paired=paired, block=block)
+    assert result.value == pytest.approx(kernel_loop(x, y, paired=paired), rel=1e-10)
+    assert result.standard_error == pytest.approx(leave_one_out(x, y, paired=paired), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
+def test_kernel_distance_equals_torchmetrics():
+    x, y = features(40, 12, seed=0), features(40, 12, seed=1, shift=0.3)
+    reference = KernelInceptionDistance(nn.Flatten(), subsets=1, subset_size=40, normalize=True)
+    expected = updated(reference, x, y)[0].item()
+    assert kernel_distance(x, y).value == pytest.approx(expected, rel=1e-4)
+
+
+def test_kernel_distance_is_unbiased_and_its_standard_error_honest():
+    generator = torch.Generator().manual_seed(0)
+    pairs = (torch.randn(2, 30, 4, generator=generator) for _ in range(400))
+    draws = [kernel_distance(x, y + 0.5) for x, y in pairs]
+    values = np.array([d.value for d in draws])
+    x, y = torch.randn(2, 4000, 4, generator=generator)
+    truth = kernel_distance(x, y + 0.5).value
+    assert abs(values.mean() - truth) < 4 * values.std() / len(values) ** 0.5 + 0.02 * truth
+    errors = np.array([d.standard_error for d in draws])
+    assert (errors**2).mean() ** 0.5 == pytest.approx(values.std(), rel=0.25)
+
+
+def test_pairs_of_an_image_and_its_reconstruction_do_not_bias_the_kernel_distance():
+    x = features(20, 6, seed=0)
+    assert kernel_distance(x, x, paired=True) == pytest.approx((0, 0), abs=1e-12)
+    assert kernel_distance(x, x, paired=False).value < -0.1
+
+
+def test_too_few_or_unpaired_rows_are_refused():
+    x = features(5, 3, seed=0)
+    with pytest.raises(ValueError, match="x has 5 rows and y 2"):
+        kernel_distance(x, x[:2])
+    with pytest.raises(ValueError, match="equally many when paired"):
+        kernel_distance(x, x[:4], paired=True)
+    with pytest.raises(ValueError, match="give at least 2"):
+        frechet_distance(x, x[:1])

@@ -1,0 +1,94 @@
+"""Metrics of images against scikit-image, torchmetrics and scipy; none depends on the batches."""
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import nn
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+from lgqlib.measure import images as metrics
+
+
+def image_pair(num, height, width, *, noise=0.1):
+    generator = torch.Generator().manual_seed(num + height)
+    smooth = torch.rand(num, 3, height // 4 + 1, width // 4 + 1, generator=generator)
+    x = nn.functional.interpolate(smooth, (height, width), mode="bilinear")
+    scales = torch.linspace(0.2, 1, num)[:, None, None, None] * noise
+    y = x + scales * torch.randn(x.shape, generator=generator)
+    return metrics.quantize_8bit(x), metrics.quantize_8bit(y)
+
+
+def scikit_ssim(x, y):
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    x, y = (z.permute(1, 2, 0).numpy() for z in (x, y))
+    return structural_similarity(x, y, data_range=1, channel_axis=-1, **options)
+
+
+def test_rounding_is_that_of_a_saved_file():
+    images = torch.linspace(-0.2, 1.2, 3 * 40).reshape(1, 3, 8, 5)
+    saved = np.rint(np.clip(images.double().numpy(), 0, 1) * 255).astype(np.uint8)
+    rounded = metrics.quantize_8bit(images)
+    assert rounded.dtype == torch.float64
+    assert np.array_equal((rounded * 255).round().numpy(), saved)
+    assert torch.equal(metrics.quantize_8bit(rounded), rounded)
+    x, y = image_pair(3, 24, 24)
+    for metric in (metrics.l1, metrics.psnr, metrics.ssim):
+        assert torch.equal(metric(x, y), metric(x + 0.4 / 255, y - 0.4 / 255))
+
+
+def test_l1_and_psnr_are_those_of_each_image():
+    x, y = image_pair(4, 16, 20)
+    assert np.allclose(metrics.l1(x, y), np.abs(x.numpy() - y.numpy()).mean((1, 2, 3)), atol=1e-15)
+    pairs = zip(x.numpy(), y.numpy(), strict=True)
+    expected = [peak_signal_noise_ratio(a, b, data_range=1) for a, b in pairs]
+    assert np.allclose(metrics.psnr(x, y), expected, rtol=1e-12)
+    pooled = -10 * (x - y).square().mean().log10()
+    assert abs(np.mean(expected) - pooled) > 0.5  # of the batch's error it would be another number
+    assert metrics.psnr(x, x).tolist() == [metrics.PSNR_CAP] * 4
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (11, 30), (64, 48)])
+def test_ssim_equals_scikit_image(height, width, monkeypatch):
+    x, y = image_pair(7, height, width)
+    expected = [scikit_ssim(a, b) for a, b in zip(x, y, strict=True)]
+    whole = metrics.ssim(x, y)
+    assert np.allclose(whole, expected, rtol=1e-10)
+    monkeypatch.setattr(metrics, "CHUNK_VALUES", 2 * x[0].numel())
+    assert torch.equal(metrics.ssim(x, y), whole)
+
+
+def test_ms_ssim_is_the_product_over_scales():
+    line = scipy.signal.windows.gaussian(11, 1.5)
+    window = np.outer(line, line) / line.sum() ** 2
+
+    def smooth(z):
+        return np.stack([scipy.signal.convolve2d(channel, window, "valid") for channel in z])
+
+    def contrast(x, y):
+        x, y = x.numpy(), y.numpy()
+        covariance = smooth(x * y) - smooth(x) * smooth(y)
+        variances = smooth(x * x) - smooth(x) ** 2 + smooth(y * y) - smooth(y) ** 2
+        return ((2 * covariance + 0.0009) / (variances + 0.0009)).mean()
+
+    x, y = image_pair(2, 180, 176, noise=0.5)
+    for a, b in zip(x, y, strict=True):
+        expected, u, v = 1.0, a, b
+        for weight in (0.0448, 0.2856, 0.3001, 0.2363):
+            expected *= contrast(u, v) ** weight
+            u, v = (nn.functional.avg_pool2d(z, 2) for z in (u, v))
+        expected *= scikit_ssim(u, v) ** 0.1333
+        assert metrics.ms_ssim(a[None], b[None]).item() == pytest.approx(expected, rel=1e-9)
+    # torchmetrics pads the coarsest scale by reflection, and crops the others as we do.
+    theirs = multiscale_structural_similarity_index_measure(y, x, data_range=1.0, reduction="none")
+    assert np.allclose(metrics.ms_ssim(x, y), theirs, atol=3e-3)
+
+
+def test_similarity_refuses_images_smaller_than_its_window():
+    small, _ = image_pair(1, 10, 32)
+    with pytest.raises(ValueError, match=r"10 x 32.* 11 pixels"):
+        metrics.ssim(small, small)
+    medium, _ = image_pair(1, 175, 200)
+    with pytest.raises(ValueError, match=r"175 x 200.* 176 pixels"):
+        metrics.ms_ssim(medium, medium)

@@ -1,0 +1,352 @@
+"""Soft and hard assignment: the definition, and both short ways against it."""
+
+import math
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from lgqlib.quantizers import assignment
+from lgqlib.quantizers.assignment import (
+    ENERGIES,
+    dense,
+    energies,
+    mass_outside,
+    nearest,
+    nearest_assign,
+    probabilities,
+    soft_assign,
+)
+
+OUTPUTS = ("average", "collision", "entropy", "free_energy", "usage")
+WAYS = {"dense": dense, "chunked": soft_assign, "nearest": partial(nearest_assign, num_nearest=99)}
+"""With 99 nearest codes nothing is outside."""
+each_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+each_energy = pytest.mark.parametrize("energy", ENERGIES)
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch):
+    monkeypatch.setattr(assignment, "CHUNK", 1)  # 64 tokens each, the least
+
+
+def problem(num_tokens, num_codes, dim, *, dtype=torch.float64, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    z, e = (torch.randn(n, dim, dtype=dtype, generator=make) for n in (num_tokens, num_codes))
+    return z, e, torch.rand(num_codes, dtype=dtype, generator=make) + 0.5
+
+
+def differentiate(way, z, e, tau, widths=None, **options):
+    """Give all outputs, and the gradients of a random combination of them."""
+    inputs = [t.clone().requires_grad_() for t in (z, e, torch.as_tensor(tau, dtype=z.dtype))]
+    more = {}
+    if widths is not None:
+        more["widths"] = widths.clone().requires_grad_()
+        inputs.append(more["widths"])
+    a = way(*inputs[:3], **more, **options)
+    make = torch.Generator().manual_seed(1)
+    total = torch.zeros((), dtype=z.dtype)
+    for name in OUTPUTS:
+        value = getattr(a, name)
+        direction = torch.randn(value.shape, generator=make, dtype=torch.float64).to(z.dtype)
+        total = total + (value * direction).sum() * (len(z) if name == "usage" else 1)
+    return a, torch.autograd.grad(total, inputs, allow_unused=True, materialize_grads=True)
+
+
+def assert_same(one, other, *, tolerance):
+    (a, grads), (b, expected) = one, other
+    assert torch.equal(a.indices, b.indices)
+    pairs = [(getattr(a, name), getattr(b, name)) for name in OUTPUTS]
+    for actual, right in [*pairs, *zip(grads, expected, strict=True)]:
+        atol = tolerance * max(right.abs().max().item(), 1e-2)
+        torch.testing.assert_close(actual, right, rtol=tolerance, atol=atol, check_dtype=False)
+
+
+# The definition
+
+
+@each_energy
+def test_outputs_are_sums_over_the_probabilities(energy):
+    z, e, s = problem(20, 9, 4)
+    d = {
+        "squared": torch.cdist(z, e).square(),
+        "norm": torch.cdist(z, e),
+        "cosine": 1 - F.cosine_similarity(z[:, None], e[None], dim=2),
+        "dot": -z @ e.T,
+    }[energy]
+    torch.testing.assert_close(energies(z, e, energy=energy), d)
+    d = d / s
+    p = (-d / 0.5).softmax(1)
+    torch.testing.assert_close(probabilities(z, e, 0.5, widths=s, energy=energy), p)
+    a = dense(z, e, 0.5, widths=s, energy=energy)
+    assert torch.equal(a.indices, d.argmin(1))
+    torch.testing.assert_close(a.average, p @ e)
+    torch.testing.assert_close(a.collision, p.square().sum(1))
+    torch.testing.assert_close(a.entropy, torch.special.entr(p).sum(1))
+    torch.testing.assert_close(a.usage, p.mean(0))
+    torch.testing.assert_close(a.free_energy, -0.5 * torch.logsumexp(-d / 0.5, 1))
+
+
+@each_energy
+@pytest.mark.parametrize("way", [dense, soft_assign])
+def test_gradients_agree_with_finite_differences(way, energy):
+    z, e, s = problem(70 if way is soft_assign else 4, 4, 2)
+    inputs = [z, e, s, torch.tensor(0.7, dtype=torch.float64)]
+
+    def outputs(z, e, s, tau):
+        a = way(z, e, tau, widths=s, energy=energy)
+        return tuple(getattr(a, name) for name in OUTPUTS)
+
+    inputs = [t.requires_grad_() for t in inputs]
+    assert torch.autograd.gradcheck(outputs, inputs, fast_mode=way is soft_assign)
+
+
+# The short ways against it
+
+
+@each_energy
+@pytest.mark.parametrize("widths", [False, True], ids=["even", "widths"])
+@pytest.mark.parametrize("tau", [2.0, 0.05])
+def test_chunks_equal_the_definition(energy, widths, tau):
+    for size in [(150, 37, 5), (129, 1, 3), (65, 300, 64), (2, 40, 2)]:
+        z, e, s = problem(*size)
+        one, other = (
+            differentiate(way, z, e, tau, s if widths else None, energy=energy)
+            for way in (soft_assign, dense)
+        )
+        assert_same(one, other, tolerance=1e-10)
+
+
+@pytest.mark.parametrize("num_codes", [3, 8, 100, 1000])
+def test_the_nearest_codes_equal_the_definition_where_nothing_is_outside(num_codes):
+    z, e, _ = problem(150, num_codes, 5)
+    tau = 1.0 if num_codes <= 8 else 0.01
+    assert mass_outside(z, e, tau) < 1e-9
+    one, other = (differentiate(way, z, e, tau) for way in (nearest_assign, dense))
+    assert_same(one, other, tolerance=1e-7)
+
+
+def test_the_mass_outside_is_what_the_nearest_codes_leave():
+    z, e, _ = problem(150, 40, 5)
+    p = probabilities(z, e, 0.5)
+    outside = 1 - p.sort(1, descending=True).values[:, :3].sum(1).mean()
+    assert mass_outside(z, e, 0.5, num_nearest=3) == pytest.approx(outside.item(), rel=1e-9)
+    assert outside > 0.05
+    kept = torch.zeros_like(p).scatter(1, nearest(z, e, 3), 1) * p
+    usage = (kept / kept.sum(1, keepdim=True)).mean(0)
+    torch.testing.assert_close(nearest_assign(z, e, 0.5, num_nearest=3).usage, usage)
+
+
+def test_near_pairs_are_told_apart_at_low_temperature_in_float32():
+    make = torch.Generator().manual_seed(0)
+    e = 3 * torch.randn(500, 64, generator=make)
+    z = e[:50] + 1e-2 * torch.randn(50, 64, generator=make)
+    e = torch.cat([e, e[:50] + 2e-3 * torch.randn(50, 64, generator=make)])
+    a, (*grads, _) = differentiate(nearest_assign, z, e, 1e-3)  # tau's is a sum that cancels
+    b, (*expected, _) = differentiate(dense, z.double(), e.double(), 1e-3)
+    assert 0.1 < b.entropy.mean() < 0.7
+    assert_same((a, grads), (b, expected), tolerance=2e-5)
+
+
+# Theory
+
+
+@each_way
+def test_the_free_energy_is_the_minimum_that_theory_says(way):
+    z, e, _ = problem(100, 12, 3)
+    tau = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    a = way(z, e, tau)
+    p, d = probabilities(z, e, tau).detach(), energies(z, e)
+    # F* = <d> - tau H, and F(q) - F* = tau KL(q || p) for any q
+    torch.testing.assert_close(a.free_energy, (p * d).sum(1) - 0.6 * a.entropy)
+    q = torch.rand_like(p)
+    q = q / q.sum(1, keepdim=True)
+    above = (q * d).sum(1) - 0.6 * torch.special.entr(q).sum(1) - a.free_energy
+    torch.testing.assert_close(above, 0.6 * (q * (q / p).log()).sum(1))
+    # dF*/dtau = -H, and dH/dtau = Var_p(d) / tau^3
+    (slope,) = torch.autograd.grad(a.free_energy.sum(), tau, retain_graph=True)
+    torch.testing.assert_close(slope, -a.entropy.sum())
+    (slope,) = torch.autograd.grad(a.entropy.sum(), tau)
+    variance = (p * d.square()).sum(1) - (p * d).sum(1).square()
+    torch.testing.assert_close(slope, variance.sum() / 0.6**3)
+
+
+@each_way
+def test_permuting_codes_permutes_everything(way):
+    z, e, _ = problem(100, 20, 4)
+    order = torch.randperm(20)
+    a, b = way(z, e, 0.4), way(z, e[order], 0.4)
+    assert torch.equal(order[b.indices], a.indices)
+    torch.testing.assert_close(b.usage, a.usage[order])
+    for name in ("average", "collision", "entropy", "free_energy"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name))
+
+
+@each_way
+def test_when_it_is_cold_the_nearest_code_has_all(way):
+    z, e, _ = problem(200, 30, 3)
+    first, second = energies(z, e).topk(2, largest=False).values.unbind(1)
+    for tau in (1.0, 0.1, 0.01):
+        left = 1 - probabilities(z, e, tau).amax(1)
+        assert (left <= 29 * torch.exp((first - second) / tau) + 1e-12).all()
+    a = way(z, e, 1e-7)
+    torch.testing.assert_close(a.average, e[torch.cdist(z, e).argmin(1)])
+    torch.testing.assert_close(a.free_energy, first)
+
+
+@each_way
+@pytest.mark.parametrize("tau", [1e-3, 1e-6])
+def test_tied_codes_keep_equal_shares_however_cold(way, tau):
+    e = torch.tensor([[9.0, 0], [0, 1], [1, 0], [0, 1], [0, -1], [-10, -1]])
+    a = way(torch.zeros(3, 2), e, tau)
+    torch.testing.assert_close(a.collision, torch.full((3,), 0.25))
+    torch.testing.assert_close(a.entropy, torch.full((3,), math.log(4)))
+    torch.testing.assert_close(a.usage, torch.tensor([0, 0.25, 0.25, 0.25, 0.25, 0]))
+    assert a.indices.tolist() == [1, 1, 1]
+
+
+# Hard assignment
+
+
+@each_energy
+@pytest.mark.parametrize("m", [1, 8])
+@pytest.mark.parametrize("num_codes", [1, 5, 16, 255, 257, 1100])
+def test_the_nearest_codes_are_those_of_lowest_energy(num_codes, m, energy):
+    z, e, s = problem(150, num_codes, 4)
+    for widths in (None, s):
+        d = energies(z, e, energy=energy) / (1 if widths is None else widths)
+        found = nearest(z, e, m, energy=energy, widths=widths)
+        assert torch.equal(found, d.sort(1).indices[:, :m])
+
+
+@pytest.mark.parametrize("num_codes, copies", [(5, 3), (7, 40), (33, 31)])
+def test_the_first_of_equal_codes_wins_in_every_way(num_codes, copies):
+    z, e, _ = problem(150, num_codes, 8, dtype=torch.float32)
+    many, right = e.repeat(copies, 1), torch.cdist(z, e).argmin(1)
+    for m in (1, 2, 8):
+        found = nearest(z, many, m)
+        assert torch.equal(found[:, 0], right)
+        assert all(len(row.unique()) == m for row in found)
+    for way in (soft_assign, nearest_assign):
+        assert torch.equal(way(z, many, 0.01).indices, right)
+
+
+def test_an_index_does_not_depend_on_the_other_tokens_of_the_batch():
+    z, e, _ = problem(300, 700, 16, dtype=torch.float32)
+    z, e = z.round(decimals=1), e.round(decimals=1)  # many exact ties
+    assert torch.equal(nearest(z, e), torch.cat([nearest(part, e) for part in z.split(7)]))
+
+
+# Hard cases
+
+
+def test_no_latents_is_no_problem():
+    z, e = torch.empty(0, 3), torch.randn(40, 3)
+    for way in WAYS.values():
+        a, grads = differentiate(way, z, e, 1.0)
+        assert a.average.shape == (0, 3) and a.indices.shape == (0,) and not a.usage.any()
+        assert not any(grad.any() for grad in grads)
+    assert nearest(z, e, 8).shape == (0, 8)
+
+
+SCALES = st.sampled_from([1e-6, 1.0, 1e4])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    case=st.sampled_from(["spread", "equal tokens", "far from zero", "at codes", "one channel"]),
+    way=st.sampled_from([*WAYS]), energy=st.sampled_from(ENERGIES), widths=st.booleans(),
+    scale=SCALES, code_scale=SCALES, tau=st.sampled_from([1e-6, 1e-3, 1.0, 1e3]),
+    num_tokens=st.integers(1, 9), num_codes=st.integers(1, 40), dim=st.integers(1, 6),
+)  # fmt: skip
+def test_extreme_values_and_their_gradients_stay_finite(
+    case, way, energy, widths, scale, code_scale, tau, num_tokens, num_codes, dim
+):
+    z, e, s = problem(num_tokens, num_codes, dim, dtype=torch.float32)
+    z, e = scale * z, code_scale * e
+    if case == "equal tokens":
+        z = z[:1].expand_as(z)
+    elif case == "far from zero":
+        z, e = z + 100 * scale, e + 100 * scale
+    elif case == "at codes":
+        z = e[torch.arange(num_tokens) % num_codes]
+    elif case == "one channel":
+        z[:, 1:] = 0
+    options = {} if way == "nearest" else {"energy": energy}
+    s = s if widths and way != "nearest" else None
+    a, grads = differentiate(WAYS[way], z, e, tau, s, **options)
+    assert all(value.isfinite().all() for value in (*a, *grads))
+    if energy in ("squared", "norm"):
+        assert (energies(z, e, energy=energy) >= 0).all()  # which rounding alone would not give
+    assert (a.collision > 0).all() and (a.collision <= 1 + 1e-4).all()
+    assert (a.entropy >= -1e-4).all() and (a.entropy <= math.log(num_codes) + 1e-4).all()
+    assert a.usage.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("way", [soft_assign, nearest_assign])
+def test_autocast_and_half_precision_are_raised_to_float32(way):
+    z, e, _ = problem(100, 50, 16, dtype=torch.float32)
+    z.requires_grad_()
+    plain = way(z, e, 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = way(z, e, 0.05)
+        assert torch.equal(nearest(z, e), nearest(z.double(), e.double()))
+    for value, right in zip(mixed, plain, strict=True):
+        assert value.dtype == right.dtype
+        torch.testing.assert_close(value, right, rtol=1e-6, atol=1e-6)
+    gradients = (torch.autograd.grad(a.average.square().sum(), z)[0] for a in (mixed, plain))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+    half, e = z.bfloat16(), e.bfloat16()
+    assert torch.equal(way(half, e, 0.5).average, way(half.float(), e.float(), 0.5).average)
+
+
+LARGE = """
+import resource, psutil, torch
+from lgqlib.quantizers.assignment import soft_assign
+from lgqlib.quantizers.lgq import LGQ
+
+quantizer = LGQ(262_144, 5, codebook_loss="free_energy", identity=1.0)
+z = torch.randn(4, 5, 32, 32, requires_grad=True)
+limit = psutil.Process().memory_info().vms + 10**9
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+out = quantizer(z, 1e-4)
+assert quantizer.outside < 1e-3
+(out.z_q.sum() + sum(out.terms.values())).backward()
+
+latents = z.detach().movedim(1, -1).flatten(0, -2)[:192].requires_grad_()  # three chunks
+soft_assign(latents, quantizer.codes, 1.0).average.sum().backward()
+"""
+
+
+def test_memory_stays_bounded_at_large_codebooks():
+    """4,096 tokens and 262,144 codes: a single [tokens, codes] tensor would be 4.3 GB."""
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latents": torch.zeros(3)}, "latents"),
+        ({"latents": torch.zeros(3, 5)}, r"\(3, 5\) and codebook \(4, 2\)"),
+        ({"codebook": torch.zeros(0, 2)}, "no codes"),
+        ({"tau": 0.0}, "tau is 0.0"),
+        ({"tau": torch.tensor(-1.0)}, "tau is -1.0"),
+        ({"tau": float("nan")}, "tau is nan"),
+        ({"energy": "manhattan"}, "manhattan"),
+        ({"widths": torch.ones(3)}, "widths"),
+        ({"widths": torch.tensor([1.0, 1.0, 0.0, 1.0])}, "positive"),
+        ({"widths": torch.tensor([1.0, 1.0, float("nan"), 1.0])}, "positive"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    given = {"latents": torch.zeros(3, 2), "codebook": torch.ones(4, 2), "tau": 1.0, **change}
+    check = soft_assign.__wrapped__  # below the checker of shapes
+    with pytest.raises(ValueError, match=message):
+        check(given.pop("latents"), given.pop("codebook"), given.pop("tau"), **given)

@@ -1,0 +1,194 @@
+"""LGQ does what its equations say: straight-through, terms, limits, symmetry, initialization."""
+
+import math
+
+import pytest
+import torch
+from einops import rearrange
+
+from lgqlib.quantizers.assignment import probabilities
+from lgqlib.quantizers.base import STARTS, initial_codes
+from lgqlib.quantizers.lgq import LGQ, OUTSIDE, prune
+from lgqlib.quantizers.scalar import ScalarLGQ
+
+TAU = 0.7
+either_way = pytest.mark.parametrize("num_nearest", [0, 8], ids=["all codes", "nearest"])
+
+
+def latents(b=3, c=4, h=2, w=5, seed=0):
+    return torch.randn(b, c, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def lgq(num_codes=7, dim=4, **options):
+    torch.manual_seed(1)
+    return LGQ(num_codes, dim, **options)
+
+
+def flat(z):
+    return rearrange(z, "b c h w -> (b h w) c")
+
+
+@either_way
+@pytest.mark.parametrize("tau", [10.0, 0.7, 0.01])
+def test_the_value_is_a_code_and_the_index_does_not_depend_on_the_temperature(num_nearest, tau):
+    q, z = lgq(num_nearest=num_nearest), latents()
+    out = q(z, tau)
+    assert torch.equal(out.indices.flatten(), torch.cdist(flat(z), q.codes).argmin(1))
+    assert torch.equal(out.z_q, q.lookup(out.indices))
+
+
+@either_way
+def test_straight_through_gradients_are_the_soft_average_s(num_nearest):
+    """Upstream g reaches z as (2/tau) Cov_p(e) g, and e_k as sum_n p_nk g_n + (2/tau) p_nk [(e_k -
+    q_soft) . g] (z - e_k).
+    """
+    q, z, g = lgq(num_nearest=num_nearest), latents().requires_grad_(), latents(seed=5)
+    (q(z, TAU).z_q * g).sum().backward()
+    e, x, up = q.codes.detach(), flat(z.detach()), flat(g)
+    p = probabilities(x, e, TAU)
+    soft = p @ e
+    cov = torch.einsum("nk,ki,kj->nij", p, e, e) - torch.einsum("ni,nj->nij", soft, soft)
+    torch.testing.assert_close(flat(z.grad), 2 / TAU * torch.einsum("nij,nj->ni", cov, up))
+    inner = torch.einsum("nkc,nc->nk", e[None] - soft[:, None], up)
+    codes = p.T @ up + 2 / TAU * torch.einsum("nk,nkc->kc", p * inner, x[:, None] - e[None])
+    torch.testing.assert_close(q.codes.grad, codes)
+
+
+@pytest.mark.parametrize("loss", ["commit", "free_energy"])
+def test_identity_share_blends_the_two_gradients(loss):
+    z, g = latents(), latents(seed=5)
+
+    def gradient(share):
+        x = z.clone().requires_grad_()
+        (lgq(identity=share, codebook_loss=loss)(x, TAU).z_q * g).sum().backward()
+        return x.grad
+
+    torch.testing.assert_close(gradient(1.0), g)
+    torch.testing.assert_close(gradient(0.3), 0.3 * g + 0.7 * gradient(0.0))
+
+
+@either_way
+@pytest.mark.parametrize("usage", ["square", "entropy"])
+def test_terms_and_their_gradients_are_their_definitions(num_nearest, usage):
+    q = lgq(active_floor=6.0, usage=usage, num_nearest=num_nearest)
+    z = latents().requires_grad_()
+    terms = q(z, TAU).terms
+    p = (-torch.cdist(flat(z), q.codes).square() / TAU).softmax(1)
+    u = p.mean(0)
+    entropy = -(u * u.log()).sum()
+    # Nothing is detached: the residual of the hard code, by the slope of the soft one.
+    residual = (q.lookup(q.encode(z)) - z).detach()
+    slope = rearrange(p @ q.codes, "(b h w) c -> b c h w", b=3, h=2) - z
+    square = residual.square().mean()
+    expected = {
+        "commit": square + 2 * (residual * (slope - slope.detach())).mean(),
+        "peak": (1 - p.square().sum(1)).mean(),
+        "usage": 7 * u.square().sum() if usage == "square" else 1 - entropy / math.log(7),
+        "floor": (6.0 - entropy.exp()).clamp(min=0).square(),
+    }
+    assert set(terms) == set(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value, msg=name)
+        one, other = (
+            torch.autograd.grad(x, (z, q.codes), retain_graph=True) for x in (terms[name], value)
+        )
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@either_way
+def test_free_energy_moves_codes_by_its_own_gradient_and_the_encoder_by_commitment(num_nearest):
+    q = lgq(codebook_loss="free_energy", num_nearest=num_nearest)
+    z = latents().requires_grad_()
+    terms = q(z, TAU).terms
+    x, e = flat(z.detach()), q.codes.detach()
+    p = probabilities(x, e, TAU)
+    torch.testing.assert_close(
+        terms["free_energy"], -TAU * (-torch.cdist(x, e).square() / TAU).logsumexp(1).mean() / 4
+    )
+    sum(terms.values()).backward(retain_graph=True)
+    pull = 2 * (z.detach() - q.lookup(q.encode(z)).detach()) / z.numel()
+    torch.testing.assert_close(z.grad, pull)  # no other term moves latents
+    (codes,) = torch.autograd.grad(terms["free_energy"], q.codes)
+    torch.testing.assert_close(codes, 2 * (p.sum(0)[:, None] * e - p.T @ x) / len(x) / q.dim)
+
+
+@pytest.mark.parametrize("tau, outside", [(20.0, True), (0.1, False)])
+def test_all_codes_are_looked_at_where_the_nearest_do_not_hold_all(tau, outside):
+    near, every = lgq(num_codes=64), lgq(num_codes=64, num_nearest=0)
+    z = latents(h=8, w=8)
+    a, b = near(z, tau), every(z, tau)
+    assert (near.outside > OUTSIDE) == outside
+    assert torch.equal(a.indices, b.indices)
+    for name, value in b.terms.items():
+        torch.testing.assert_close(a.terms[name], value, rtol=2e-3, atol=1e-6, msg=name)
+
+
+def test_widths_start_at_exactly_one_and_change_the_assignment():
+    q, z = lgq(widths=True), latents()
+    assert torch.equal(q.widths, torch.ones(7))
+    terms = q(z, TAU).terms
+    assert terms.pop("widths").item() == 0
+    torch.testing.assert_close(terms, lgq()(z, TAU).terms)
+    with torch.no_grad():
+        q.width_logits[int(q.encode(z).flatten()[0])] = -20.0
+    out = q(z, TAU)
+    assert torch.equal(q.encode(z), out.indices)
+    assert not torch.equal(q.encode(z), lgq().encode(z))
+    assert out.terms["widths"].item() > 0
+
+
+@pytest.mark.parametrize("how", STARTS)
+@pytest.mark.parametrize("n", [500, 3])
+def test_initialization_starts_codes_at_the_scale_of_the_latents(how, n):
+    torch.manual_seed(0)
+    x = torch.randn(n, 4) * torch.tensor([1.0, 2, 0.1, 5]) + 3
+    codes = initial_codes(x, 16, how)
+    assert codes.shape == (16, 4)
+    assert len(codes.unique(dim=0)) == 16
+    if n == 500:
+        assert torch.all((codes.mean(0) - x.mean(0)).abs() < 1.5 * x.std(0))
+        assert torch.all(codes.std(0) < 2.5 * x.std(0))
+        if how != "kmeans":  # which spends codes where the variance is
+            assert torch.all(codes.std(0) > 0.2 * x.std(0))
+        if how == "random":
+            assert torch.isin(codes, x).all()
+
+
+def test_kmeans_beats_the_draw_that_it_starts_from():
+    torch.manual_seed(0)
+    x, errors = torch.randn(2000, 3), []
+    for how in ("random", "kmeans"):
+        torch.manual_seed(1)
+        errors.append(torch.cdist(x, initial_codes(x, 32, how)).amin(1).square().mean())
+    assert errors[1] < 0.8 * errors[0]
+    with pytest.raises(ValueError, match="initialization = 'best'"):
+        initial_codes(x, 2, "best")
+
+
+def test_pruning_keeps_the_codes_of_latents_that_use_kept_codes():
+    q, z = lgq(widths=True), latents()
+    before = q.encode(z)
+    counts = torch.bincount(before.flatten(), minlength=7)
+    smaller, index_map = prune(q, counts)
+    assert smaller.num_codes == int((counts > 0).sum()) < 7
+    assert torch.equal(index_map[before], smaller.encode(z))
+    assert torch.equal(smaller.lookup(index_map[before]), q.lookup(before))
+    assert torch.equal(index_map < 0, counts == 0)
+    with pytest.raises(ValueError, match="at least one code to keep"):
+        prune(q, torch.zeros(7, dtype=torch.int64))
+
+
+def test_scalar_bins_round_each_channel_and_average_its_terms():
+    torch.manual_seed(0)
+    q = ScalarLGQ((4, 3), codebook_loss="free_energy", identity=1.0, active_floor=5.0)
+    z = latents(c=2).requires_grad_()
+    q.initialize(flat(z.detach()))
+    out = q(z, 0.1)
+    assert torch.equal(out.indices.flatten(), torch.cdist(flat(z), q.codebook).argmin(1))
+    alone = [channel(z[:, c : c + 1], 0.1).terms for c, channel in enumerate(q.channels)]
+    assert set(out.terms) == {"free_energy", "commit", "peak", "usage", "floor"}
+    for name, value in out.terms.items():
+        torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)
+    weight = torch.randn_like(out.z_q)
+    (out.z_q * weight).sum().backward()
+    torch.testing.assert_close(z.grad, weight)  # the identity path, whole

@@ -1,0 +1,364 @@
+"""The contract that every quantizer keeps, and agreement with vector-quantize-pytorch."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+import vector_quantize_pytorch as vqp
+from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lgqlib.config import TERMS, Config, LGQConfig, LossConfig, QuantizerConfig
+from lgqlib.quantizers import METHODS, build
+from lgqlib.quantizers.assignment import nearest
+from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ, matching_levels
+from lgqlib.quantizers.vq import EMAVQ, IBQ, SimVQ
+
+K, C = 64, 6
+IMPLICIT = ("fsq", "ifsq", "lfq", "bsq")
+LEARNED = [name for name in METHODS if name not in IMPLICIT]
+every_method = pytest.mark.parametrize("name", [*METHODS, "bins"])
+
+
+def latents(seed=0, *, scale=1.0, shift=0.0, shape=(3, C, 4, 5)):
+    generator = torch.Generator().manual_seed(seed)
+    return shift + scale * torch.randn(shape, generator=generator)
+
+
+def flat(z):
+    return rearrange(z, "b c h w -> (b h w) c")
+
+
+def made(name, num_codes=K, dim=C):
+    """Build a method's quantizer; `bins` is LGQ a channel at a time."""
+    if name != "bins":
+        return build(QuantizerConfig(method=name, num_codes=num_codes), dim)
+    levels = (num_codes // 2 ** (dim - 1),) + (2,) * (dim - 1)
+    lgq = LGQConfig(per_channel=True)
+    return build(QuantizerConfig("lgq", num_codes, levels=levels, lgq=lgq), dim)
+
+
+def started(name, num_codes=K, dim=C, seed=1, scale=1.0):
+    torch.manual_seed(seed)
+    quantizer = made(name, num_codes, dim)
+    quantizer.initialize(flat(latents(seed, shape=(16, dim, 4, 4), scale=scale)))
+    return quantizer
+
+
+def weighed(name, out):
+    """Give the sum of a method's terms by its own weights."""
+    weights = vars(LossConfig()) | {
+        key.removeprefix("loss."): value
+        for key, value in (METHODS[name].weights if name in METHODS else {}).items()
+    }
+    return sum(weights[key] * term for key, term in out.terms.items())
+
+
+@every_method
+def test_every_term_has_a_weight(name):
+    weights = METHODS[name].weights if name in METHODS else {}
+    Config().override(weights)
+    terms = set(started(name)(latents(), 1.0).terms)
+    assert {key.removeprefix("loss.") for key in weights} <= terms <= set(TERMS)
+    if name not in ("lgq", "bins"):
+        assert terms == {key.removeprefix("loss.") for key in weights}
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("num_codes", [1024, 4096, 16384, 65536])
+def test_every_size_of_the_study_can_be_built(name, num_codes):
+    quantizer = made(name, num_codes, 5)
+    assert len(quantizer.sites) == num_codes
+    assert quantizer.codebook.shape == (num_codes, 5)
+
+
+@every_method
+@pytest.mark.parametrize("num_codes, dim", [(64, 6), (64, 2), (1024, 4), (1024, 9)])
+def test_encode_and_lookup_agree_with_forward_bit_for_bit(name, num_codes, dim):
+    quantizer, z = started(name, num_codes, dim), latents(3, shape=(2, dim, 3, 4))
+    indices, table = quantizer.encode(z), quantizer.codebook.detach().clone()
+    out = quantizer.train()(z, 0.5)  # which may move the codes afterwards
+    assert out.indices.dtype == indices.dtype == torch.int64
+    assert torch.equal(out.indices, indices)
+    assert indices.min() >= 0 and indices.max() < num_codes
+    assert torch.equal(rearrange(table[indices], "b h w c -> b c h w"), out.z_q)
+    out = quantizer.eval()(z, 0.5)
+    assert torch.equal(quantizer.lookup(quantizer.encode(z)), out.z_q)
+
+
+@every_method
+def test_points_choose_the_nearest_site(name):
+    quantizer, z = started(name), latents(5, scale=1.5)
+    points = rearrange(quantizer.points(z), "b h w d -> (b h w) d")
+    found = nearest(points, quantizer.sites, energy=quantizer.energy)[:, 0]
+    assert torch.equal(quantizer.encode(z).flatten(), found)
+
+
+@every_method
+def test_evaluation_writes_nothing(name):
+    quantizer = started(name).eval()
+    before = {key: value.clone() for key, value in quantizer.state_dict().items()}
+    quantizer(latents(6, shift=3.0), 0.5)
+    quantizer.encode(latents(7))
+    assert all(torch.equal(before[key], value) for key, value in quantizer.state_dict().items())
+
+
+@every_method
+def test_the_codebook_moves_unless_it_is_implicit(name):
+    quantizer = started(name).train()
+    before, sites = quantizer.codebook.detach().clone(), quantizer.sites.detach().clone()
+    parameters = list(quantizer.parameters()) or [torch.zeros(1, requires_grad=True)]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    for step in range(10):
+        z = latents(20 + step, shape=(4, C, 8, 8))
+        out = quantizer(z, 0.5)
+        loss = (out.z_q - z).abs().mean() + weighed(name, out)
+        optimizer.zero_grad()
+        if loss.requires_grad:
+            loss.backward()
+        optimizer.step()
+    if name in IMPLICIT:
+        assert torch.equal(quantizer.sites, sites)
+    else:
+        share = ((quantizer.codebook - before).abs().amax(1) > 1e-4).float().mean()
+        assert share > 0.9, f"only {share:.0%} of the codes moved"
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("scale", [0.01, 30.0])
+def test_codes_start_as_large_as_the_latents(name, scale):
+    ratio = started(name, scale=scale).codebook.square().mean().sqrt() / scale
+    assert 0.7 < ratio < 1.4
+    for wrong in (torch.zeros(5, C + 1), torch.zeros(0, C)):
+        with pytest.raises(ValueError, match=f"expected .n >= 1, {C}."):
+            started(name).initialize(wrong)
+
+
+@every_method
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(
+    case=st.sampled_from(["spread", "constant", "one channel", "far from zero"]),
+    scale=st.sampled_from([1e-6, 1.0, 1e4]), started_at=st.sampled_from([1e-6, 1.0, 1e4]),
+    tau=st.sampled_from([1e-6, 1e-3, 1.0, 1e3]), side=st.integers(1, 3),
+)  # fmt: skip
+def test_extreme_latents_have_finite_values_and_gradients(name, case, scale, started_at, tau, side):
+    quantizer = started(name, scale=started_at).train()
+    z = latents(4, scale=scale, shape=(2, C, side, side))
+    if case == "constant":
+        z = z[:1, :, :1, :1].expand_as(z).clone()
+    elif case == "one channel":
+        z[:, 1:] = 0
+    elif case == "far from zero":
+        z = z + 100 * scale
+    z.requires_grad_()
+    for _ in range(2):
+        out = quantizer(z, tau)
+        sum(out.terms.values(), out.z_q.square().mean()).backward()
+    found = [out.z_q, *out.terms.values(), z.grad, *(p.grad for p in quantizer.parameters())]
+    assert all(torch.isfinite(x).all() for x in found if x is not None)
+    assert torch.isfinite(quantizer.codebook).all()
+
+
+@every_method
+def test_autocast_does_not_lower_the_precision(name):
+    plain, mixed, z = started(name), started(name), latents(9)
+    expected = plain(z, 0.5)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = mixed(z, 0.5)
+        table = mixed.codebook
+        assert torch.equal(mixed.encode(z), plain.encode(z))
+    assert out.z_q.dtype == table.dtype == torch.float32
+    assert torch.equal(table, plain.codebook)
+    assert torch.equal(out.z_q, expected.z_q)
+    assert all(torch.equal(out.terms[key], term) for key, term in expected.terms.items())
+
+
+@every_method
+def test_the_encoder_gets_a_gradient(name):
+    z = latents(10).requires_grad_()
+    started(name)(z, 0.5).z_q.square().sum().backward()
+    assert (z.grad != 0).float().mean() > 0.9
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"method = 'pq': it must be one of lgq, fsq, vq"):
+        made("pq")
+
+
+# Levels and signs
+
+
+@pytest.mark.parametrize(
+    "num_codes, levels",
+    [
+        (1024, (8, 8, 4, 4)),
+        (16384, (8, 8, 8, 8, 4)),
+        (65536, (16, 16, 16, 16)),
+        (240, (8, 6, 5)),  # the sets that the FSQ paper recommends
+        (1000, (8, 5, 5, 5)),
+        (4375, (7, 5, 5, 5, 5)),
+        (3, (3,)),
+    ],
+)
+def test_levels_multiply_to_the_size(num_codes, levels):
+    assert matching_levels(num_codes) == levels
+    assert math.prod(levels) == num_codes
+
+
+def test_sizes_and_levels_that_do_not_fit_are_refused_with_the_nearest():
+    for num_codes, near in [(1021, "1020 or 1023"), (2, "3"), (94, "93 or 95")]:
+        with pytest.raises(ValueError, match=f"num_codes = {num_codes}.*; {near} would do"):
+            FSQ(num_codes, 4)
+    for levels in [(2, 32), (8, 7), (64, 1)]:
+        with pytest.raises(ValueError, match="product num_codes = 64"):
+            FSQ(64, 4, levels=levels)
+    with pytest.raises(ValueError, match=r"num_codes = 1000.*512 or 1024 would do"):
+        LFQ(1000, 10)
+
+
+# Agreement with the library's forward pass
+
+
+def assert_agree(
+    peer, reference, *, loss=lambda terms: torch.zeros(()), value=1.0, z=None, **options
+):
+    """Compare indices, values, the loss (times `value`) and all gradients, in one training step."""
+    z1, z2 = ((latents(1) if z is None else z).clone().requires_grad_() for _ in range(2))
+    expected, indices, *theirs = reference.train()(z1, **options)
+    out = peer.train()(z2, 1.0)
+    mine, theirs = loss(out.terms), sum(theirs, torch.zeros(())).squeeze()
+    assert torch.equal(out.indices, indices.long())
+    torch.testing.assert_close(out.z_q, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(value * mine, theirs, atol=1e-4, rtol=1e-4)
+    (expected.square().sum() + theirs).backward()
+    (out.z_q.square().sum() + mine).backward()
+    torch.testing.assert_close(z2.grad, z1.grad, atol=1e-4, rtol=1e-3)
+    gradients = [p.grad for p in reference.parameters() if p.grad is not None]
+    for p, right in zip(peer.parameters(), gradients, strict=True):
+        torch.testing.assert_close(p.grad, right.view_as(p), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("levels, dim", [((8, 6, 5), 3), ((8, 8, 4, 4), 6), ((7, 5, 3), 5)])
+def test_fsq_is_the_library_s(levels, dim):
+    torch.manual_seed(0)
+    reference = vqp.FSQ(list(levels), dim=dim, channel_first=True)
+    peer = FSQ(math.prod(levels), dim, levels=levels)
+    peer.library.load_state_dict(reference.state_dict())
+    assert_agree(peer, reference, z=latents(1, scale=2.0, shape=(2, dim, 5, 5)))
+
+
+def test_ifsq_is_its_formula():
+    z = latents(2, scale=1.5, shape=(2, 2, 5, 5))
+    half = torch.tensor([2.0, 3.0]).reshape(2, 1, 1)
+    expected = torch.round((2 * torch.sigmoid(1.6 * z) - 1) * half) / half
+    torch.testing.assert_close(IFSQ(35, 2, levels=(5, 7))(z, 1.0).z_q, expected)
+
+
+@pytest.mark.parametrize("kind", [LFQ, BSQ])
+@pytest.mark.parametrize("dim", [6, 4])
+def test_lfq_is_the_library_s(kind, dim):
+    torch.manual_seed(0)
+    weights = dict(entropy_loss_weight=1.0, commitment_loss_weight=1.0)
+    reference = vqp.LFQ(dim=dim, codebook_size=K, spherical=kind.spherical, **weights)
+    peer = kind(K, dim)
+    peer.library.load_state_dict(reference.state_dict())
+    peer.beta = 2.0  # soft enough for the library's floor of 1e-5 under its logarithms not to show
+    z, loss = latents(1, scale=0.4, shape=(2, dim, 6, 6)), lambda terms: sum(terms.values())
+    assert_agree(peer, reference, loss=loss, z=z, inv_temperature=2.0)
+
+
+def test_simvq_is_the_library_s():
+    torch.manual_seed(0)
+    peer = SimVQ(K, C)
+    options = dict(rotation_trick=False, input_to_quantize_commit_loss_weight=0.25)
+    reference = vqp.SimVQ(C, K, channel_first=True, **options)
+    reference.load_state_dict(peer.library.state_dict())
+    assert_agree(peer, reference, loss=lambda terms: terms["codebook"] + 0.25 * terms["commit"])
+
+
+def test_vq_is_the_library_s_and_each_term_moves_one_side():
+    peer = started("vq")
+    options = dict(rotation_trick=False, ema_update=False, learnable_codebook=True)
+    reference = vqp.VectorQuantize(C, K, accept_image_fmap=True, **options)
+    reference.codebook.data.copy_(peer.codes.data)
+    # The library has one weight for both halves; here they are two terms of the same value.
+    assert_agree(peer, reference, loss=lambda terms: sum(terms.values()), value=0.5)
+    z = latents(4).requires_grad_()
+    for name, term in peer(z, 1.0).terms.items():
+        moved = torch.autograd.grad(term, (z, peer.codes), allow_unused=True)
+        assert [g is not None for g in moved] == [name == "commit", name == "codebook"]
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_ema_is_the_library_s(rotate):
+    torch.manual_seed(0)
+    peer = EMAVQ(K, C, rotate=rotate)
+    options = dict(rotation_trick=rotate, decay=0.99, threshold_ema_dead_code=0)
+    reference = vqp.VectorQuantize(C, K, accept_image_fmap=True, **options)
+    peer.initialize(flat(latents(1, shape=(16, C, 4, 4))))
+    reference.load_state_dict(peer.library.state_dict())
+    for step in range(5):
+        assert_agree(peer, reference, loss=lambda terms: terms["commit"], z=latents(30 + step))
+        torch.testing.assert_close(peer.codebook, reference.codebook)
+
+
+# What is this project's own
+
+
+def test_ema_brings_dead_codes_back_to_where_latents_are():
+    torch.manual_seed(0)
+    peer = EMAVQ(K, C)
+    peer.initialize(flat(latents(1, shape=(16, C, 4, 4))))
+    peer.library._codebook.embed[:, : K // 2] += 100.0
+    peer.library._codebook.embed_avg[:, : K // 2] += 100.0
+    far = peer.codebook[: K // 2].clone()
+    for step in range(300):
+        peer(latents(step, shape=(2, C, 8, 8)), 1.0)
+    assert (peer.codebook[: K // 2] - far).abs().amin() > 50, (
+        "a dead code stayed where no latent is"
+    )
+    used = peer.encode(latents(999, shape=(8, C, 16, 16))).unique()
+    assert len(used) > 0.9 * K
+
+
+def test_ema_does_not_kill_a_table_larger_than_the_batch():
+    torch.manual_seed(0)
+    peer = EMAVQ(512, C)
+    peer.initialize(flat(latents(1, shape=(64, C, 4, 4))))
+    before = peer.codebook.clone()
+    for step in range(20):
+        peer(latents(step, shape=(1, C, 4, 4)), 1.0)  # 16 tokens for 512 codes
+    assert ((peer.codebook - before).abs().amax(1) < 1.0).float().mean() > 0.9
+
+
+def test_ibq_gives_the_gradient_of_its_formula():
+    torch.manual_seed(0)
+    peer = started("ibq", num_codes=16).double()
+    z1, z2 = (flat(latents(2)).double().requires_grad_() for _ in range(2))
+    table = peer.codes.detach().clone().requires_grad_()
+    soft = (z1 @ table.T).softmax(1)
+    hard = F.one_hot(soft.argmax(1), 16).double()
+    expected = (hard - soft.detach() + soft) @ table
+    # The double quantization loss: index path, commitment, codes.
+    commit = (expected - z1).square().mean() + ((hard @ table).detach() - z1).square().mean()
+    weight = torch.randn_like(expected)
+    ((expected * weight).sum() + commit).backward()
+
+    peer.float()
+    out = peer(rearrange(z2.float(), "(b h w) c -> b c h w", b=3, h=4, w=5), 1.0)
+    z_q = flat(out.z_q)
+    torch.testing.assert_close(z_q.double(), expected, atol=1e-5, rtol=1e-5)
+    ((z_q * weight).sum() + out.terms["commit"]).backward()
+    torch.testing.assert_close(z2.grad, z1.grad, atol=1e-4, rtol=1e-4)
+    # A code's gradient comes from the tokens that chose it, and through the index from all.
+    torch.testing.assert_close(peer.codes.grad.double(), table.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_ibq_entropy_is_that_of_its_dense_definition():
+    peer, z = started("ibq"), latents(3, scale=0.05)
+    p = (flat(z) @ peer.codes.T / IBQ.temperature).softmax(1)
+    sample = -torch.xlogy(p, p).sum(1).mean()
+    batch = -torch.xlogy(p.mean(0), p.mean(0)).sum()
+    torch.testing.assert_close(peer(z, 1.0).terms["entropy"], sample - batch, atol=1e-4, rtol=1e-4)
