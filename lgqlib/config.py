@@ -311,6 +311,8 @@ class EvaluationConfig(_Section):
     distance: str = ""
     """Path of a TorchScript perceptual distance (LPIPS, say) beside an extractor of your own."""
     batch_size: int = number(64, 1, 2**20)
+    photographs: int = number(16, 0)
+    """Held-out images that are also seen whole, where images are cut into tiles."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -6,7 +6,7 @@ Every metric sees `decode(encode(images))`, and nothing here writes a weight.
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +17,36 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
+from lgqlib.data import (
+    TrainingBatches,
+    evaluation_images,
+    is_tiled,
+    load,
+    to_model,
+    to_unit,
+    whole_images,
+)
 from lgqlib.files import replacing
 from lgqlib.measure.distances import frechet_distance, kernel_distance
 from lgqlib.measure.features import Extractor, build_extractor
-from lgqlib.measure.images import MS_SSIM_SIDE, l1, ms_ssim, psnr, quantize_8bit, ssim
+from lgqlib.measure.images import (
+    MS_SSIM_SIDE,
+    edge_errors,
+    l1,
+    ms_ssim,
+    octave_errors,
+    psnr,
+    quantize_8bit,
+    ssim,
+)
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage, coded_rate
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
+OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
+"""Mean squared errors by the period of their waves, in pixels."""
+REGIONS = ("error_edges", "error_flat")
 CACHE_VERSION = 1
 """Part of the key of cached features: raise it when their computation changes."""
 
@@ -109,6 +129,8 @@ class RunEvaluation:
     held_out: UInt8[Tensor, "N 3 S S"]
     labels: Int[Tensor, " N"]
     evaluation: Evaluation
+    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]
+    """Held-out images that were seen whole, by their names; empty where crops are whole images."""
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -140,28 +162,29 @@ def evaluate_run(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     config, cache = run.config, Path(cache)
     tokenizer = run.tokenizer(device)
+    size, train_set = config.data.size, load(config.data, "train", cache=cache)
     batches = TrainingBatches(
-        load(config.data, "train", cache=cache),
-        size=config.data.size,
+        train_set,
+        size=size,
         batch_size=config.train.batch_size,
         seed=config.seed,
         flip=config.data.flip,
         device=device,
     )
-    images, labels, image_ids = evaluation_images(
-        load(config.data, "val", cache=cache), size=config.data.size, limit=config.data.eval_crops
-    )
+    held_out = load(config.data, "val", cache=cache)
+    images, labels, image_ids = evaluation_images(held_out, size=size, limit=config.data.eval_crops)
     extractor = build_extractor(config.evaluation.extractor, config.evaluation.distance)
     shared = dict(batch_size=config.evaluation.batch_size, device=device, progress=progress)
     reference = None
     if extractor is not None:
         reference = reference_features(images, extractor, cache=cache, **shared)
+    counts = training_counts(tokenizer, batches, train_batches)
     evaluation = evaluate(
         tokenizer,
         images,
         extractor=extractor,
         reference=reference,
-        train_counts=training_counts(tokenizer, batches, train_batches),
+        train_counts=counts,
         **shared,
     )
     evaluation.per_image["image"] = image_ids.numpy()
@@ -170,8 +193,58 @@ def evaluate_run(
     evaluation.numbers.update(latent_geometry(tokenizer, images, batch_size=batch_size))
     arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}
     arrays |= {"counts": evaluation.counts, "indices": evaluation.indices, "labels": labels.numpy()}
+    photographs, factor = {}, config.backbone.downsample
+    if is_tiled(held_out, size=size) and (limit := config.evaluation.photographs):
+        photographs = dict(whole_images(held_out, multiple=factor, limit=limit))
+        numbers, more = evaluate_whole(tokenizer, photographs, train_counts=counts, device=device)
+        evaluation.numbers.update(numbers)
+        arrays |= more
     run.save_evaluation(evaluation.numbers, arrays)
-    return RunEvaluation(tokenizer, images, labels, evaluation)
+    photographs = {name: image.permute(1, 2, 0).numpy() for name, image in photographs.items()}
+    return RunEvaluation(tokenizer, images, labels, evaluation, photographs)
+
+
+@torch.no_grad()
+def evaluate_whole(
+    tokenizer: Tokenizer,
+    photographs: Mapping[str, UInt8[Tensor, "3 H W"]],
+    *,
+    train_counts: Int[Tensor, " K"],
+    device: torch.device | str = "cpu",
+) -> tuple[dict[str, float | int], dict[str, np.ndarray]]:
+    """Measure a tokenizer on photographs of any sizes, each whole; the tokenizer is convolutional.
+
+    Numbers are means over photographs: `whole_psnr`, `whole_ssim`, coded bits a pixel of all of
+    them, and the squared error by octave of spatial frequency, at edges and in flat regions.
+    Arrays: the same for each photograph under `whole.`, and what it decodes to, [H, W, 3] bytes,
+    under `decoded.` and its name. Sides must be multiples of the downsampling factor.
+    """
+    tokenizer.eval()
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "octaves", "edges")}
+    arrays, streams = {}, []
+    for name, image in photographs.items():
+        original = image[None].to(device)
+        indices = tokenizer.encode(to_model(original))
+        decoded = to_unit(tokenizer.decode(indices).float())
+        x, y = _off_mps(original).double() / 255, quantize_8bit(_off_mps(decoded))
+        values = (psnr(x, y), ssim(x, y), octave_errors(x, y), edge_errors(x, y))
+        for row, value in zip(rows.values(), values, strict=True):
+            row.append(value.cpu())
+        arrays[f"decoded.{name}"] = (y[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
+        streams.append(indices.flatten().cpu())
+    arrays |= {f"whole.{name}": torch.cat(row).numpy() for name, row in rows.items()}
+    pixels = sum(image.shape[1] * image.shape[2] for image in photographs.values())
+    rate = coded_rate(torch.cat(streams), train_counts)
+    octaves, edges = arrays["whole.octaves"].mean(0), arrays["whole.edges"].mean(0)
+    numbers = {
+        "num_photographs": len(photographs),
+        "whole_psnr": float(arrays["whole.psnr"].mean()),
+        "whole_ssim": float(arrays["whole.ssim"].mean()),
+        "whole_bits_per_pixel": 8 * rate.num_bytes / pixels,
+        **dict(zip(OCTAVES, octaves.tolist(), strict=True)),
+        **dict(zip(REGIONS, edges.tolist(), strict=True)),
+    }
+    return numbers, arrays
 
 
 @torch.no_grad()

@@ -1,6 +1,14 @@
 """Images: where they come from, how they lie on the disk, and batches of them."""
 
-from lgqlib.data.batches import TrainingBatches, evaluation_images, to_model, to_uint8, to_unit
+from lgqlib.data.batches import (
+    TrainingBatches,
+    evaluation_images,
+    is_tiled,
+    to_model,
+    to_uint8,
+    to_unit,
+    whole_images,
+)
 from lgqlib.data.sources import SOURCES, SPLITS, load
 from lgqlib.data.store import ImageSet
 
@@ -10,8 +18,10 @@ __all__ = [
     "ImageSet",
     "TrainingBatches",
     "evaluation_images",
+    "is_tiled",
     "load",
     "to_model",
     "to_uint8",
     "to_unit",
+    "whole_images",
 ]

@@ -1,5 +1,7 @@
 """Crops of images: what the model trains and is evaluated on."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -8,6 +10,10 @@ from torch import Tensor
 
 from lgqlib.data.store import ImageSet
 from lgqlib.files import require_whole
+
+TILED = 4
+"""Crops that the area of an image must have room for, in the median, to be cut into tiles."""
+GOLDEN = 0.6180339887498949
 
 
 class TrainingBatches:
@@ -40,6 +46,7 @@ class TrainingBatches:
         self._rows = (image_set.heights - size + 1).numpy()
         self._columns = (image_set.widths - size + 1).numpy()
         self._ends = np.cumsum(self._rows * self._columns)
+        self.by_area = is_tiled(image_set, size=size)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     @property
@@ -60,7 +67,7 @@ class TrainingBatches:
     def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Draw images, positions and flips of the whole batch, the same on every rank."""
         random = np.random.default_rng([self.seed, step])
-        if self.images.by_area:
+        if self.by_area:
             place = random.integers(self._ends[-1], size=self.batch_size)
             image = np.searchsorted(self._ends, place, side="right")
             place -= self._ends[image] - self._rows[image] * self._columns[image]
@@ -89,24 +96,54 @@ def evaluation_images(
 ) -> tuple[UInt8[Tensor, "crops 3 size size"], Int64[Tensor, " crops"], Int64[Tensor, " crops"]]:
     """Give fixed crops to evaluate on, with their labels and the image that each is from.
 
-    From photographs the cells of a centered grid, which do not overlap; from other sets the center
-    of every image. Of more than `limit` crops, that many are taken, evenly spread (0 takes all).
+    Images much larger than a crop (`is_tiled`) are cut into tiles of a centered grid, which do not
+    overlap; of other sets it is the center of every image. Of more than `limit` crops (0 takes all)
+    that many are taken: as many of each image as it has, and spread over it.
     """
     require_whole(least=0, most=2**63, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)
     rows, columns = image_set.heights // size, image_set.widths // size
-    if not image_set.by_area:
+    if not is_tiled(image_set, size=size):
         rows, columns = torch.ones_like(rows), torch.ones_like(columns)
     counts = rows * columns
     image = torch.arange(len(image_set)).repeat_interleave(counts)
     cell = torch.arange(len(image)) - (counts.cumsum(0) - counts)[image]
     row, column = cell // columns[image], cell % columns[image]
     if 0 < limit < len(image):
-        chosen = (2 * torch.arange(limit) + 1) * len(image) // (2 * limit)
+        # One tile of every image, then a second, and so on; multiples of the golden ratio order
+        # tiles, and images, so that the first few are spread over all of them.
+        order = np.lexsort((cell * GOLDEN % 1, image))
+        turn = np.empty(len(order), dtype=np.int64)
+        turn[order] = np.arange(len(order)) - (counts.cumsum(0) - counts)[image[order]].numpy()
+        chosen = torch.from_numpy(np.sort(np.lexsort((image * GOLDEN % 1, turn))[:limit]))
         image, row, column = image[chosen], row[chosen], column[chosen]
     top = (image_set.heights - rows * size)[image] // 2 + row * size
     left = (image_set.widths - columns * size)[image] // 2 + column * size
     return _crops(image_set, image, top, left, size=size), image_set.labels[image], image
+
+
+def whole_images(
+    image_set: ImageSet, *, multiple: int, limit: int, largest: int = 1024
+) -> list[tuple[str, UInt8[Tensor, "3 H W"]]]:
+    """Give up to `limit` images whole, each with its name, for a set that is cut into tiles.
+
+    Sides are cropped around the center to a multiple of `multiple` pixels, at most `largest`.
+    """
+    chosen = np.unique(np.linspace(0, len(image_set) - 1, min(limit, len(image_set))).astype(int))
+    found = []
+    for i in chosen.tolist():
+        image = image_set.image(i)
+        height, width = (min(side, largest) // multiple * multiple for side in image.shape[:2])
+        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        crop = image[top : top + height, left : left + width]
+        found.append((Path(image_set.names[i]).stem, rearrange(crop, "h w c -> c h w").clone()))
+    return found
+
+
+def is_tiled(image_set: ImageSet, *, size: int) -> bool:
+    """Say whether images are so much larger than a crop that tiles of them are the examples."""
+    areas = (image_set.heights * image_set.widths).double()
+    return bool(areas.median() >= TILED * size**2)
 
 
 def to_model(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -34,8 +34,15 @@ class Row(NamedTuple):
     digest: str = ""  # SHA-256 of the archive
 
 
+HELD_OUT = {"00_243", "05_853", "09_455", "12_741", "13_471", "18_317"}
+FOOLBOX = (
+    *("00_243", "01_559", "02_438", "03_990", "04_949", "05_853", "06_609", "07_609", "08_915"),
+    *("09_455", "10_541", "11_630", "12_741", "13_471", "14_129", "15_99", "16_251", "17_22"),
+    *("18_317", "19_305"),
+)
+"""ImageNet photographs in foolbox's wheel, number and class: installed for them, never imported."""
 SOURCES = {
-    # The natural color photographs of scikit-image and scikit-learn; see data/README.md.
+    # Natural color photographs in the wheels of scikit-image, scikit-learn and foolbox.
     "photos": Row(
         photographs={
             "astronaut": ("train", "skimage", "data/astronaut.png"),
@@ -45,6 +52,14 @@ SOURCES = {
             "flower": ("train", "sklearn", "datasets/images/flower.jpg"),
             "motorcycle": ("train", "skimage", "data/motorcycle_left.png"),
             "rocket": ("val", "skimage", "data/rocket.jpg"),
+        }
+        | {
+            f"imagenet_{name}": (
+                "val" if name in HELD_OUT else "train",
+                "foolbox",
+                f"data/imagenet_{name}.jpg",
+            )
+            for name in FOOLBOX
         }
     ),
     # The binary version: the one for Python is a pickle, and nothing is unpickled here.
@@ -92,9 +107,8 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     sizes = {"resize": config.resize, "at_least": 0 if row.photographs else config.size}
     key = json.dumps([VERSION, files.key, split, sizes])
     store = f"{name}-{split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    look, by_area = partial(_listing, files, split), bool(row.photographs)
     try:
-        return open_or_build(cache / "stores" / store, look, by_area=by_area, **sizes)
+        return open_or_build(cache / "stores" / store, partial(_listing, files, split), **sizes)
     except ValueError as error:
         raise ValueError(f"{config.root or name}: {error}") from None
 

@@ -45,7 +45,6 @@ class ImageSet:
     classes: tuple[str, ...]
     names: tuple[str, ...] = field(repr=False)
     skipped: tuple[tuple[str, str], ...] = field(repr=False)  # files that are not in it, and why
-    by_area: bool  # every crop position is an example (few large photographs), not every image
     content: str  # SHA-256 of the pixels
 
     def __len__(self) -> int:
@@ -65,22 +64,22 @@ class ImageSet:
 
 
 def open_or_build(
-    folder: Path, look: Callable[[], Listing], *, by_area: bool, resize: int, at_least: int
+    folder: Path, look: Callable[[], Listing], *, resize: int, at_least: int
 ) -> ImageSet:
     """Open the store in `folder`; when there is none, decode the images of what `look` gives.
 
     Of two processes one builds and the other waits. Raises ValueError when no image can be read,
     OSError when the store cannot be written.
     """
-    images = _open(folder, by_area=by_area)
+    images = _open(folder)
     if images is None:
         with locked(folder / "lock") as held:
             if held:
                 sweep(folder)
-            images = _open(folder, by_area=by_area)
+            images = _open(folder)
             if images is None:
                 _build(folder, look(), resize=resize, at_least=at_least)
-                images = _open(folder, by_area=by_area)
+                images = _open(folder)
     assert images is not None
     if images.skipped:
         said = "; ".join(f"{name!r}: {reason}" for name, reason in images.skipped[:10])
@@ -89,7 +88,7 @@ def open_or_build(
     return images
 
 
-def _open(folder: Path, *, by_area: bool) -> ImageSet | None:
+def _open(folder: Path) -> ImageSet | None:
     """Map a store; give None when there is none or it is damaged, for it can be built again."""
     index, file = folder / "index.json", folder / "pixels.bin"
     if not index.exists():
@@ -108,7 +107,7 @@ def _open(folder: Path, *, by_area: bool) -> ImageSet | None:
     classes, names = tuple(about["classes"]), tuple(about["names"])
     skipped, offsets = tuple(map(tuple, about["skipped"])), lengths.cumsum(0) - lengths
     sizes = (offsets, heights, widths, labels)
-    return ImageSet(pixels, *sizes, classes, names, skipped, by_area, about["content"])
+    return ImageSet(pixels, *sizes, classes, names, skipped, about["content"])
 
 
 def _build(folder: Path, listing: Listing, *, resize: int, at_least: int) -> None:

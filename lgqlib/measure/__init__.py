@@ -71,6 +71,16 @@ METRICS = {
         Metric("num_codes", "codes", 0),
         Metric("num_images", "images", 0),
         Metric("num_tokens", "tokens", 0),
+        Metric("whole_psnr", "PSNR, whole photographs", 2, "dB", 1, compared=True),
+        Metric("whole_ssim", "SSIM, whole photographs", 4, "", 1),
+        Metric("whole_bits_per_pixel", "coded, whole photographs", 3, "bits a pixel", -1),
+        Metric("error_below_4", "squared error, periods below 4 pixels", 5, "", -1),
+        Metric("error_4_to_8", "squared error, periods of 4 to 8 pixels", 5, "", -1),
+        Metric("error_8_to_16", "squared error, periods of 8 to 16 pixels", 5, "", -1),
+        Metric("error_above_16", "squared error, periods above 16 pixels", 5, "", -1),
+        Metric("error_edges", "squared error at edges", 5, "", -1),
+        Metric("error_flat", "squared error in flat regions", 5, "", -1),
+        Metric("num_photographs", "whole photographs", 0),
         Metric("images_per_second", "training speed", 0, "images/s", 1, compared=True),
     )
 }

@@ -16,7 +16,7 @@ QUALITIES = (1, 2, 3, 5, 8, 12, 17, 23, 30, 38, 47, 57, 67, 76, 84, 90, 95)
 def coded(
     image: UInt8[np.ndarray, "H W 3"], codec: str, quality: int
 ) -> tuple[float, UInt8[np.ndarray, "H W 3"]]:
-    """Return the bits a pixel of the file that a codec makes of an image, and what it decodes to."""
+    """Return the bits a pixel of an image coded as a file, and what the file decodes to."""
     file = BytesIO()
     Image.fromarray(image).save(file, quality=quality, **CODECS[codec])
     bits = 8 * file.tell() / (image.shape[0] * image.shape[1])
