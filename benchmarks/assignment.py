@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a minute: few codes, few tokens")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument("--save", action="store_true", help="write docs/results/")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -221,7 +221,7 @@ def main() -> None:
     hard = ["", "Encoding (nearest code only):", "", *hard_table(options, device, rate)]
     print("\n".join(hard))
     if options.save:
-        folder = Path(__file__).parent / "results"
+        folder = Path(__file__).parent.parent / "docs" / "results"
         folder.mkdir(exist_ok=True)
         slug = name.lower().replace(" ", "-") if device == "cuda" else "cpu"
         path = folder / f"assignment-{slug}.md"

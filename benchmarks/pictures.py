@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from lgqlib.data.batches import evaluation_images, load, to_model, to_unit
 from lgqlib.figures.codes_side_by_side import side_by_side
+
+from lgqlib.data import evaluation_images, load, to_model, to_unit
 from lgqlib.figures.style import name_of, png
 from lgqlib.run import Run
 

@@ -1,8 +1,9 @@
-"""Write a finished study as a page of record: every run, differences with intervals, claims.
+"""Lay out results as a page of record: a finished study, or the tables of notebook 07.
 
-    python benchmarks/record.py runs/three_seeds notebooks/studies/three_seeds.yaml [--save]
+    python benchmarks/record.py runs/three_seeds [--save]
+    python benchmarks/record.py runs/fixed_latents/07_laboratory.json [--save]
 
-Prints the page; with --save it goes to benchmarks/results/<study>.md.
+Prints the page; with --save it goes to docs/results/<name of the folder>.md.
 """
 
 import argparse
@@ -12,78 +13,77 @@ from pathlib import Path
 import pandas
 import torch
 
+from lgqlib.figures.comparison import RATES
+from lgqlib.files import read_json
+from lgqlib.measure import METRICS
 from lgqlib.study.claims import claims_table
-from lgqlib.study.comparison import ablations, against, at_equal_rate, cohorts, points, tabulated
-from lgqlib.study.results import NUMBERS, collect
+from lgqlib.study.comparison import ablations, against, at_equal_rate, points, tabulated
+from lgqlib.study.results import cohorts, collect
 
-METRICS = ("psnr", "ssim", "kid", "active", "perplexity", "bits_per_token_coded")
-RATES = ("bits_per_token_coded", "bits_per_token_entropy", "active")
+COMPARED = ("psnr", "ssim", "kid", "active", "perplexity", "bits_per_token_coded")
 MORE = ("latent_error", "effective_dim", "geometry_efficiency", "perplexity_share")
+
+
+def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
+    """Give what a study was, and its tables."""
+    table, found = collect(study), cohorts(study)
+    done = table[table["state"] == "done"]
+    keys = [m.key for m in METRICS.values() if (m.compared or m.key in MORE) and m.key in done]
+    means = points(found, keys)
+    for key in [key for key in keys if f"{key}.high" in means]:
+        half = (means[f"{key}.high"] - means[key]).map(" ± {:.2g}".format, na_action="ignore")
+        means[key] = means[key].map("{:.4g}".format) + half.fillna("")
+    peers = [m for m in dict.fromkeys(c.method for c in found) if m != "lgq"]
+    pairs = [(peer, metric, rate) for peer in peers for metric in ("psnr", "kid") for rate in RATES]
+    equal = [d for d in (at_equal_rate(found, "lgq", *pair) for pair in pairs) if d is not None]
+    of = done.iloc[0]
+    about = (
+        f"Command: `python -m lgqlib.study notebooks/studies/{study.name}.yaml`. Data: "
+        f"`{of['data.name']}`, {of['num_images']:.0f} held-out crops of {of['data.size']} pixels a "
+        f"side, {of['num_tokens']:.0f} tokens; {of['train.num_steps']} steps of "
+        f"{of['train.batch_size']} images. Features: {of.get('extractor')}, "
+        f"{of.get('preprocessing')}. Everything through decode(encode(x)). ± is half of Student's "
+        "95 % interval over seeds, which gives the verdicts; the bootstrap is over seeds and images"
+    )
+    return about, {
+        "Means over seeds": means[["name", "num_codes", "seeds", *keys]],
+        "LGQ less each peer, at equal K": tabulated(against(found, COMPARED)),
+        "LGQ less each peer, at an equal rate": tabulated(equal),
+        "Variants less LGQ": tabulated(ablations(found, COMPARED)),
+        "The paper's claims": claims_table(found).reset_index(names="claim id"),
+        "Every run": done[["run", "variant", "seed", *keys]],
+    }
+
+
+def of_notebook(file: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
+    """Give what notebook 07 was executed with, and its tables."""
+    found = read_json(file)
+    about = ", ".join(f"{key} = {value}" for key, value in found["about"].items())
+    tables = {
+        t["title"]: pandas.DataFrame(t["data"], columns=t["columns"]) for t in found["tables"]
+    }
+    return f"Notebook `07_laboratory`: {about}", tables
 
 
 def markdown(table: pandas.DataFrame) -> str:
     """Write a table in Markdown; numbers with four digits."""
-    cells = [[*map(str, table.columns)], ["---"] * len(table.columns)]
-    for row in table.itertuples(index=False):
-        cells.append([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row])
-    return "\n".join("| " + " | ".join(row) + " |" for row in cells)
-
-
-def page(study: Path, file: Path) -> str:
-    """Give the page of a study."""
-    table, found = collect(study), cohorts(study)
-    done = table[table["state"] == "done"]
-    about = done.iloc[0]
-    keys = [n.key for n in NUMBERS if n.key in done] + [k for k in MORE if k in done]
-    means = points(found, [*keys])
-    for key in keys:
-        if f"{key}.high" in means:
-            half = (means[f"{key}.high"] - means[key]).map(
-                lambda v: f" ± {v:.2g}", na_action="ignore"
-            )
-            means[key] = means[key].map(lambda v: f"{v:.4g}") + half.fillna("")
-    peers = tabulated(against(found, METRICS))
-    methods = [m for m in dict.fromkeys(c.method for c in found) if m != "lgq"]
-    pairs = [(m, metric, rate) for m in methods for metric in ("psnr", "kid") for rate in RATES]
-    equal = [at_equal_rate(found, "lgq", *pair) for pair in pairs]
-    claims = claims_table(found).reset_index(names="claim id")
-    parts = [
-        f"# {study.name}",
-        f"Command: `python -m lgqlib.study {file}`; this page: `python benchmarks/record.py "
-        f"runs/{study.name} {file} --save`. Device: {platform.machine()}, "
-        f"{torch.get_num_threads()} cores, torch {torch.__version__.split('+')[0]}. "
-        f"Data: `{about['data.name']}`, {about['num_images']:.0f} held-out crops of "
-        f"{about['data.size']} x {about['data.size']} pixels, {about['num_tokens']:.0f} tokens; "
-        f"{about['train.num_steps']} steps of {about['train.batch_size']} images. Features: "
-        f"{about.get('extractor')}, {about.get('preprocessing')}. Everything through "
-        "decode(encode(x)). Speeds are of a machine that did other work at the time.",
-        "## Means over seeds\n\n± is half of Student's 95 % interval over seeds.\n\n"
-        + markdown(means[["name", "num_codes", "seeds", *keys]].rename(columns={"name": "method"})),
-        "## LGQ less each peer, at equal K\n\nPaired by seed; the verdict is Student's interval's, "
-        "the bootstrap is over seeds and images.\n\n" + markdown(peers),
-        "## LGQ less each peer, at an equal rate\n\n"
-        + markdown(tabulated([d for d in equal if d is not None])),
-        "## Variants less LGQ\n\n" + markdown(tabulated(ablations(found, METRICS))),
-        "## The paper's claims\n\n" + markdown(claims),
-        "## Every run\n\n" + markdown(done[["run", "variant", "seed", *keys]]),
-    ]
-    return "\n\n".join(part for part in parts if not part.endswith("| --- |")) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("study", type=Path, help="folder of the study's runs")
-    parser.add_argument("file", type=Path, help="the study's YAML file, as it is to be named")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
-    options = parser.parse_args()
-    text = page(options.study, options.file)
-    print(text)
-    if options.save:
-        out = Path(__file__).parent / "results" / f"{options.study.name}.md"
-        out.write_text(text, encoding="utf-8")
+    rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in table.values]
+    rows = [[*map(str, table.columns)], ["---"] * len(table.columns), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", type=Path, help="folder of a study, or file of notebook 07")
+    parser.add_argument("--save", action="store_true", help="write it into docs/results/")
+    options = parser.parse_args()
+    is_study = options.source.is_dir()
+    about, tables = (of_study if is_study else of_notebook)(options.source)
+    name = options.source.name if is_study else options.source.parent.name
+    machine = f"{platform.machine()}, {torch.get_num_threads()} cores, torch {torch.__version__}"
+    parts = [f"## {title}\n\n{markdown(table)}" for title, table in tables.items() if len(table)]
+    text = "\n\n".join([f"# {name}", f"{about}. {machine}.", *parts]) + "\n"
+    print(text)
+    if options.save:
+        path = Path(__file__).parent.parent / "docs" / "results" / f"{name}.md"
+        path.write_text(text, encoding="utf-8")

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["fsq", "lgq", "simvq", "vq", "vq_ema"])
     parser.add_argument("--overrides", default="", help="of every config, name=value name=value")
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument("--save", action="store_true", help="write docs/results/")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     steps, times = {}, {method: [] for method in options.methods}
@@ -100,7 +100,7 @@ def main() -> None:
     table = "\n".join(lines)
     print(table)
     if options.save:
-        folder = Path(__file__).parent / "results"
+        folder = Path(__file__).parent.parent / "docs" / "results"
         folder.mkdir(exist_ok=True)
         where = "gpu" if device == "cuda" else "cpu"
         (folder / f"training-{options.preset}-{where}.md").write_text(

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.data.batches import TrainingBatches, evaluation_images, load, to_model, to_unit
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model, to_unit
 from lgqlib.files import replacing
 from lgqlib.measure.distances import frechet_distance, kernel_distance
 from lgqlib.measure.features import Extractor, build_extractor

@@ -1,36 +1,33 @@
-"""Files that are whole or not there: write under a temporary name, flush to the disk, rename."""
+"""Files that are whole or not there, checksums that find damage, and a lock that no kill leaves.
+
+What the library reads back is sealed: its JSON ends with a checksum of the rest. That JSON is a
+file, a line of metrics, or the header of arrays, whose own checksum it then holds.
+"""
 
 import contextlib
 import errno
+import fcntl
 import hashlib
+import itertools
 import json
+import math
 import os
-import re
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
 
-OS_ERROR = re.compile(r"\(os error (\d+)\)")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What a file system without locks answers."""
 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let an OSError of the block (a full disk, a lost permission) say that `path` could not be
-    written.
-    """
+    """Let an OSError of the block (a full disk, a lost permission) name the `path` of the write."""
     try:
         yield
     except OSError as error:
@@ -38,126 +35,173 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_os_error() -> Iterator[None]:
-    """Raise the failed writes of safetensors, which has an error of its own, as OSError."""
-    try:
-        yield
-    except SafetensorError as error:
-        code = OS_ERROR.search(str(error))
-        number = int(code[1]) if code else errno.EIO
-        raise OSError(number, os.strerror(number)) from error
-
-
-@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, a file or a folder to be written, and put it in its
-    place at the end.
+    """Yield a temporary path to write to, and put the file in the place of `path` at the end.
 
-    Whoever reads `path` sees the old content or the new, never a part, even when the process is
-    killed between. An exception
-    (a full disk, say) leaves `path` as it was and removes the temporary.
+    Whoever reads `path` sees the old content or the new, also when the process is killed between.
+    An exception (a full disk, say) leaves `path` as it was and removes the temporary.
     """
+    # The name ends as that of `path` does, for writers that choose a format by it.
+    temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp.{path.name}")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
-            yield from _replaced(path, folder)
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # before the rename, or a power cut leaves an empty file
+            os.replace(temporary, path)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _replaced(path: Path, folder: Path) -> Iterator[Path]:
-    temporary = folder / path.name
-    yield temporary
-    for part in [*temporary.rglob("*")] if temporary.is_dir() else [temporary]:
-        _sync(part)
-    if path.is_dir():
-        # A folder cannot be replaced in one step: move the old one aside first, to be removed
-        # last.
-        path.rename(folder / "old")
-    os.replace(temporary, path)
-    _sync(path.parent)
+            temporary.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporaries that a killed process left in `folder`; only for whoever holds the
-    folder's lock.
+    """Remove temporaries that a kill left in `folder`; only for whoever holds the folder's lock."""
+    for left in folder.glob(".*.tmp.*"):
+        left.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
+    """Lock the file `path` until the block or the process ends; yield whether the lock is held.
+
+    False: another process has it, and `wait` is false. None: the file system has no locks, and
+    whoever uses it keeps two writers apart.
     """
-    for left in folder.glob(".*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+    with file:
+        held: bool | None = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        except OSError as error:
+            if error.errno not in LOCKLESS:
+                raise
+            held = None
+        yield held
 
 
-def json_text(value: Any) -> str:
-    """Give `value` as JSON text; NaN is refused, for JSON has none."""
-    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+# JSON and arrays, with checksums ------------------------------------------------------------------
+
+CHECKSUM = ', "checksum": "'
+OTHER = "damaged: its checksum is not the one that was written"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON, atomically."""
-    text = json_text(value)
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def seal(value: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """Give `value` as JSON that ends with a checksum of the rest; NaN and infinity become null."""
+    plain = {
+        name: None if isinstance(item, float) and not math.isfinite(item) else item
+        for name, item in value.items()
+    }
+    text = json.dumps(plain, indent=indent, allow_nan=False)
+    return f'{text[:-1]}{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises ValueError that names the file when it is not JSON."""
+def unseal(text: bytes) -> dict[str, Any]:
+    """Read what `seal` gave. Raises ValueError when any byte of it is another."""
+    body, mark, checksum = text.strip().rpartition(CHECKSUM.encode())
+    plain = body + b"}"
+    if not mark or checksum != hashlib.sha256(plain).hexdigest().encode() + b'"}':
+        raise ValueError(OTHER)
+    return json.loads(plain)
+
+
+@contextlib.contextmanager
+def reading(what: Path | str, remedy: str = "") -> Iterator[None]:
+    """Let an error of the block say what cannot be read, why, and what to do."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except FileNotFoundError:
-        raise ValueError(f"{path} is missing.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from None
+        raise ValueError(f"{what} is missing.{remedy}") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} cannot be read ({error}).{remedy}") from None
 
 
-def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the SHA-256 of `value` to it as `checksum`, for `read_sealed` to verify."""
-    # As it comes back from a file: a tuple as a list, a key as text.
-    plain = json.loads(json_text(value))
-    return {**plain, "checksum": hashlib.sha256(json_text(plain).encode()).hexdigest()}
+def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
+    """Write `value` as JSON, atomically; without a seal a number that is NaN is refused."""
+    text = seal(value, indent=1) if sealed else json.dumps(value, indent=1, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Read what was `sealed`; without a checksum (from an earlier version) it is read as it is.
-
-    Raises ValueError that names the file when it is damaged.
-    """
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: it holds no names with values.")
-    expected = value.pop("checksum", None)
-    try:
-        is_whole = expected is None or sealed(value)["checksum"] == expected
-    except ValueError:  # NaN, which Python reads and nobody wrote
-        is_whole = False
-    if not is_whole:
-        raise ValueError(f"{path} is damaged: its checksum is not the one that was written.")
-    return value
+def read_json(path: Path, *, sealed: bool = False, remedy: str = "") -> Any:
+    """Read JSON. Raises ValueError that names the file when it is missing or damaged."""
+    with reading(path, remedy):
+        return (unseal if sealed else json.loads)(path.read_bytes())
 
 
-def sealed_line(record: Mapping[str, Any]) -> str:
-    """Give `record` as a line of JSON, with a checksum of the rest of it at the end."""
-    text = json.dumps(record, allow_nan=False)
-    return json.dumps({**record, "crc": zlib.crc32(text.encode())}, allow_nan=False) + "\n"
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
+    """Write arrays, and what JSON can hold `about` them, as safetensors; give their checksum."""
+    arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    checksum = _checksum(arrays)
+    content = save(arrays, metadata={"about": seal({**about, "arrays": checksum})})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return checksum
 
 
-def read_line(line: bytes) -> dict:
-    """Read a `sealed_line`; one without a checksum (from an earlier version) is read as it is.
+def read_about(path: Path, *, remedy: str = "") -> dict[str, Any]:
+    """Read only what stands `about` arrays, whose damage is not seen."""
+    with reading(path, remedy), safe_open(path, "numpy") as file:
+        return unseal((file.metadata() or {}).get("about", "").encode())
 
-    Raises ValueError with what is wrong with it, to stand behind its number.
-    """
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not (isinstance(record, dict) and {"step", "split"} <= record.keys()):
-        raise ValueError("not a record with `step` and `split`")
-    expected = record.pop("crc", None)
-    if expected is not None and zlib.crc32(json.dumps(record).encode()) != expected:
-        raise ValueError("damaged: its checksum is not the one that was written")
-    return record
+
+def read_arrays(path: Path, *, remedy: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read arrays and `about`. Raises ValueError that names the file when it is damaged."""
+    about = read_about(path, remedy=remedy)
+    with reading(path, remedy):
+        arrays = load_file(path)
+        if _checksum(arrays) != about["arrays"]:
+            raise ValueError(OTHER)
+    return arrays, about
 
 
 def sha256(path: Path) -> str:
     """Give the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value)
+    return digest.hexdigest()
+
+
+# Parameters of notebooks, refused by their names before anything is computed with them ------------
+
+
+def require(right: str, fits: Callable[[Any], bool], **values: Any) -> None:
+    """Raise ValueError, by its name and with what is `right`, for a value that does not fit."""
+    for name, value in values.items():
+        if not fits(value):
+            raise ValueError(f"{name} = {value!r}: it must be {right}.")
+
+
+def require_whole(*, least: int = 1, most: int = 2**31, **values: Any) -> None:
+    """Refuse what is no whole number in [least, most]."""
+    right = f"a whole number from {least} to {most}"
+    require(right, lambda x: type(x) is int and least <= x <= most, **values)
+
+
+def require_folder(**values: Any) -> None:
+    """Refuse what is no path."""
+    right = "the path of a folder"
+    require(right, lambda x: isinstance(x, str | os.PathLike) and "\0" not in str(x), **values)
+
+
+def require_falling(**values: Any) -> None:
+    """Refuse what is no finite number > 0, or not below the one before it."""
+    right = "a finite number > 0"
+    require(right, lambda x: type(x) in (int, float) and 0 < x < math.inf, **values)
+    for (above, most), (name, value) in itertools.pairwise(values.items()):
+        require(f"below {above} = {most!r}", lambda x, most=most: x < most, **{name: value})
+
+
+def require_one_of(choices: tuple[str, ...], **values: Any) -> None:
+    """Refuse what is none of the choices."""
+    require(f"one of {', '.join(choices)}", lambda x: x in choices, **values)

@@ -15,7 +15,7 @@ from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.data.batches import TrainingBatches, evaluation_images, load, to_model
+from lgqlib.data import TrainingBatches, evaluation_images, load, to_model
 from lgqlib.evaluate import evaluate
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
 from lgqlib.run import Checkpoint, Run, Snapshot

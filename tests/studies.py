@@ -7,20 +7,31 @@ import numpy as np
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.results import STUDY_FILE
+from lgqlib.study.results import FAILURE_FILE, STUDY_FILE
 
 
 def finished_run(
-    study: Path, *, more: str = "", per_image: dict | None = None, numbers: dict, **named
+    study: Path,
+    *,
+    more: str = "",
+    numbers: dict | None = None,
+    per_image: dict | None = None,
+    failure: dict | None = None,
+    evaluated: bool = True,
+    **named,
 ) -> Run:
-    """Write the files that a finished run leaves."""
+    """Write the files that a finished run leaves, with these numbers of its evaluation."""
     run = Run.create(study, preset("laptop", **named).override(f"train.num_steps=20 {more}"))
-    run.log(20, "timing", images_per_second=100.0)
-    state = run.path / "checkpoints" / "step-00000020" / "state.json"
-    write_json(state, {"step": 20, "tau": 0.1, "tau_c": None, "files": {}})
-    arrays = {f"per_image.{k}": np.asarray(v) for k, v in (per_image or {}).items()}
-    about = {"num_images": 256, "num_tokens": 16384, "extractor": "lite2"}
-    run.save_evaluation(about | numbers, arrays)
+    for step in (10, 20):
+        run.log(step, "train", loss=1.0 / step)
+        run.log(step, "timing", images_per_second=100.0 + step)
+    run.save_checkpoint(20, {}, tau=0.1, tau_c=None)
+    if evaluated:
+        arrays = {f"per_image.{k}": np.asarray(v) for k, v in (per_image or {}).items()}
+        about = {"num_images": 256, "num_tokens": 16384, "extractor": "lite2", "kid": None}
+        run.save_evaluation(about | (numbers or {"psnr": 20.0, "active": 900}), arrays)
+    if failure is not None:
+        write_json(run.path / FAILURE_FILE, failure)
     return run
 
 

@@ -11,7 +11,6 @@ import pytest
 from cells import execute
 from PIL import Image
 
-from lgqlib import parameters
 from lgqlib.files import read_json, write_json
 from lgqlib.run import Run
 
@@ -129,30 +128,22 @@ def opened(name, run, cache, **values):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_run_it_says_what_to_do(name, cache, tmp_path):
-    with pytest.raises(ValueError, match="no trained run below .*: train one with notebook 01"):
-        opened(name, "", cache, runs=str(tmp_path))
+def test_a_run_that_is_not_fit_says_what_to_do(name, copied, cache, tmp_path):
+    def refuses(says, run=str(copied.path), **more):
+        with pytest.raises(ValueError, match=says):
+            opened(name, run, cache, **more)
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_without_a_checkpoint_says_what_to_do(name, copied, cache):
+    refuses("no trained run below .*: train one with notebook 01", run="", runs=str(tmp_path / "x"))
+    file = copied.path / "config.json"
+    config = read_json(file)
+    write_json(file, config | {"version": 0})
+    refuses("config.json .*version = 0: .* train the run again")
+    write_json(file, config | {"train": {k: v for k, v in config["train"].items() if k != "lr"}})
+    refuses("config.json .*lacks train.lr")
+    write_json(file, config)
     shutil.rmtree(copied.path / "checkpoints")
     (copied.path / "evaluation.json").unlink()
-    with pytest.raises(ValueError, match="has no checkpoint yet: train it with notebook 01_train"):
-        opened(name, str(copied.path), cache)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_of_an_older_version_says_what_to_do(name, copied, cache):
-    file = copied.path / "config.json"
-    write_json(file, read_json(file) | {"version": 0})
-    with pytest.raises(ValueError, match=r"config.json: version = 0: .* train the run again"):
-        opened(name, str(copied.path), cache)
-    config = read_json(file) | {"version": 1}
-    del config["train"]["lr"]
-    write_json(file, config)
-    with pytest.raises(ValueError, match=r"config.json: the config lacks train.lr"):
-        opened(name, str(copied.path), cache)
+    refuses("has no checkpoint yet: train it with notebook 01_train")
 
 
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
@@ -164,28 +155,11 @@ def test_a_run_of_another_method_is_opened(name, trained, cache):
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
 def test_a_run_that_still_trains_is_opened_as_far_as_it_is(name, copied, cache):
     """It holds the lock, has one checkpoint of two, a torn line of metrics and no evaluation."""
-    shutil.rmtree(copied.path / "checkpoints" / "step-00000008")
+    newest = copied.path / "checkpoints" / "step-00000008.safetensors"
     (copied.path / "evaluation.json").unlink()
     with copied.locked():
         with open(copied.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": 8})[:6])
-        (copied.path / "checkpoints" / ".step-00000008.x.tmp").mkdir()
+            file.write('{"step": 8')
+        newest.rename(newest.with_name(f".0.tmp.{newest.name}"))
         scope = opened(name, str(copied.path), cache, num_images=4)
     assert scope["this"].step == 4 and not scope["this"].is_complete
-
-
-# The checks themselves ---------------------------------------------------------------------------
-
-
-def test_what_fits_passes():
-    parameters.require_whole(least=0, most=3, a=0, b=3)
-    parameters.require_positive(a=1e-9, b=3)
-    parameters.require_folder(run="", runs=Path())
-    parameters.require_falling(hottest=2, coldest=1.0)
-    parameters.require_one_of(("a", "b"), kind="b")
-
-
-@pytest.mark.parametrize("bad", [True, None, 1.0, math.nan, -1, 4, "1"])
-def test_what_is_no_whole_number_within_bounds_is_refused(bad):
-    with pytest.raises(ValueError, match="num = .*whole number from 0 to 3"):
-        parameters.require_whole(least=0, most=3, num=bad)

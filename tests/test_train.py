@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lgqlib.data.batches import TrainingBatches
+from lgqlib.data import TrainingBatches
 from lgqlib.losses import TokenizerLoss
 from lgqlib.quantizers import METHODS
 from lgqlib.run import Run

@@ -1,7 +1,4 @@
-"""Named image sets -> one store of bytes -> batches: what the model trains and is evaluated on."""
-
-import sys
-from pathlib import Path
+"""Crops of images: what the model trains and is evaluated on."""
 
 import numpy as np
 import torch
@@ -9,44 +6,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from lgqlib.config import DataConfig
-from lgqlib.data import sources
-from lgqlib.data.store import ImageSet, open_or_build
-from lgqlib.parameters import require_whole
-
-SPLITS = ("train", "val")
-
-
-def load(config: DataConfig, split: str, *, cache: Path) -> ImageSet:
-    """Give the images of `config` in `split` ("train" or "val"), decoded once into a store in the
-    folder `cache`.
-
-    Raises ValueError for an unknown split or set, a missing or empty folder; ConnectionError when a
-    download is needed and there is no network; OSError when the disk is full. Files that cannot be
-    read are logged and listed in `skipped`.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    if config.name == "photos":
-        if config.root:
-            raise ValueError(
-                f"data.root = {config.root!r}: photos are embedded; "
-                "for a folder use data.name = 'imagefolder'"
-            )
-        short = config.resize or sources.SMALLEST_SIDE
-        if config.size > short:
-            raise ValueError(
-                f"data.size = {config.size}: it must be at most {short}, the short side of the "
-                "smallest photograph"
-            )
-        source = sources.photographs(split)
-    elif config.root:
-        source = sources.user(Path(config.root), split, name=config.name)
-    elif config.name in sources.DOWNLOADS:
-        source = sources.downloaded(config.name, split, folder=Path(cache) / "downloads")
-    else:
-        raise ValueError(f"data.root is empty: {config.name} needs a folder of images")
-    return open_or_build(source, cache=Path(cache), resize=config.resize, at_least=config.size)
+from lgqlib.data.store import ImageSet
+from lgqlib.files import require_whole
 
 
 class TrainingBatches:
@@ -68,26 +29,18 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ):
-        """Prepare batches of `batch_size` crops over all ranks, of which this one receives its
-        equal share.
-        """
+        """Prepare batches of `batch_size` crops over all ranks; this one gets its equal share."""
         if batch_size % world_size:
             raise ValueError(f"a batch of {batch_size} does not divide by {world_size} ranks")
         _check_sides(image_set, size=size)
-        self.images = image_set.to(device)
-        self.size, self.batch_size, self.seed, self.flip, self.device = (
-            size,
-            batch_size,
-            seed,
-            flip,
-            device,
-        )
+        self.images, self.device = image_set.to(device), device
+        self.size, self.batch_size, self.seed, self.flip = size, batch_size, seed, flip
         share = batch_size // world_size
         self.share = slice(rank * share, (rank + 1) * share)
         self._rows = (image_set.heights - size + 1).numpy()
         self._columns = (image_set.widths - size + 1).numpy()
         self._ends = np.cumsum(self._rows * self._columns)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     @property
     def num_crops(self) -> int:
@@ -122,14 +75,12 @@ class TrainingBatches:
         """Give the image at each position of the endless sequence of shuffled epochs."""
         epochs, within = np.divmod(positions, len(self.images))
         image = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            if self._order[0] != epoch:
+        for epoch in np.unique(epochs).tolist():
+            if self._epoch != epoch:
                 # Another stream than the batches', which are seeded by two numbers.
-                order = np.random.default_rng([self.seed, int(epoch), 1]).permutation(
-                    len(self.images)
-                )
-                self._order = (int(epoch), order)
-            image[epochs == epoch] = self._order[1][within[epochs == epoch]]
+                random = np.random.default_rng([self.seed, epoch, 1])
+                self._epoch, self._order = epoch, random.permutation(len(self.images))
+            image[epochs == epoch] = self._order[within[epochs == epoch]]
         return image
 
 
@@ -141,10 +92,11 @@ def evaluation_images(
     From photographs the cells of a centered grid, which do not overlap; from other sets the center
     of every image. Of more than `limit` crops, that many are taken, evenly spread (0 takes all).
     """
-    require_whole(least=0, most=sys.maxsize, **{"limit (num_images)": limit})
+    require_whole(least=0, most=2**63, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)
-    rows = image_set.heights // size if image_set.by_area else torch.ones_like(image_set.heights)
-    columns = image_set.widths // size if image_set.by_area else torch.ones_like(image_set.widths)
+    rows, columns = image_set.heights // size, image_set.widths // size
+    if not image_set.by_area:
+        rows, columns = torch.ones_like(rows), torch.ones_like(columns)
     counts = rows * columns
     image = torch.arange(len(image_set)).repeat_interleave(counts)
     cell = torch.arange(len(image)) - (counts.cumsum(0) - counts)[image]
@@ -155,11 +107,6 @@ def evaluation_images(
     top = (image_set.heights - rows * size)[image] // 2 + row * size
     left = (image_set.widths - columns * size)[image] // 2 + column * size
     return _crops(image_set, image, top, left, size=size), image_set.labels[image], image
-
-
-def fingerprint(image_set: ImageSet) -> str:
-    """Give a key that is equal for equal pixels, sizes, labels and classes, wherever they lie."""
-    return image_set.content
 
 
 def to_model(images: UInt8[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -173,19 +120,15 @@ def to_unit(images: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
 
 
 def to_uint8(images: Float[Tensor, "*batch"]) -> UInt8[Tensor, "*batch"]:
-    """Map the model's range to bytes as a saved file would hold them: clamped and rounded; undoes
-    `to_model`.
-    """
+    """Map the model's range to bytes, clamped and rounded as in a saved file: undo `to_model`."""
     return (to_unit(images.float()).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _check_sides(image_set: ImageSet, *, size: int) -> None:
     shortest, i = torch.minimum(image_set.heights, image_set.widths).min(0)
     if shortest < size:
-        name = image_set.names[int(i)]
-        raise ValueError(
-            f"data.size = {size}: a crop of it exceeds {name}, whose short side is {int(shortest)}"
-        )
+        text = f"a crop of it exceeds {image_set.names[i]}, whose short side is {shortest}"
+        raise ValueError(f"data.size = {size}: {text}")
 
 
 def _crops(

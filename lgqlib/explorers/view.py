@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lgqlib.data.batches import evaluation_images, load, to_model, to_uint8
+from lgqlib.data import evaluation_images, load, to_model, to_uint8
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.quantizers.assignment import energies, soft_assign
 from lgqlib.quantizers.lgq import LGQ

@@ -78,7 +78,7 @@ def colored(
 
 
 def picture_grid(
-    rows: Mapping[str, Sequence[UInt8[np.ndarray, "_ _ 3"]] | UInt8[np.ndarray, "_ _ _ 3"]],
+    rows: Mapping[str, UInt8[np.ndarray, "_ _ _ 3"] | Sequence[UInt8[np.ndarray, "_ _ 3"]]],
     *,
     columns: Sequence[str] = (),
     hover: Sequence[Sequence[str]] | None = None,

@@ -20,8 +20,9 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """Label and unit, as an axis or a column has them."""
-        return f"{self.label}, {self.unit}" if self.unit else self.label
+        """Label and unit, as an axis or a column has them; `active codes` says its unit itself."""
+        said = not self.unit or self.unit in self.label
+        return self.label if said else f"{self.label}, {self.unit}"
 
     def text(self, value: float, *, unit: bool = False) -> str:
         """Write a value with its decimals; with its unit where asked."""

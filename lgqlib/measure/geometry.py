@@ -24,9 +24,9 @@ from lgqlib.measure.distortion import (
     partial_distortion,
     squared_errors,
 )
-from lgqlib.measure.usage import code_usage
 from lgqlib.measure.neighbors import Array, as_tensor, nearest
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
+from lgqlib.measure.usage import code_usage
 
 
 @dataclass(frozen=True)

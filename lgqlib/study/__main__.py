@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 
 from lgqlib.study import runner
+from lgqlib.study.comparison import comparison_table
 from lgqlib.study.grid import read_study
-from lgqlib.study.report import comparison_text
-from lgqlib.study.results import collect, compare
-from lgqlib.study.runner import Places, check_notebooks, chosen, run_study, state_of
+from lgqlib.study.results import cohorts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=runner.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", type=Path, help="the YAML file (its keys: lgqlib/grid.py)")
+    parser.add_argument("study", type=Path, help="the YAML file (keys: lgqlib/study/grid.py)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="decoded images")
     parser.add_argument(
@@ -33,32 +32,32 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = read_study(options.study)
         notebooks = options.notebooks or options.study.resolve().parent.parent
-        runs = options.runs.resolve()
-        places = Places(notebooks.resolve(), runs, options.cache.resolve(), runs / study.name)
+        folder = options.runs.resolve() / study.name
+        places = runner.Places(notebooks.resolve(), folder, options.cache.resolve())
         if options.dry_run:
-            check_notebooks(study, places)
-            for cell in chosen(study, tuple(options.only)):
-                print(f"{state_of(cell, study, places):8} {cell.name} {cell.variant}".rstrip())
+            runner.check_notebooks(study, places)
+            for planned in runner.chosen(study, options.only):
+                state = runner.planned_state(planned, study, places)
+                print(f"{state:8} {planned.name} {planned.variant}".rstrip())
             return 0
-        result = run_study(
-            study,
-            places,
-            workers=options.workers,
-            threads=options.threads,
-            scheduler=options.scheduler,
-            only=tuple(options.only),
-        )
+        how = {key: getattr(options, key) for key in ("workers", "threads", "scheduler", "only")}
+        failed, stopped = runner.run_study(study, places, **how)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        stopped, failed = True, []
+    if stopped:
         print("stopped; the same command goes on from the last checkpoints.", file=sys.stderr)
         return 130
-    print(f"\n{comparison_text(compare(collect(places.study)))}\n")
-    print(f"report: {places.study / 'report' / 'index.html'}")
-    if result.failed:
-        print(f"failed: {', '.join(result.failed)} (the report says why)", file=sys.stderr)
-    return 130 if result.stopped else 1 if result.failed else 0
+    try:
+        print(f"\n{comparison_table(cohorts(folder)).to_string(index=False)}\n")
+    except ValueError as error:  # there is none to compare
+        print(error)
+    print(f"report: {folder / 'report' / 'index.html'}")
+    if failed:
+        print(f"failed: {', '.join(failed)} (the report says why)", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

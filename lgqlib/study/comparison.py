@@ -1,108 +1,23 @@
 """Methods against each other: paired by seed (and image), at equal K and at an equal rate.
 
-Runs that differ in nothing but their seed are a cohort. Every difference is between runs of the
-same seed, so that data, order and initial backbone cancel, and has two 95 % intervals: Student's
-over the seeds, which decides, and the two-way bootstrap over seeds and images beside it.
+Every difference is between runs of the same seed, so that data, order and initial backbone cancel,
+and has two 95 % intervals: Student's over the seeds, which decides, and the two-way bootstrap over
+seeds and images beside it.
 """
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas
 from jaxtyping import Float
 
+from lgqlib.figures.style import name_of
+from lgqlib.measure import METRICS
+from lgqlib.measure import metric as metric_of
 from lgqlib.measure.intervals import Interval, interpolate_at_rate, mean_interval, paired_difference
-from lgqlib.run import Run
-from lgqlib.study.results import NUMBERS, collect
-
-RATES = {
-    "active": "active codes",
-    "bits_per_token_entropy": "entropy of the codes, bits a token",
-    "bits_per_token_coded": "coded bits a token",
-}
-"""The three meanings of rate; the paper's is the first."""
-BETTER = {n.key: {"higher": 1, "lower": -1}.get(n.better, 0) for n in NUMBERS}
-"""The sign of an improvement."""
-LABELS = {n.key: f"{n.label}, {n.unit}" if n.unit else n.label for n in NUMBERS}
-
-TABULATED = (
-    *("at", "a", "b", "metric", "difference", "low", "high"),
-    *("bootstrap low", "bootstrap high", "seeds", "images", "verdict"),
-)
-"""Columns of a table of differences."""
-
-
-@dataclass(frozen=True)
-class Cohort:
-    """Finished runs that differ in nothing but their seed."""
-
-    method: str
-    variant: str
-    num_codes: int
-    rows: Mapping[int, Mapping[str, Any]]
-    """By seed: the run's row of the table of results."""
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """The method, and the variant where there is one."""
-        return f"{self.method} {self.variant}".strip()
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds, ascending."""
-        return tuple(sorted(self.rows))
-
-    def run(self, seed: int) -> Run:
-        """Open the run of a seed."""
-        return Run.open(self.folder / self.rows[seed]["run"])
-
-    @functools.cached_property
-    def _arrays(self) -> dict[int, dict[str, np.ndarray]]:
-        return {seed: self.run(seed).arrays() for seed in self.rows}
-
-    def values(
-        self, metric: str, seeds: Sequence[int] | None = None, *, per_image: bool = True
-    ) -> Float[np.ndarray, "S N"] | None:
-        """Give a metric of runs, a row a seed, with a column an image where images have one.
-
-        None where a run has no such number.
-        """
-        seeds = self.seeds if seeds is None else seeds
-        if per_image and all(f"per_image.{metric}" in self._arrays[s] for s in seeds):
-            return np.stack([self._arrays[s][f"per_image.{metric}"] for s in seeds]).astype(float)
-        found = [self.rows[s].get(metric) for s in seeds]
-        if any(value is None or pandas.isna(value) for value in found):
-            return None
-        return np.asarray(found, dtype=np.float64)[:, None]
-
-
-def cohorts(study: Path | str) -> list[Cohort]:
-    """Group the finished runs of a study (or of a folder of runs), in the order of its table.
-
-    Raises ValueError when there is no finished run, with what to do.
-    """
-    study = Path(study)
-    table = collect(study)
-    done = table[table["state"] == "done"] if len(table) else table
-    if not len(done):
-        raise ValueError(
-            f"{study} has no finished run: run `python -m lgqlib.study` on a study's file, "
-            "or notebooks 01_train and 02_evaluate."
-        )
-    config = [c for c in done.columns if "." in c and not c.startswith("per_image")]
-    found = []
-    for _, part in done.groupby(["method", "num_codes", *config], sort=False, dropna=False):
-        rows = {int(row["seed"]): row for row in part.to_dict("records")}
-        first = part.iloc[0]
-        found.append(
-            Cohort(first["method"], first["variant"], int(first["num_codes"]), rows, study)
-        )
-    return found
+from lgqlib.study.results import Cohort
 
 
 def find(
@@ -110,19 +25,23 @@ def find(
 ) -> Cohort | None:
     """Give a method's cohort at K: the one without a variant, or the first, unless one is named."""
     fitting = [c for c in found if c.method == method and c.num_codes == num_codes]
-    if variant is not None:
-        return next((c for c in fitting if c.variant == variant), None)
-    return next((c for c in fitting if not c.variant), fitting[0] if fitting else None)
+    named = [c for c in fitting if c.variant == (variant or "")]
+    return next(iter(named or (fitting if variant is None else [])), None)
+
+
+def is_ablation(cohort: Cohort, found: Sequence[Cohort]) -> bool:
+    """Say whether a plain cohort of the same method and size stands beside this variant."""
+    return bool(cohort.variant and find(found, cohort.method, cohort.num_codes, ""))
 
 
 def plain(found: Sequence[Cohort]) -> list[Cohort]:
     """Give one cohort a method, at the (largest) size of codebook that most methods have."""
-    sizes: dict[int, set[str]] = {}
+    methods: dict[int, list[str]] = {}
     for cohort in found:
-        sizes.setdefault(cohort.num_codes, set()).add(cohort.method)
-    size = max(sizes, key=lambda k: (len(sizes[k]), k))
-    methods = dict.fromkeys(c.method for c in found if c.num_codes == size)
-    return [find(found, method, size) for method in methods]
+        at = methods.setdefault(cohort.num_codes, [])
+        at += [] if cohort.method in at else [cohort.method]
+    size = max(methods, key=lambda k: (len(methods[k]), k))
+    return [find(found, method, size) for method in methods[size]]
 
 
 @dataclass(frozen=True)
@@ -146,18 +65,15 @@ class Difference:
 
     @property
     def direction(self) -> int:
-        """1 or -1 where the interval that decides excludes zero; 0 with one seed, or else."""
+        """1 or -1 where Student's interval excludes zero; 0 where it does not, or with one seed."""
         return self.t.direction if self.t is not None else 0
 
     @property
     def verdict(self) -> str:
         """`better`, `worse`, `higher`, `lower` or `undecided`, of a against b."""
-        if self.direction == 0:
-            return "undecided"
-        sign = BETTER.get(self.metric, 0)
-        if sign == 0:
-            return "higher" if self.direction > 0 else "lower"
-        return "better" if self.direction == sign else "worse"
+        words = {1: "higher", 0: "undecided", -1: "lower"}
+        improves = self.direction * metric_of(self.metric).better
+        return {1: "better", -1: "worse"}.get(improves, words[self.direction])
 
     def __str__(self) -> str:
         i = self.interval
@@ -173,29 +89,22 @@ def difference(a: Cohort, b: Cohort, metric: str, *, log: bool = False) -> Diffe
     shared = sorted(set(a.seeds) & set(b.seeds))
     if not shared:
         return None
-    x, y = a.values(metric, shared), b.values(metric, shared)
+    x, y = (c.per_image(metric, shared) for c in (a, b))
     if x is None or y is None or x.shape != y.shape:  # images of one only, or other images
-        x, y = (c.values(metric, shared, per_image=False) for c in (a, b))
+        x, y = (c.values(metric, shared) for c in (a, b))
     if x is None or y is None:
         return None
     if log:
         x, y = np.log(x), np.log(y)
-    return paired(a.name, b.name, metric, f"K = {a.num_codes:,}", x, y)
+    return _paired(a.name, b.name, metric, f"K = {a.num_codes:,}", x, y)
 
 
-def paired(
+def _paired(
     a: str, b: str, metric: str, at: str, x: Float[np.ndarray, "S *N"], y: Float[np.ndarray, "S *N"]
 ) -> Difference:
     """Give x - y, rows of one seed and (where there are) columns of one image, with intervals."""
-    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
-    return Difference(
-        a,
-        b,
-        metric,
-        at,
-        paired_difference(x.mean(1), y.mean(1), method="t") if len(x) > 1 else None,
-        paired_difference(x, y),
-    )
+    t = paired_difference(x, y, method="t") if len(x) > 1 else None
+    return Difference(a, b, metric, at, t, paired_difference(x, y))
 
 
 def at_equal_rate(
@@ -207,78 +116,48 @@ def at_equal_rate(
     axis where rate counts codes; differences are averaged over those points. None when fewer than
     two sizes of b share a seed with a, or the curves do not overlap for every shared seed.
     """
-    of_a = [c for c in found if c.method == a and not _is_ablation(c, found)]
-    of_b = [c for c in found if c.method == b and not _is_ablation(c, found)]
-    seeds = sorted({s for c in of_a for s in c.seeds} & {s for c in of_b for s in c.seeds})
     x, y = [], []
-    for seed in seeds:
-        mine = [_point(c, seed, rate, metric) for c in of_a if seed in c.rows]
-        other = np.array([_point(c, seed, rate, metric) for c in of_b if seed in c.rows])
+    for seed in sorted({seed for cohort in found for seed in cohort.seeds}):
+        mine, other = (_curve(found, method, seed, rate, metric) for method in (a, b))
         if len(other) < 2 or not np.isfinite(other).all():
             continue
-        pairs = [
+        at_rate = [
             (value, interpolate_at_rate(*other.T, here, log=rate == "active"))
             for here, value in mine
         ]
-        inside = [(p, q) for p, q in pairs if np.isfinite(p) and np.isfinite(q)]
+        inside = [pair for pair in at_rate if np.isfinite(pair).all()]
         if inside:
             x.append(np.mean([p for p, _ in inside]))
             y.append(np.mean([q for _, q in inside]))
     if not x:
         return None
-    where = f"equal rate ({RATES[rate]})"
-    return paired(a, b, metric, where, np.array(x), np.array(y))
+    where = f"equal rate ({METRICS[rate].title})"
+    return _paired(a, b, metric, where, np.array(x), np.array(y))
 
 
-def _point(cohort: Cohort, seed: int, rate: str, metric: str) -> tuple[float, float]:
-    row = cohort.rows[seed]
-    return float(row.get(rate) or np.nan), float(row.get(metric) or np.nan)
-
-
-def _is_ablation(cohort: Cohort, found: Sequence[Cohort]) -> bool:
-    """Say whether a plain cohort of the same method and size stands beside this variant."""
-    plain = find(found, cohort.method, cohort.num_codes, "")
-    return bool(cohort.variant) and plain is not None
-
-
-def points(found: Sequence[Cohort], metrics: Sequence[str]) -> pandas.DataFrame:
-    """Tabulate cohorts for drawing: `name`, `method`, `variant`, `num_codes`, `seeds`, `runs`, and
-    for each metric its mean and the ends of its interval, `<metric>.low` and `<metric>.high`.
-
-    The interval is Student's over seeds; missing with one seed.
-    """
-    rows = []
-    for cohort in found:
-        row: dict[str, Any] = {
-            "name": cohort.name,
-            "method": cohort.method,
-            "variant": cohort.variant,
-            "ablation": _is_ablation(cohort, found),
-            "num_codes": cohort.num_codes,
-            "seeds": len(cohort.seeds),
-            "runs": ", ".join(str(cohort.rows[s]["run"]) for s in cohort.seeds),
-        }
-        for metric in metrics:
-            values = cohort.values(metric, per_image=False)
-            if values is not None:
-                row[metric] = float(values.mean())
-                if len(values) > 1:
-                    interval = mean_interval(values[:, 0], method="t")
-                    row[f"{metric}.low"], row[f"{metric}.high"] = interval.low, interval.high
-        rows.append(row)
-    return pandas.DataFrame(rows)
+def _curve(
+    found: Sequence[Cohort], method: str, seed: int, rate: str, metric: str
+) -> Float[np.ndarray, "P 2"]:
+    """Give rate and metric of a method's runs of a seed, a row a size of codebook."""
+    rows = [
+        c.rows[seed]
+        for c in found
+        if c.method == method and seed in c.rows and not is_ablation(c, found)
+    ]
+    pairs = [[row.get(key) or np.nan for key in (rate, metric)] for row in rows]
+    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
 def against(
     found: Sequence[Cohort], metrics: Sequence[str], *, method: str = "lgq"
 ) -> list[Difference]:
     """Give every difference of a method to a peer at equal K."""
-    answers = []
-    for metric in metrics:
-        for b in found:
-            a = find(found, method, b.num_codes)
-            if a is not None and b.method != method and not _is_ablation(b, found):
-                answers.append(difference(a, b, metric))
+    pairs = [
+        (find(found, method, b.num_codes), b)
+        for b in found
+        if b.method != method and not is_ablation(b, found)
+    ]
+    answers = [difference(a, b, metric) for metric in metrics for a, b in pairs if a is not None]
     return [d for d in answers if d is not None]
 
 
@@ -286,32 +165,98 @@ def ablations(
     found: Sequence[Cohort], metrics: Sequence[str], *, method: str = "lgq"
 ) -> list[Difference]:
     """Give every difference of a variant of a method to the method itself, at equal K."""
-    answers = []
-    for metric in metrics:
-        for a in found:
-            plain = find(found, method, a.num_codes, "")
-            if a.method == method and a.variant and plain is not None:
-                answers.append(difference(a, plain, metric))
+    variants = [c for c in found if c.method == method and is_ablation(c, found)]
+    pairs = [(a, find(found, method, a.num_codes, "")) for a in variants]
+    answers = [difference(a, b, metric) for metric in metrics for a, b in pairs]
     return [d for d in answers if d is not None]
 
 
 def tabulated(differences: Sequence[Difference]) -> pandas.DataFrame:
     """Write differences as a table, a row each."""
-    rows = [
-        {
-            "at": d.at,
-            "a": d.a,
-            "b": d.b,
-            "metric": d.metric,
-            "difference": d.interval.mean,
-            "low": d.interval.low,
-            "high": d.interval.high,
-            "bootstrap low": d.bootstrap.low,
-            "bootstrap high": d.bootstrap.high,
-            "seeds": d.interval.num_seeds,
-            "images": d.bootstrap.num_images,
-            "verdict": d.verdict,
-        }
-        for d in differences
+    columns = {
+        "at": lambda d: d.at,
+        "a": lambda d: d.a,
+        "b": lambda d: d.b,
+        "metric": lambda d: d.metric,
+        "difference": lambda d: d.interval.mean,
+        "low": lambda d: d.interval.low,
+        "high": lambda d: d.interval.high,
+        "bootstrap low": lambda d: d.bootstrap.low,
+        "bootstrap high": lambda d: d.bootstrap.high,
+        "seeds": lambda d: d.interval.num_seeds,
+        "images": lambda d: d.bootstrap.num_images,
+        "verdict": lambda d: d.verdict,
+    }
+    return pandas.DataFrame({name: [get(d) for d in differences] for name, get in columns.items()})
+
+
+def points(found: Sequence[Cohort], metrics: Sequence[str]) -> pandas.DataFrame:
+    """Tabulate cohorts for drawing, with the mean of each metric and the ends of its interval.
+
+    Columns: `name`, `method`, `variant`, `ablation`, `num_codes`, `seeds`, `runs`, and for each
+    metric `<metric>`, `<metric>.low` and `<metric>.high`; the interval is Student's over seeds, and
+    missing with one seed.
+    """
+    rows = []
+    for cohort in found:
+        row: dict[str, Any] = {key: getattr(cohort, key) for key in ("name", "method", "variant")}
+        row |= {"ablation": is_ablation(cohort, found), "num_codes": cohort.num_codes}
+        row |= {"seeds": len(cohort.seeds)}
+        row |= {"runs": ", ".join(cohort.rows[seed]["run"] for seed in cohort.seeds)}
+        for metric in metrics:
+            values = cohort.values(metric)
+            if values is not None:
+                row[metric] = float(values.mean())
+            if values is not None and len(values) > 1:
+                interval = mean_interval(values, method="t")
+                row |= {f"{metric}.low": interval.low, f"{metric}.high": interval.high}
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def comparison_table(found: Sequence[Cohort]) -> pandas.DataFrame:
+    """Write cohorts side by side: `23.53 ± 0.02` is mean and standard deviation over seeds.
+
+    Beside method and codes stand the fields in which cohorts of one method differ, then what of
+    METRICS is compared, with an arrow to where better is.
+    """
+    fields = found[0].settings if found else {}
+    varying = [
+        field
+        for field in fields  # what belongs to a method's recipe says nothing beside its name
+        if len({(c.method, c.settings[field]) for c in found}) > len({c.method for c in found})
     ]
-    return pandas.DataFrame(rows, columns=TABULATED)
+    rows = []
+    for c in found:
+        row = {"method": name_of(c.name), "codes": f"{c.num_codes:,}"}
+        row |= {field: str(c.settings[field]) for field in varying}
+        for m in METRICS.values():
+            if m.compared and any(other.values(m.key) is not None for other in found):
+                values = c.values(m.key)
+                arrow = {1: " ↑", -1: " ↓", 0: ""}[m.better]
+                row[m.title + arrow] = "–" if values is None else _spread(m.text, values)
+        rows.append(row | {"seeds": len(c.seeds)})
+    return pandas.DataFrame(rows)
+
+
+def _spread(text, values: Float[np.ndarray, " S"]) -> str:
+    several = len(values) > 1
+    return text(values.mean()) + (f" ± {text(values.std(ddof=1))}" if several else "")
+
+
+def comparison_note(found: Sequence[Cohort]) -> str:
+    """Say what the comparison's numbers are of: seeds, images, tokens, features, direction."""
+    rows = [row for c in found for row in c.rows.values()]
+    known = [row for row in rows if pandas.notna(row.get("num_images"))]
+    sizes = sorted({(int(row["num_images"]), int(row["num_tokens"])) for row in known})
+    of = "; ".join(f"{images:,} held-out images, {tokens:,} tokens" for images, tokens in sizes)
+    extractors = sorted({str(r["extractor"]) for r in rows if isinstance(r.get("extractor"), str)})
+    features = (
+        f" Perceptual and Fréchet distance and KID are on {', '.join(extractors)} features: they "
+        "are neither LPIPS nor FID."
+    )
+    return (
+        f"Mean ± standard deviation over seeds; every number through decode(encode(x)), on {of}."
+        f"{features if extractors else ''} Arrows point where better is; active codes and "
+        "perplexity grow with the tokens looked at."
+    )

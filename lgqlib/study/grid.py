@@ -16,13 +16,12 @@ summary: [06_compare]       # executed once, at the end
 cell_limit: 86400           # seconds that a notebook's cell may take (this is the default)
 """
 
-import dataclasses
 import functools
 import itertools
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +32,15 @@ from lgqlib.presets import preset
 from lgqlib.quantizers import build
 
 KEYS = ("name", "base", "grid", "variants", "notebooks", "summary", "cell_limit")
-NAMED = {"preset": str, "method": str, "num_codes": int, "seed": int}
-"""Parameters of notebook 01_train beside its overrides, and their types."""
+NAMED = {"preset": "laptop", "method": "lgq", "num_codes": None, "seed": 0}
+"""Parameters of notebook 01_train beside its overrides, and what they are unless given."""
 LISTS = ("quantizer.levels",)
 """Fields whose value is itself a list; several of them are a list of lists."""
-INSTEAD = {"quantizer.method": "method", "quantizer.num_codes": "num_codes"}
 FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedRun:
     """One run of a study."""
 
     config: Config
@@ -61,7 +59,7 @@ class Study:
     """The runs of a study, and what is executed for them."""
 
     name: str
-    cells: tuple[Cell, ...]
+    runs: tuple[PlannedRun, ...]
     notebooks: tuple[str, ...] = ("01_train", "02_evaluate")
     summary: tuple[str, ...] = ()
     cell_limit: float = 86_400.0
@@ -88,10 +86,9 @@ def read_study(path: Path | str) -> Study:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}).") from None
-    try:
         return parse_study(yaml.load(text, Loader=_Strict), folder=path.resolve().parent)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}).") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -100,77 +97,57 @@ def parse_study(value: Any, *, folder: Path = Path()) -> Study:
     """Check what a study's file says; a relative `data.root` is below `folder`."""
     value = _mapping("the study", value, KEYS)
     for key in ("name", "grid"):
-        if key not in value:
-            raise ValueError(f"{key!r} is missing; a study has {', '.join(KEYS)}.")
-    name = value["name"]
-    if not isinstance(name, str) or not FOLDER.fullmatch(name):
-        raise ValueError(f"name = {name!r}: letters, digits, '.', '_' and '-', for it is a folder.")
+        _require(key in value, f"{key!r} is missing; a study has {', '.join(KEYS)}.")
+    name, limit = value["name"], value.get("cell_limit", Study.cell_limit)
+    is_name = isinstance(name, str) and FOLDER.fullmatch(name)
+    _require(is_name, f"name = {name!r}: letters, digits, '.', '_' and '-', for it is a folder.")
+    is_limit = isinstance(limit, int | float) and limit is not True and limit > 0
+    _require(is_limit, f"cell_limit = {limit!r}: seconds, more than 0.")
 
-    base = _settings("base", value.get("base", {}))
-    grid = _settings("grid", value["grid"])
+    base, grid = _settings("base", value.get("base", {})), _settings("grid", value["grid"])
     for key, choices in grid.items():
-        if not isinstance(choices, list):
-            raise ValueError(f"grid.{key} = {choices!r}: write it as a list, [a, b].")
-    both = set(base) & set(grid)
-    if both:
-        raise ValueError(f"{', '.join(sorted(both))} is in base and in grid; leave it in one.")
-
+        is_list = isinstance(choices, list)
+        _require(is_list, f"grid.{key} = {choices!r}: write it as a list, [a, b].")
+        _require(key not in base, f"{key} is in base and in grid; leave it in one.")
     points = _combinations("grid", grid)
-    cells: dict[str, Cell] = {}
-    seen: set[str] = set()
+    merged: dict[str, tuple[str, dict]] = {}
     for variant, choices in [("", [{}]), *_variants(value.get("variants", []))]:
         # A variant's own choices go outside, so that the seeds of a setting stay together.
         for overrides, point in itertools.product(choices, points):
-            merged = point | overrides
-            if (key := repr(sorted(merged.items()))) not in seen:
-                seen.add(key)
-                cell = _cell(variant, merged, base, folder)
-                cells.setdefault(cell.name, cell)  # two ways to one config are one run
-    return Study(
-        name,
-        tuple(cells.values()),
-        _names("notebooks", value.get("notebooks", list(Study.notebooks))),
-        _names("summary", value.get("summary", [])),
-        _seconds(value.get("cell_limit", Study.cell_limit)),
-    )
+            settings = point | overrides
+            merged.setdefault(repr(sorted(settings.items())), (variant, settings))
+    runs: dict[str, PlannedRun] = {}
+    for variant, settings in merged.values():
+        run = _planned(variant, settings, base, folder)
+        runs.setdefault(run.name, run)  # two ways to one config are one run
+    names = [_names(key, value.get(key, list(getattr(Study, key)))) for key in KEYS[4:6]]
+    return Study(name, tuple(runs.values()), *names, float(limit))
 
 
-def _cell(variant: str, point: Mapping, base: Mapping, folder: Path) -> Cell:
+def _planned(variant: str, point: Mapping, base: Mapping, folder: Path) -> PlannedRun:
     shown = " ".join(f"{key}={_text(value)}" for key, value in point.items())
-    where = f"run {variant + ': ' if variant else ''}{shown or '(base)'}"
     try:
         settings = base | point
         if settings.get("data.root"):
             settings["data.root"] = str((folder / str(settings["data.root"])).resolve())
-        named = {key: settings.pop(key) for key in NAMED if key in settings}
+        named = {key: settings.pop(key, default) for key, default in NAMED.items()}
         for key, item in named.items():
-            if not isinstance(item, NAMED[key]) or isinstance(item, bool):
-                kind = "a whole number" if NAMED[key] is int else "a name"
-                raise ValueError(f"{key} = {item!r}: it must be {kind}.")
-        seed, method = named.get("seed", 0), named.get("method", "lgq")
-        start = preset(
-            named.get("preset", "laptop"),
-            method=method,
-            num_codes=named.get("num_codes"),
-            seed=seed,
-        )
+            kind, right = (str, "name") if key in ("preset", "method") else (int, "whole number")
+            is_right = item is None or type(item) is kind
+            _require(is_right, f"{key} = {item!r}: it must be a {right}.")
+        start = preset(named.pop("preset"), **named)
         config = start.override(settings)
-        _require_quantizer(dataclasses.replace(config, seed=0))
-        parameters = {
-            "preset": named.get("preset", "laptop"),
-            "method": method,
-            "num_codes": config.quantizer.num_codes,
-            "seed": seed,
-            "overrides": " ".join(
-                shlex.quote(f"{key}={_text(value)}") for key, value in settings.items()
-            ),
-        }
+        _require_quantizer(replace(config, seed=0))
+        overrides = " ".join(shlex.quote(f"{k}={_text(v)}") for k, v in settings.items())
         # The notebook builds its config from these: it must be the same one.
-        if start.override(parameters["overrides"]) != config:
-            raise ValueError(f"{parameters['overrides']!r} does not survive being written as text.")
+        same = start.override(overrides) == config
+        _require(same, f"{overrides!r} does not survive being written as text.")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from None
-    return Cell(config, parameters, variant)
+        where = f"{variant}: {shown}" if variant else shown or "(base)"
+        raise ValueError(f"run {where}: {error}") from None
+    parameters = {"preset": (base | point).get("preset", NAMED["preset"]), **named}
+    parameters |= {"num_codes": config.quantizer.num_codes, "overrides": overrides}
+    return PlannedRun(config, parameters, variant)
 
 
 @functools.cache
@@ -181,40 +158,35 @@ def _require_quantizer(config: Config) -> None:
 
 def _text(value: Any) -> str:
     if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return ",".join(str(item) for item in value)
-    return str(value)
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _require(condition: Any, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
 
 
 def _mapping(where: str, value: Any, known: tuple[str, ...] = ()) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}; it must hold names and values.")
+    is_mapping = isinstance(value, Mapping)
+    _require(is_mapping, f"{where} is {value!r}; it must hold names and values.")
     for key in value:
-        if not isinstance(key, str) or (known and key not in known):
-            raise ValueError(f"unknown key {key!r} in {where}; known: {', '.join(known)}.")
+        is_known = isinstance(key, str) and (not known or key in known)
+        _require(is_known, f"unknown key {key!r} in {where}; known: {', '.join(known)}.")
     return dict(value)
 
 
-def _setting(where: str, key: str) -> None:
-    if key in INSTEAD:
-        raise ValueError(f"{where}.{key}: write it as {INSTEAD[key]!r}.")
-    if key in NAMED:
-        return
-    node: Any = Config()
-    for part in key.split("."):
-        if not hasattr(node, part) or part.startswith("_") or callable(getattr(node, part)):
-            raise ValueError(
-                f"unknown key {key!r} in {where}; known: {', '.join(NAMED)}, and the fields of a "
-                "config by their dotted names, e.g. train.lr."
-            )
-        node = getattr(node, part)
-
-
 def _settings(where: str, value: Any) -> dict[str, Any]:
-    settings = _mapping(where, value)
-    for key in settings:
-        _setting(where, key)
+    """Check that keys are parameters of the notebook, or fields of a config by dotted names."""
+    for key in (settings := _mapping(where, value)):
+        short = key.removeprefix("quantizer.")
+        _require(short == key or short not in NAMED, f"{where}.{key}: write it as {short!r}.")
+        node: Any = NAMED if key in NAMED else Config()
+        for part in key.split(".") if node is not NAMED else ():
+            fields = getattr(node, "__dataclass_fields__", {})
+            known = f"{', '.join(NAMED)}, and the fields of a config by dotted names, e.g. train.lr"
+            _require(part in fields, f"unknown key {key!r} in {where}; known: {known}.")
+            node = getattr(node, part)
     return settings
 
 
@@ -222,41 +194,33 @@ def _combinations(where: str, choices: Mapping[str, Any]) -> list[dict[str, Any]
     """Give every combination of lists of values; a value that is no list is the only one."""
     lists = {}
     for key, values in choices.items():
-        one = not isinstance(values, list) or (
-            key in LISTS and not any(isinstance(item, list) for item in values)
+        several = isinstance(values, list) and (
+            key not in LISTS or any(isinstance(item, list) for item in values)
         )
-        lists[key] = [values] if one else values
-        if not lists[key]:
-            raise ValueError(f"{where}: {key} = {values!r} has no value.")
-        if any(lists[key].count(item) > 1 for item in lists[key]):
-            raise ValueError(f"{where}: {key} = {values!r} has a value twice.")
+        lists[key] = values if several else [values]
+        _require(lists[key], f"{where}: {key} = {values!r} has no value.")
+        twice = any(lists[key].count(item) > 1 for item in lists[key])
+        _require(not twice, f"{where}: {key} = {values!r} has a value twice.")
     return [dict(zip(lists, choice, strict=True)) for choice in itertools.product(*lists.values())]
 
 
 def _variants(value: Any) -> list[tuple[str, list[dict[str, Any]]]]:
-    if not isinstance(value, list):
-        raise ValueError(f"variants = {value!r}: write it as a list of names with overrides.")
+    is_list = isinstance(value, list)
+    _require(is_list, f"variants = {value!r}: write it as a list of names with overrides.")
     variants: dict[str, list[dict[str, Any]]] = {}
     for item in value:
-        item = _mapping("variants", item)
-        name = item.pop("name", None)
-        if not isinstance(name, str) or not name or name in variants:
-            raise ValueError(f"variants: name = {name!r}; each has a name of its own.")
+        settings = _mapping("variants", item)
+        name = settings.pop("name", None)
+        is_new = isinstance(name, str) and name and name not in variants
+        _require(is_new, f"variants: name = {name!r}; each has a name of its own.")
         where = f"variant {name!r}"
-        variants[name] = _combinations(where, _settings(where, item))
+        variants[name] = _combinations(where, _settings(where, settings))
     return list(variants.items())
 
 
 def _names(key: str, value: Any) -> tuple[str, ...]:
-    good = isinstance(value, list) and all(
-        isinstance(item, str) and FOLDER.fullmatch(item) for item in value
-    )
-    if not good or len(set(value)) < len(value) or (key == "notebooks" and not value):
-        raise ValueError(f"{key} = {value!r}: a list of notebooks without .ipynb, each once.")
+    good = isinstance(value, list) and (value or key != "notebooks")
+    good = good and all(isinstance(v, str) and FOLDER.fullmatch(v) for v in value)
+    right = "a list of notebooks without .ipynb, each once"
+    _require(good and len(set(value)) == len(value), f"{key} = {value!r}: {right}.")
     return tuple(value)
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"cell_limit = {value!r}: seconds, more than 0.")
-    return float(value)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lgqlib.data.batches import evaluation_images, load, to_model
+from lgqlib.data import evaluation_images, load, to_model
 from lgqlib.measure.geometry import Spectrum, spectrum
 from lgqlib.measure.theory import participation_ratio
 from lgqlib.run import Run

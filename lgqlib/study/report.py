@@ -1,52 +1,43 @@
-"""The report of a study: one HTML page with the comparison on top, and each notebook behind a link.
+"""The report of a study: one page with the comparison on top, and each notebook behind a link.
 
-Nothing in it is loaded from a network, so the folder can be read, moved and sent as it is.
+Nothing in it is loaded from a network, so the folder can be read, moved and sent as it is: figures
+are plotly's own, drawn by the one plotly.min.js beside the pages.
 """
 
-import html
-from collections.abc import Iterable
+from collections.abc import Mapping
+from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
-import pandas
+import plotly.io
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import Preprocessor
+from plotly.offline import get_plotlyjs
 
-from lgqlib.figures.style import color_of, name_of
 from lgqlib.files import replacing
 from lgqlib.run import Run
-from lgqlib.study.results import (
-    NUMBERS,
-    Group,
-    compare,
-    failure_of,
-    study_runs,
-    write_results,
-    written,
-)
+from lgqlib.study.comparison import comparison_note, comparison_table
+from lgqlib.study.results import cohorts, failure_of, study_runs, write_results
 
-OFFLINE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
+PLOTLY = "plotly.min.js"
+OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
+{{% block html_head_js %}}<script src="../{PLOTLY}"></script>{{% endblock %}}
+{{% block html_head_js_mathjax %}}{{% endblock %}}
+{{% block html_head_js_mermaidjs %}}{{% endblock %}}
+{{% block jupyter_widgets %}}{{% endblock %}}
 """
 """nbconvert's template without the scripts that it would fetch."""
-
-WIDGET = "application/vnd.jupyter.widget-view+json"
-
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, Helvetica, Arial, sans-serif; max-width: 1200px; margin: 2rem auto;
        padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884; }
-th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
-th small, td small, .note { color: #888; font-weight: 400; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block;
+        overflow-x: auto; }
+th, td { padding: .3rem .7rem; text-align: right; border: 0 solid #8884; border-bottom-width: 1px; }
 th:first-child, td:first-child { text-align: left; }
-.swatch { display: inline-block; width: .7em; height: .7em; border-radius: 50%;
-          margin-right: .5em; }
-.scroll { overflow-x: auto; }
+td { white-space: nowrap; }
 .failed { color: #c33; }
 pre { overflow-x: auto; padding: .7rem; background: #8881; font-size: 12px; }
 """
@@ -58,36 +49,70 @@ def build_report(study: Path | str) -> Path:
     Notebooks are converted when they are newer than their page.
     """
     study = Path(study)
-    table = write_results(study)
-    folder = study / "report"
-    pages = {}
-    for name in study_runs(study):
-        notebooks = sorted((study / name / "notebooks").glob("*.ipynb"))
-        pages[name] = _convert(notebooks, folder / name)
-    summaries = _convert(sorted((study / "notebooks").glob("*.ipynb")), folder / "summary")
-    text = _page(study, table, pages, summaries)
-    with replacing(folder / "index.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    table, folder = write_results(study), study / "report"
+    if not (folder / PLOTLY).exists():
+        _write(folder / PLOTLY, get_plotlyjs())
+    links = {name: _converted(study / name, folder / name) for name in study_runs(study)}
+    summaries = _converted(study, folder / "summary")
+    states = dict(zip(table["run"], table["state"], strict=True))
+    counts = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
+    rows = [
+        f"<tr><td>{escape(name)}</td><td>{states.get(name, 'new')}</td><td>{pages or '–'}</td></tr>"
+        for name, pages in links.items()
+    ]
+    parts = [
+        f"<h1>{escape(study.name)}</h1>\n<p>{len(links)} runs: {counts or 'no run yet'}. All "
+        'numbers, one row a run: <a href="results.csv">results.csv</a>.</p>',
+        comparison_html(study),
+        f"<h2>Over all runs</h2>\n<p>{summaries}</p>" if summaries else "",
+        _failures(study, states),
+        "<h2>Runs</h2>\n<table>\n<tr><th>run</th><th>state</th><th>notebooks, as they were "
+        f"executed</th></tr>\n{''.join(rows)}\n</table>",
+    ]
+    _write(folder / "index.html", _document(study.name, "\n".join(filter(None, parts))))
     return folder / "index.html"
 
 
-def _convert(notebooks: Iterable[Path], folder: Path) -> list[Path]:
-    pages = []
-    for notebook in notebooks:
-        page = folder / f"{notebook.stem}.html"
+def comparison_html(study: Path | str) -> str:
+    """Give the comparison of a study's methods as an HTML table, with what its numbers are of."""
+    try:
+        found = cohorts(study)
+    except ValueError:
+        return "<p>No run is finished yet: there is nothing to compare.</p>"
+    table = comparison_table(found).to_html(index=False, border=0)
+    return f"{table}\n<p>{escape(comparison_note(found))}</p>"
+
+
+def _failures(study: Path, states: Mapping[str, str]) -> str:
+    parts = []
+    for name in [name for name, state in states.items() if state == "failed"]:
+        said = {k: escape(str(v)) for k, v in failure_of(Run(study / name)).items()}
+        parts.append(
+            f'<p><b class="failed">{escape(name)}</b> in {said.get("notebook")}, '
+            f"{said.get('time')}: {said.get('error')}</p>\n<details><summary>traceback</summary>"
+            f"<pre>{said.get('traceback')}</pre></details>"
+        )
+    return "<h2>Failed</h2>\n" + "\n".join(parts) if parts else ""
+
+
+def _converted(folder: Path, pages: Path) -> str:
+    """Convert the executed notebooks of a folder to pages; give links to them."""
+    links = []
+    for notebook in sorted((folder / "notebooks").glob("*.ipynb")):
+        page = pages / f"{notebook.stem}.html"
         if not page.exists() or page.stat().st_mtime <= notebook.stat().st_mtime:
             try:
                 text = to_html(notebook)
             except ValueError as error:
-                text = _document(notebook.name, f"<p class=failed>{html.escape(str(error))}</p>")
-            with replacing(page) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        pages.append(page)
-    return pages
+                text = _document(notebook.name, f'<p class="failed">{escape(str(error))}</p>')
+            _write(page, text)
+        target = quote(f"{pages.name}/{page.name}")
+        links.append(f'<a href="{target}">{escape(notebook.stem)}</a>')
+    return " · ".join(links)
 
 
 def to_html(notebook: Path) -> str:
-    """Convert an executed notebook to one HTML page that loads nothing.
+    """Convert an executed notebook to an HTML page that loads nothing but ../plotly.min.js.
 
     Raises ValueError when the file is not a notebook (torn by a kill, say).
     """
@@ -95,144 +120,42 @@ def to_html(notebook: Path) -> str:
         node = nbformat.read(notebook, as_version=4)
     except Exception as error:  # of many kinds
         raise ValueError(f"{notebook.name} could not be read ({error}).") from None
-    # A live widget is nothing without its kernel; what it said is in the cells after it.
     node.metadata.pop("widgets", None)
-    for cell in node.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
     exporter = HTMLExporter(
-        extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})], template_file="offline.html.j2"
+        extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})],
+        template_file="offline.html.j2",
+        preprocessors=[_Figures],
     )
-    text, _ = exporter.from_notebook_node(
-        node, resources={"metadata": {"name": f"{notebook.stem} · {notebook.parent.parent.name}"}}
-    )
+    name = f"{notebook.stem} · {notebook.parent.parent.name}"
+    text, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": name}})
     return text
+
+
+class _Figures(Preprocessor):
+    """Turn plotly's data into HTML that draws it, and leave out live widgets, dead by now."""
+
+    figure = "application/vnd.plotly.v1+json"
+    widget = "application/vnd.jupyter.widget-view+json"
+
+    def preprocess_cell(self, cell, resources, index):
+        outputs = [o for o in cell.get("outputs", []) if self.widget not in o.get("data", {})]
+        for output in outputs:
+            if self.figure in output.get("data", {}):
+                fig = output.data[self.figure]
+                how = {"include_plotlyjs": False, "full_html": False, "validate": False}
+                output.data = nbformat.from_dict({"text/html": plotly.io.to_html(fig, **how)})
+        if "outputs" in cell:
+            cell.outputs = outputs
+        return cell, resources
 
 
 def _document(title: str, body: str) -> str:
     return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>'
+        f"{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
-def _page(
-    study: Path, table: pandas.DataFrame, pages: dict[str, list[Path]], summaries: list[Path]
-) -> str:
-    states = table["state"].value_counts().to_dict() if len(table) else {}
-    counts = ", ".join(f"{number} {state}" for state, number in states.items()) or "no run yet"
-    body = [
-        f"<h1>{html.escape(study.name)}</h1>",
-        f"<p>{len(pages)} runs: {html.escape(counts)}. All numbers, one row a run: "
-        '<a href="results.csv">results.csv</a>.</p>',
-        comparison_html(compare(table)),
-    ]
-    if summaries:
-        links = " · ".join(_link(page, study / "report") for page in summaries)
-        body.append(f"<h2>Over all runs</h2>\n<p>{links}</p>")
-    body += [_failures(study, pages), _runs(study, table, pages)]
-    return _document(study.name, "\n".join(part for part in body if part))
-
-
-def comparison_html(groups: list[Group]) -> str:
-    """Give the comparison as an HTML table, with what its numbers are of below it."""
-    if not groups:
-        return '<p class="note">No run is finished yet: there is nothing to compare.</p>'
-    numbers = [n for n in NUMBERS if any(n.key in group.mean for group in groups)]
-    settings = list(groups[0].settings)
-    head = ["method", "codes", *settings]
-    cells = [f"<th>{html.escape(name)}</th>" for name in head]
-    for n in numbers:
-        arrow = {"higher": " ↑", "lower": " ↓"}.get(n.better, "")
-        cells.append(f"<th>{html.escape(n.label)}{arrow}<br><small>{n.unit}&nbsp;</small></th>")
-    cells.append("<th>seeds</th>")
-    rows = [f"<tr>{''.join(cells)}</tr>"]
-    for group in groups:
-        variant = f" <small>{html.escape(group.variant)}</small>" if group.variant else ""
-        swatch = f'<span class="swatch" style="background:{color_of(group.method)}"></span>'
-        cells = [f"{swatch}{html.escape(name_of(group.method))}{variant}", f"{group.num_codes:,}"]
-        cells += [html.escape(str(group.settings[name])) for name in settings]
-        cells += [html.escape(written(group, n)) for n in numbers]
-        cells.append(f"{len(group.seeds)}")
-        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    note = html.escape(comparison_note(groups))
-    return _table(rows) + f'\n<p class="note">{note}</p>'
-
-
-def _table(rows: list[str]) -> str:
-    return '<div class="scroll"><table>\n' + "\n".join(rows) + "\n</table></div>"
-
-
-def comparison_note(groups: list[Group]) -> str:
-    """Say what the comparison's numbers are of: seeds, images, tokens, extractor, direction."""
-    sizes = sorted(
-        {(g.about.get("num_images"), g.about.get("num_tokens")) for g in groups}, key=str
-    )
-    of = "; ".join(
-        f"{int(images):,} held-out images, {int(tokens):,} tokens"
-        for images, tokens in sizes
-        if images
-    )
-    extractors = sorted({str(g.about["extractor"]) for g in groups if "extractor" in g.about})
-    features = ""
-    if extractors:
-        features = (
-            f" Perceptual distance, KID and FD (Fréchet) are on {', '.join(extractors)} features:"
-            " they are neither LPIPS nor FID."
-        )
-    return (
-        f"Mean ± standard deviation over seeds; every number through decode(encode(x)), on {of}."
-        f"{features} Arrows point where better is; active codes and perplexity grow with the tokens"
-        " looked at."
-    )
-
-
-def comparison_text(groups: list[Group]) -> str:
-    """Give the comparison as text for a terminal."""
-    if not groups:
-        return "No run is finished yet: there is nothing to compare."
-    numbers = [n for n in NUMBERS if any(n.key in group.mean for group in groups)]
-    rows = []
-    for group in groups:
-        row = {"method": f"{name_of(group.method)} {group.variant}".strip()}
-        row |= {"codes": group.num_codes, **group.settings}
-        row |= {f"{n.label} {n.unit}".strip(): written(group, n) for n in numbers}
-        rows.append(row | {"seeds": len(group.seeds)})
-    return pandas.DataFrame(rows).to_string(index=False)
-
-
-def _link(page: Path, folder: Path) -> str:
-    target = html.escape(page.relative_to(folder).as_posix(), quote=True)
-    return f'<a href="{target}">{html.escape(page.stem)}</a>'
-
-
-def _failures(study: Path, pages: dict[str, list[Path]]) -> str:
-    parts = []
-    for name in pages:
-        if (study / name / "config.json").exists():
-            failure = failure_of(Run.open(study / name))
-            if failure is not None:
-                parts.append(_failure(name, failure))
-    return "<h2>Failed</h2>\n" + "\n".join(parts) if parts else ""
-
-
-def _failure(name: str, failure: dict) -> str:
-    said = {key: html.escape(str(failure.get(key, ""))) for key in ("notebook", "error", "time")}
-    return (
-        f'<p><b class="failed">{html.escape(name)}</b> in {said["notebook"]}, {said["time"]}:'
-        f" {said['error']}</p>\n<details><summary>traceback</summary>"
-        f"<pre>{html.escape(str(failure.get('traceback', '')))}</pre></details>"
-    )
-
-
-def _runs(study: Path, table: pandas.DataFrame, pages: dict[str, list[Path]]) -> str:
-    states = dict(zip(table["run"], table["state"], strict=True)) if len(table) else {}
-    rows = ["<tr><th>run</th><th>state</th><th>notebooks, as they were executed</th></tr>"]
-    for name, converted in pages.items():
-        links = " · ".join(_link(page, study / "report") for page in converted) or "–"
-        state = states.get(name, "new")
-        mark = ' class="failed"' if state == "failed" else ""
-        rows.append(f"<tr><td>{html.escape(name)}</td><td{mark}>{state}</td><td>{links}</td></tr>")
-    return "<h2>Runs</h2>\n" + _table(rows)
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

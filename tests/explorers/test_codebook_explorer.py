@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from plotly.callbacks import BoxSelector, LassoSelector
 
-from lgqlib.data.batches import to_model, to_uint8
+from lgqlib.data import to_model, to_uint8
 from lgqlib.explorers.codes import Codes
 from lgqlib.explorers.explorer import CodebookExplorer
 from lgqlib.explorers.map import OVERLAYS, codebook_map, codes_picture

@@ -225,7 +225,7 @@ def test_numbers_tell_an_optimal_codebook_from_a_grid(gaussian):
     assert set(best) <= set(METRICS)
     table = geometry_table(geometries)
     assert list(table.columns) == ["k-means", "grid"]
-    assert table["grid"]["active codes, codes"] == str(grid["active"])
+    assert table["grid"]["active codes"] == str(grid["active"])
 
 
 def test_geometry_of_tensors_with_dead_codes_and_usage_of_a_larger_set():

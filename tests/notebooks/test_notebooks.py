@@ -8,12 +8,13 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas
 import papermill
 import pytest
 
 from lgqlib.figures.plane import clusters
 from lgqlib.run import Run
-from lgqlib.study.execute import parameters_of
+from lgqlib.study.engine import parameters_of
 from lgqlib.study.report import to_html
 from lgqlib.train import train
 
@@ -156,7 +157,7 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     shutil.copytree(trained(method).path, run)
     notebook = execute(name, tmp_path, run=str(run), cache=str(cache))
     assert any(
-        "image/png" in o.get("data", {}) or "text/html" in o.get("data", {})
+        "application/vnd.plotly.v1+json" in o.get("data", {})
         for cell in notebook.cells
         for o in cell.get("outputs", [])
     )
@@ -208,8 +209,11 @@ def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cach
     text = printed(execute("07_laboratory", tmp_path, **parameters))
     assert "free energy, added to the authors', start random: distortion" in text
     numbers = json.loads((tmp_path / "07_laboratory.json").read_text())
-    found = {row["verdict"] for row in numbers["verdicts_distortion"]}
-    assert found <= {"better", "worse", "undecided"} and "latents of lgq" in numbers["cloud"]
+    tables = {
+        t["title"]: pandas.DataFrame(t["data"], columns=t["columns"]) for t in numbers["tables"]
+    }
+    assert set(tables["Error"]["verdict"]) <= {"better", "worse", "undecided"}
+    assert "latents of lgq" in numbers["about"]["latents"] and len(tables) == 12
 
 
 @pytest.mark.notebook

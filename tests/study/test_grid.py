@@ -1,0 +1,134 @@
+"""What a study's file may say: every combination, every mistake refused by its name."""
+
+from pathlib import Path
+
+import pytest
+
+import lgqlib
+from lgqlib.presets import preset
+from lgqlib.study.grid import parse_study, read_study
+from lgqlib.study.runner import Places, check_notebooks, chosen
+
+ROOT = Path(lgqlib.__file__).parent.parent
+STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))
+GRID = {"name": "s", "grid": {"method": ["lgq", "fsq"], "seed": [0, 1]}}
+COSINE = {"name": "cosine", "method": "lgq", "temperature.kind": "cosine"}
+
+
+def test_a_grid_is_every_combination_in_order_and_equal_runs_are_one():
+    study = parse_study(GRID | {"variants": [COSINE]})
+    points = [(p.variant, p.config.quantizer.method, p.config.seed) for p in study.runs]
+    plain = [("", "lgq", 0), ("", "lgq", 1), ("", "fsq", 0), ("", "fsq", 1)]
+    assert points == [*plain, ("cosine", "lgq", 0), ("cosine", "lgq", 1)]
+    assert len({planned.name for planned in study.runs}) == 6
+    assert (study.notebooks, study.summary) == (("01_train", "02_evaluate"), ())
+
+
+def test_a_variant_may_be_a_grid_of_its_own():
+    variant = {"name": "4 channels", "method": ["fsq", "ifsq"], "num_codes": [1024, 4096]}
+    variant |= {"backbone.dim": 4, "backbone.norm": "none"}
+    runs = parse_study({"name": "s", "grid": {"seed": [0, 1]}, "variants": [variant]}).runs
+    added = [p.config.quantizer for p in runs if p.variant]
+    expected = [(m, k) for m in ("fsq", "ifsq") for k in (1024, 4096)]
+    assert [(q.method, q.num_codes) for q in added[::2]] == expected and len(runs) == 2 + 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base": {"train.lr": "1e-3", "data.flip": False, "train.precision": "no"}},
+        {"grid": {"num_codes": [64, 1024], "quantizer.lgq.identity": [0, 0.5], "seed": [3]}},
+        {"base": {"method": "fsq", "num_codes": 1000}, "grid": {"quantizer.levels": [[10] * 3]}},
+    ],
+)
+def test_parameters_of_a_run_rebuild_its_config(change):
+    for planned in parse_study(GRID | change).runs:
+        named = dict(planned.parameters)
+        overrides = named.pop("overrides")
+        assert preset(named.pop("preset"), **named).override(overrides) == planned.config
+        assert all(isinstance(v, str | int) for v in planned.parameters.values())
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"grids": {}}, "unknown key 'grids' in the study; known: name, base"),
+        ({"name": "a/b"}, "name = 'a/b'"),
+        ({"name": ".."}, "it is a folder"),
+        ({"grid": {"method": "lgq"}}, "grid.method = 'lgq': write it as a list"),
+        ({"grid": {"seed": []}}, "grid: seed = .* has no value"),
+        ({"grid": {"seed": [0, 0]}}, "grid: seed = .*twice"),
+        ({"grid": {"train.learning_rate": [1]}}, "unknown key 'train.learning_rate' in grid"),
+        ({"grid": {"train.__class__": [1]}}, "unknown key 'train.__class__' in grid"),
+        ({"base": {"tarin.lr": 1}}, "unknown key 'tarin.lr' in base"),
+        ({"base": {"seed": 1}}, "seed is in base and in grid"),
+        ({"grid": {"quantizer.method": ["lgq"]}}, "write it as 'method'"),
+        ({"grid": {"method": ["vgq"], "seed": [0]}}, "run method=vgq seed=0: method = 'vgq'"),
+        ({"grid": {"method": [["lgq"]]}}, "run method=lgq: method = .* must be a name"),
+        ({"grid": {"method": ["lgq"], "train.lr": [-1]}}, "run method=lgq train.lr=-1: train.lr"),
+        ({"grid": {"method": ["fsq"], "num_codes": [1021]}}, "method=fsq num_codes=1021: .*1020"),
+        ({"grid": {"method": ["lfq"], "num_codes": [1000]}}, "method=lfq num_codes=1000: .*power"),
+        ({"grid": {"seed": ["zero"]}}, "run seed=zero: seed = 'zero'"),
+        ({"base": {"preset": "huge"}}, "preset 'huge'"),
+        ({"variants": [{"name": "a"}, {"name": "a"}]}, "variants: name = 'a'"),
+        ({"variants": [{"temperature.kind": "cosine"}]}, "name = None"),
+        ({"variants": [{"name": "a", "num_codes": []}]}, "variant 'a': num_codes"),
+        ({"variants": [{"name": "a", "temprature.kind": 1}]}, "unknown key .* in variant 'a'"),
+        ({"variants": [{"name": "warm", "temperature.end": 0}]}, "run warm: .*temperature.end"),
+        ({"summary": "06_compare"}, "summary = '06_compare'"),
+        ({"notebooks": []}, "notebooks"),
+        ({"notebooks": ["../x"]}, "notebooks"),
+        ({"cell_limit": 0}, "cell_limit = 0"),
+        ({"cell_limit": True}, "cell_limit = True"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_key_or_its_run(change, message):
+    with pytest.raises(ValueError, match=message):
+        parse_study(GRID | change)
+
+
+@pytest.mark.parametrize("value", [None, [], "text", {"name": "s"}, {"grid": {}}, {1: 2}])
+def test_what_is_no_study_is_refused(value):
+    with pytest.raises(ValueError):
+        parse_study(value)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (b"name: s\nname: t\ngrid: {}", "a.yaml: 'name' is given twice"),
+        (b"name: [", "a.yaml"),
+        (b"\xff\xfe\x00", "a.yaml"),
+        (b"name: !!python/object/apply:os.system [ls]", "a.yaml.*could not determine"),
+        (None, r"a\.yaml cannot be read"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "a.yaml").write_bytes(text)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        read_study(tmp_path / "a.yaml")
+
+
+def test_a_relative_data_root_is_below_the_file(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "name: s\nbase: {data.name: imagefolder, data.root: images}\ngrid: {seed: [0]}"
+    )
+    (planned,) = read_study(tmp_path / "a.yaml").runs
+    assert planned.config.data.root == str(tmp_path / "images")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_studies_of_this_project_can_be_run(path, tmp_path):
+    study = read_study(path)
+    assert study.name == path.stem
+    check_notebooks(study, Places(ROOT / "notebooks", tmp_path / study.name, tmp_path))
+
+
+def test_patterns_choose_runs_by_name_or_variant():
+    study = parse_study(GRID | {"variants": [COSINE]})
+    assert {p.config.quantizer.method for p in chosen(study, ["fsq"])} == {"fsq"}
+    assert {p.variant for p in chosen(study, ["cosine"])} == {"cosine"}
+    assert [p.config.seed for p in chosen(study, ["fsq-*-s1-"])] == [1]
+    with pytest.raises(ValueError, match="--only bsq fits none of lgq-photos"):
+        chosen(study, ["bsq"])

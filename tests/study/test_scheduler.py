@@ -1,0 +1,303 @@
+"""Notebooks and studies are executed, skipped, recorded, stopped, killed and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from dask.distributed import Client
+
+import lgqlib
+from lgqlib.files import locked
+from lgqlib.presets import preset
+from lgqlib.run import Run
+from lgqlib.study.__main__ import main
+from lgqlib.study.engine import Job, execute, require_parameters
+from lgqlib.study.results import FAILURE_FILE, collect
+from lgqlib.study.runner import _gpus, _stopped_by_signals, cluster, fitting_workers, progress_of
+
+ROOT = Path(lgqlib.__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "runs, gpus, cores, gib, fitting",
+    [(8, 0, 2, 24, 2), (8, 0, 16, 7, 3), (1, 0, 16, 64, 1), (8, 2, 16, 64, 2), (8, 0, 1, 1, 1)],
+)
+def test_workers_are_as_many_as_fit(runs, gpus, cores, gib, fitting):
+    memory = gib * 2**30
+    assert fitting_workers(runs, num_gpus=gpus, cores=cores, memory=memory) == fitting
+
+
+def test_progress_is_read_from_the_metrics(tmp_path):
+    run = Run.create(tmp_path, preset().override("train.num_steps=200 train.batch_size=50"))
+    assert progress_of(tmp_path) == "running" and progress_of(run.path) == "starting"
+    run.log(40, "train", loss=1.0)
+    run.log(40, "timing", images_per_second=100.0)
+    assert progress_of(run.path) == "step 40/200, 100 images/s, 80 s left"
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 200, "spl')
+    assert "step 40/200" in progress_of(run.path), "a line that is being written does not disturb"
+    run.rewind_metrics(40)
+    run.log(200, "train", loss=1.0)
+    assert progress_of(run.path) == "trained, evaluating"
+
+
+# One notebook ------------------------------------------------------------------------------------
+
+
+def write_notebook(path, parameters, *cells):
+    first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    node = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    node.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(node, path)
+    return path
+
+
+@pytest.fixture
+def run_cells(tmp_path, monkeypatch):
+    """Give a function that executes cells in a notebook with one parameter, `x`."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # to be put back afterwards
+    output = tmp_path / "out" / "a.ipynb"
+
+    def run(*cells, limit=60.0, **parameters):
+        notebook = write_notebook(tmp_path / "a.ipynb", "x = 1  # x = a number", *cells)
+        how = {"environment": {"OMP_NUM_THREADS": "7"}, "cell_limit": limit}
+        return execute([Job(notebook, output, parameters)], stop=tmp_path / "stop", **how)
+
+    run.output, run.part = output, output.with_suffix(".part.ipynb")
+    return run
+
+
+def test_a_notebook_runs_in_its_folder_with_its_parameters_and_threads(run_cells):
+    check = "import os\nassert (x, os.environ['OMP_NUM_THREADS'], os.path.exists('a.ipynb')) == "
+    assert run_cells(check + "(5, '7', True)", x=5) == {}
+    assert run_cells.output.exists() and not run_cells.part.exists()
+
+
+@pytest.mark.parametrize(
+    "cell, limit, error",
+    [
+        ("1 / 0", 60, "ZeroDivisionError: division by zero"),
+        ("import os, time\ntime.sleep(0.5)\nos.kill(os.getpid(), 9)", 60, "DeadKernelError"),
+        ("import time\ntime.sleep(1000)", 1, "CellTimeoutError"),
+    ],
+    ids=["error", "dead kernel", "hangs"],
+)
+def test_what_does_not_end_is_a_failure_with_half_the_notebook(run_cells, cell, limit, error):
+    started = time.monotonic()
+    failure = run_cells("print('before')", cell, "print('after')", limit=limit)
+    assert error in failure["error"] and "Traceback" in failure["traceback"]
+    assert failure["notebook"] == "a.ipynb" and "\x1b" not in json.dumps(failure)
+    assert "before" in run_cells.part.read_text() and not run_cells.output.exists()
+    assert time.monotonic() - started < 60
+
+
+def test_unknown_parameters_are_refused(tmp_path, run_cells):
+    assert "no parameter 'y'; it has x" in run_cells("pass", y=1)["error"]
+    assert not run_cells.part.exists()
+    (tmp_path / "c.ipynb").write_text("{}")
+    for name in ("b", "c"):  # missing; no notebook
+        with pytest.raises(ValueError, match=rf"{name}\.ipynb"):
+            require_parameters(tmp_path / f"{name}.ipynb", ["x"])
+
+
+# A study -----------------------------------------------------------------------------------------
+
+TRAIN = """
+import json, os, pathlib, time
+from lgqlib import files
+(run,) = pathlib.Path(runs).glob(f"{method}-*-s{seed}-*")
+num_steps = json.loads((run / "config.json").read_text())["train"]["num_steps"]
+saved = sorted((run / "checkpoints").glob("step-*"))
+step = files.read_about(saved[-1])["step"] if saved else 0
+"""
+FAIL = """
+if seed == 1 and not pathlib.Path('repaired').exists(): raise RuntimeError('on purpose')
+if seed == 2: os.kill(os.getpid(), 9)
+"""
+STEPS = """
+def save():
+    path = run / "checkpoints" / f"step-{step:08d}.safetensors"
+    files.write_arrays(path, {}, {"step": step, "tau": 0.1, "tau_c": 1.0})
+try:
+    while step < num_steps:
+        if method == "fsq":
+            time.sleep(0.1)
+        step += 1
+        with open(run / "metrics.jsonl", "a") as file:
+            file.write(files.seal({"step": step, "split": "train", "loss": 1.0}) + "\\n")
+        if step % 10 == 0:
+            save()
+finally:
+    save()
+"""
+EVALUATE = """
+import pathlib
+from lgqlib import files
+step = files.read_about(max((pathlib.Path(run) / "checkpoints").iterdir()))["step"]
+numbers = {"step": step, "psnr": 20.0, "active": 5, "num_images": 4, "num_tokens": 8}
+files.write_json(pathlib.Path(run) / "evaluation.json", numbers, sealed=True)
+"""
+COMPARE = "import pathlib\nassert (pathlib.Path(study) / 'results.csv').is_file()"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """Give a project whose notebooks leave the files of a run; FSQ takes long."""
+    folder = tmp_path / "a project" / "notebooks"
+    parameters = 'preset = ""\nmethod = ""\nnum_codes = 0\nseed = 0\noverrides = ""\n'
+    parameters += 'runs = ""\ncache = ""'
+    write_notebook(folder / "01_train.ipynb", parameters, TRAIN, FAIL, STEPS)
+    write_notebook(folder / "02_evaluate.ipynb", 'run = ""', EVALUATE)
+    write_notebook(folder / "06_compare.ipynb", 'study = ""', COMPARE)
+    (folder / "studies").mkdir()
+    return folder.parent
+
+
+def write_study(project, *, method="[lgq]", seed="[0]", num_steps=20):
+    path = project / "notebooks" / "studies" / "s.yaml"
+    path.write_text(
+        f"name: s\nbase: {{train.num_steps: {num_steps}}}\n"
+        f"grid: {{method: {method}, seed: {seed}}}\nsummary: [06_compare]\n"
+    )
+    folders = ["--runs", str(project / "runs"), "--cache", str(project / "cache")]
+    return [str(path), *folders]
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """Give the address of a cluster that is there already, as on a machine with a queue."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))  # for the kernels
+        with cluster(2) as client:
+            yield ["--scheduler", client.scheduler.address]
+
+
+def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project, scheduler, capsys):
+    """Two notebooks fail beside each other, one by an error and one with its kernel."""
+    arguments = write_study(project, seed="[0, 1, 2]") + scheduler
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "20.00" in said.out and "report" in said.out
+    assert "RuntimeError: on purpose" in said.err and "DeadKernelError" in said.err
+
+    study = project / "runs" / "s"
+    table = collect(study).set_index("seed")
+    assert table["state"].to_dict() == {0: "done", 1: "failed", 2: "failed"}
+    good, bad = study / table.loc[0, "run"], study / table.loc[1, "run"]
+    failure = json.loads((bad / FAILURE_FILE).read_text())
+    assert failure["notebook"] == "01_train.ipynb" and "on purpose" in failure["traceback"]
+    assert [file.name for file in (bad / "notebooks").iterdir()] == ["01_train.part.ipynb"]
+    page = (study / "report" / "index.html").read_text()
+    assert "on purpose" in page and "20.00" in page and "06_compare.html" in page
+
+    (project / "notebooks" / "repaired").touch()
+    arguments = write_study(project, seed="[0, 1]") + scheduler
+    kept = (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns
+    assert main([*arguments, "--dry-run"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done", "failed"]
+    assert main(arguments) == 0
+    assert set(collect(study)["state"]) == {"done"} and not (bad / FAILURE_FILE).exists()
+    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
+    assert "1 of 2 runs are done already" in capsys.readouterr().err
+
+    # A notebook that the study got later is executed for the runs that are done, and nothing else.
+    write_notebook(project / "notebooks" / "03_more.ipynb", 'run = ""', "print(run)")
+    with open(arguments[0], "a") as file:
+        file.write("notebooks: [01_train, 02_evaluate, 03_more]\n")
+    assert main(arguments) == 0
+    assert all((path / "notebooks" / "03_more.ipynb").exists() for path in (good, bad))
+    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
+
+
+def test_notebooks_that_ran_to_their_ends_without_a_result_are_a_failure(project, scheduler):
+    write_notebook(project / "notebooks" / "02_evaluate.ipynb", 'run = ""', "print('nothing')")
+    assert main(write_study(project) + scheduler) == 1
+    (run,) = (project / "runs" / "s").glob("lgq-*")
+    assert "is not trained and evaluated" in json.loads((run / FAILURE_FILE).read_text())["error"]
+
+
+def test_the_first_signal_asks_to_stop_and_the_second_acts_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt), _stopped_by_signals(tmp_path / "stop") as stop:
+        assert not stop.exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.exists()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+def test_a_study_that_is_stopped_or_killed_goes_on(project, scheduler, number):
+    arguments = write_study(project, method="[fsq, lgq]", num_steps=60)
+    command = [sys.executable, "-m", "lgqlib.study", *arguments, "--workers", "1"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    study = project / "runs" / "s"
+    begun = time.monotonic() + 100
+    try:
+        while not (saved := [*study.glob("fsq-*/checkpoints/step-*")]):
+            assert time.monotonic() < begun and process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        # A terminal sends Ctrl-C to the whole group of processes: workers must not die of it.
+        (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stderr.close()
+    path = saved[0].parents[1]
+    if number == signal.SIGKILL:
+        time.sleep(3)  # a kernel looks every second whether its parent lives
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    kept = Run(path).step
+    assert 10 <= kept <= len(lines) < 60, "the kernel ended"
+    if number == signal.SIGINT:
+        assert process.returncode == 130 and "stopping" in said, said
+        states = collect(study).set_index("method")["state"].to_dict()
+        assert states == {"fsq": "partial", "lgq": "new"}
+        assert not [*study.glob("lgq-*/notebooks")], "nothing more was begun"
+        assert kept == len(lines), "the checkpoint is of the last step"
+
+    assert main([*arguments, *scheduler]) == 0
+    steps = [json.loads(line)["step"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert steps[len(lines) :] == list(range(kept + 1, 61)), "it went on from the checkpoint"
+    assert set(collect(study)["state"]) == {"done"}
+
+
+def test_each_worker_has_a_gpu_of_its_own(tmp_path, scheduler, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    how = {"stop": tmp_path / "stop", "cell_limit": 60.0, "environment": {}, "gpus": _gpus()}
+    write = "import os, time\ntime.sleep(2)\nopen(x, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'])"
+    notebook = write_notebook(tmp_path / "a.ipynb", "x = ''", write)
+    jobs = [Job(notebook, tmp_path / f"{i}.ipynb", {"x": f"{i}.txt"}) for i in range(2)]
+    with Client(scheduler[1]) as client:
+        futures = [client.submit(execute, [job], **how) for job in jobs]
+        assert client.gather(futures) == [{}, {}]
+    assert {(tmp_path / f"{i}.txt").read_text() for i in range(2)} == {"3", "5"}
+
+
+def test_mistakes_are_said_before_anything_starts(project, capsys):
+    arguments = write_study(project, method="[lgq, vgq]")
+    assert main(arguments) == 2
+    assert "s.yaml: run method=vgq" in capsys.readouterr().err
+    arguments = write_study(project)
+    write_notebook(project / "notebooks" / "01_train.ipynb", 'preset = ""')
+    assert main(arguments) == 2
+    assert "has no parameter 'method'" in capsys.readouterr().err
+    assert not (project / "runs").exists()
+
+
+def test_a_study_is_run_by_one_command_at_a_time(project, capsys):
+    folder = project / "runs" / "s"
+    folder.mkdir(parents=True)
+    with locked(folder / "lock", wait=False):
+        assert main(write_study(project)) == 2
+    assert "is being run by another process" in capsys.readouterr().err

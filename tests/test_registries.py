@@ -1,0 +1,92 @@
+"""A method and a metric are one row of a table each: everything else follows from it."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from studies import finished_run
+from torch import nn
+
+from lgqlib import measure, quantizers
+from lgqlib.config import QuantizerConfig
+from lgqlib.figures import comparison as figures
+from lgqlib.figures.evaluation import metric_table
+from lgqlib.figures.style import color_of, dash_of, name_of
+from lgqlib.quantizers import METHODS, Method
+from lgqlib.quantizers.base import Quantized, Quantizer, straight_through
+from lgqlib.study.comparison import against, comparison_table, points, tabulated
+from lgqlib.study.results import cohorts
+
+
+class Toy(Quantizer):
+    """Quantize to the nearest row of a table that only commits."""
+
+    def __init__(self, config: QuantizerConfig, dim: int):
+        super().__init__(config.num_codes, dim)
+        self.codes = nn.Parameter(torch.randn(config.num_codes, dim))
+
+    @property
+    def codebook(self):
+        return self.codes
+
+    def forward(self, latents, tau):
+        indices = self.encode(latents)
+        codes = self.lookup(indices)
+        commit = (latents - codes).square().mean()
+        return Quantized(straight_through(latents, codes), indices, {"commit": commit})
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    row = Method("toy", Toy, "Toy VQ", "#123456", {"loss.commit": 0.5})
+    monkeypatch.setitem(METHODS, "toy", row)
+
+
+def test_a_method_of_one_row_trains_is_evaluated_compared_and_keeps_its_color(
+    toy, trained, tmp_path
+):
+    runs = [trained(method) for method in ("toy", "lgq")]
+    assert runs[0].is_complete and runs[0].config.loss.commit == 0.5
+    assert runs[0].evaluation()["psnr"] > 5 and runs[0].name.startswith("toy-photos-K64-s0-")
+    for run in runs:
+        shutil.copytree(run.path, tmp_path / run.name)
+    found = cohorts(tmp_path)
+    assert set(comparison_table(found)["method"]) == {"Toy VQ", "LGQ"}
+    drawn = points(found, ["psnr", "active", "bits_per_token_entropy", "images_per_second"])
+    for fig in (figures.rate_distortion(drawn), figures.cost(drawn)):
+        (color,) = {trace.marker.color for trace in fig.data if trace.name == "Toy VQ"}
+        assert color == color_of("toy") == "#123456"
+    forest = figures.forest(tabulated(against(found, ["psnr"])), ["psnr"], of="LGQ")
+    assert list(forest.data[0].marker.color) == ["#123456"]
+    assert name_of("toy seed 1") == "Toy VQ seed 1" and dash_of("toy") in figures_dashes()
+
+
+def figures_dashes():
+    from lgqlib.figures.style import DASHES
+
+    return DASHES
+
+
+def test_any_number_of_methods_has_a_dash_and_none_has_the_color_of_another(monkeypatch):
+    for i in range(20):
+        monkeypatch.setitem(METHODS, f"m{i}", Method(f"m{i}", Toy, f"M{i}", f"#{i:06d}"))
+    assert len({color_of(name) for name in METHODS}) == len(METHODS)
+    assert all(dash_of(name) for name in METHODS) and quantizers.known("m19") == "m19"
+
+
+def test_a_metric_of_one_row_is_compared_with_its_label_unit_and_direction(monkeypatch, tmp_path):
+    row = measure.Metric("toy_error", "toy error", 1, "toys", -1, compared=True)
+    monkeypatch.setitem(measure.METRICS, "toy_error", row)
+    for method, value in (("lgq", 1.0), ("fsq", 3.0)):
+        for seed in (0, 1, 2):
+            numbers = {"toy_error": value + 0.01 * seed**2}
+            finished_run(tmp_path, method=method, seed=seed, numbers=numbers)
+    found = cohorts(tmp_path)
+    table = comparison_table(found).set_index("method")
+    assert table.loc["FSQ", "toy error, toys ↓"] == "3.0 ± 0.0"
+    (difference,) = against(found, ["toy_error"])
+    assert difference.verdict == "better" and difference.interval.mean == pytest.approx(-2)
+    fig = figures.forest(tabulated([difference]), ["toy_error"], of="LGQ")
+    assert fig.layout.annotations[0].text == "toy error, toys"
+    assert metric_table({"toy_error": np.float64(2)}).loc["toy error, toys", "value"] == "2.0"
