@@ -8,6 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lgqlib.config import QuantizerConfig
+from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.assignment import mean_over_ranks, soft_assign
 from lgqlib.run import Run
 from lgqlib.train import train
@@ -28,7 +30,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lgqlib.run import Run
-from test_distributed import loss_of
+from test_distributed import loss_of, terms_of
 
 loop = importlib.import_module("lgqlib.train")
 cache, folder, stop_at = *map(Path, sys.argv[1:3]), int(sys.argv[3])
@@ -55,6 +57,7 @@ loss.backward()
 for name, value in (("transform", transform), ("codes", codes)):
     torch.distributed.all_reduce(value.grad)  # as DistributedDataParallel does
     found[name] = value.grad / 2
+found |= terms_of(given["latents"].chunk(2)[rank])
 found = {name: value.detach() for name, value in found.items()}
 save_file(found, folder / f"rank-{rank}.safetensors")
 """
@@ -65,6 +68,17 @@ def loss_of(x, transform, codes):
     a = soft_assign(x @ transform, codes, 0.5)
     usage = mean_over_ranks(a.usage)
     return (a.average - x @ transform).square().mean() + 5 * usage.square().sum(), usage
+
+
+def terms_of(latents):
+    """Give the terms of every method."""
+    found = {}
+    for name in METHODS:
+        torch.manual_seed(0)
+        quantizer = build(QuantizerConfig(method=name, num_codes=64), 4).eval()
+        terms = quantizer(latents.float(), 0.5).terms
+        found |= {f"{name} {term}": value for term, value in terms.items()}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +92,7 @@ def torchrun(folder, cache):
     script = folder / "script.py"
     script.write_text(SCRIPT)
     make = torch.Generator().manual_seed(0)
-    shapes = {"x": (32, 4), "transform": (4, 4), "codes": (10, 4)}
+    shapes = {"x": (32, 4), "transform": (4, 4), "codes": (10, 4), "latents": (8, 4, 3, 3)}
     given = {k: torch.randn(v, dtype=torch.float64, generator=make) for k, v in shapes.items()}
     save_file(given, folder / "given.safetensors")
 
@@ -117,6 +131,13 @@ def test_gradients_through_a_mean_over_ranks_are_those_of_the_whole_batch(folder
         torch.testing.assert_close(seen["usage"], usage.detach())
         torch.testing.assert_close(seen["transform"], transform.grad)
         torch.testing.assert_close(seen["codes"], codes.grad)
+
+
+def test_the_mean_of_a_term_over_ranks_is_that_of_the_whole_batch(folder, together):
+    whole = terms_of(load_file(folder / "given.safetensors")["latents"])
+    for name, value in whole.items():
+        mean = (together[1][0][name] + together[1][1][name]) / 2
+        torch.testing.assert_close(mean, value, rtol=1e-4, atol=1e-5, msg=name)
 
 
 def test_two_processes_train_as_one(folder, cache, together):
