@@ -247,6 +247,26 @@ def start_linear(
     decode.bias.copy_(mean.float())
 
 
+@torch.no_grad()
+def fit_linear(
+    decoder: Decoder, z_q: Float[Tensor, "n c h w"], images: Float[Tensor, "n 3 S S2"]
+) -> None:
+    """Fit the decoder's linear path to quantized latents of images, by least squares.
+
+    Where a quantizer gives cluster centers this is the transpose at which it started; where it
+    bounds or scales what it is given (FSQ), it undoes that as far as a linear map can.
+    """
+    layer, factor = decoder.linear[0], decoder.linear[1].upscale_factor
+    inputs = rearrange(z_q, "n c h w -> (n h w) c").double()
+    inputs = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
+    patches = rearrange(F.pixel_unshuffle(images, factor), "n p h w -> (n h w) p").double()
+    gram = inputs.T @ inputs / len(inputs)
+    ridge = 1e-6 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)  # for unused channels
+    solved = torch.linalg.solve(gram + ridge, inputs.T @ patches / len(inputs))
+    layer.weight.copy_(solved[:-1].T[:, :, None, None])
+    layer.bias.copy_(solved[-1])
+
+
 def _sum(linear: nn.Module | None, network: nn.Module | None, x: Tensor) -> Tensor:
     if linear is None:
         return network(x)

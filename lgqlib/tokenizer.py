@@ -10,7 +10,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lgqlib.backbone import build_backbone, start_linear
+from lgqlib.backbone import build_backbone, fit_linear, start_linear
 from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
@@ -98,7 +98,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Start backbone and codebook from real training images in [-1, 1], once, before training.
 
         First the linear path, at the principal components of their patches; then the quantizer,
-        from their latents. The same on all ranks when images and seed are.
+        from their latents; then the linear path back, from what the quantizer makes of them. The
+        same on all ranks when images and seed are.
         """
         start = self.config.backbone.start
         if start != "random":
@@ -107,7 +108,10 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         q = self.config.quantizer
         flat = latents.movedim(1, -1).flatten(0, -2)
         self.quantizer.initialize(flat, start=q.start, prefit=q.prefit)
-        self.observe(latents, self.quantizer.encode(latents))
+        indices = self.quantizer.encode(latents)
+        if start != "random":
+            fit_linear(self.decoder, self.quantizer.lookup(indices), images)
+        self.observe(latents, indices)
 
     @torch.no_grad()
     def observe(self, latents: Float[Tensor, "b c h w"], indices: Int[Tensor, "b h w"]) -> None:
