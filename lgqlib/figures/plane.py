@@ -185,7 +185,7 @@ def _xy(points: Points) -> Float[np.ndarray, "2 N"]:
     return np.asarray(points, dtype="float32").T
 
 
-def _grid(points: Points, size: int, margin: float) -> tuple[np.ndarray, np.ndarray, Points]:
+def _grid(points: Points, size: int, margin: float) -> tuple[np.ndarray, ...]:
     """Give the first place, the step along each axis, and all places row by row."""
     low, high = np.min(points, 0), np.max(points, 0)
     low, high = low - margin * (high - low), high + margin * (high - low)
