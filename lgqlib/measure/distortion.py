@@ -32,8 +32,8 @@ class PartialDistortion:
     low: float  # ends of the 95 % bootstrap interval of the slope
     high: float
     evenness: float  # exp(entropy) of the cells' shares of the error, over the cells used
-    num_cells: int  # cells with enough tokens to enter the slope,
-    min_count: int  # which are so many
+    num_cells: int  # cells that enter the slope, of at least `min_count` tokens
+    min_count: int
 
 
 def partial_distortion(

@@ -17,7 +17,7 @@ MOMENT = SimpleNamespace(**MOMENT, deciles=range(1, 10))
 def curve():
     """Give the curve of 400 tokens and some codes."""
     rng = np.random.default_rng(0)
-    latents, codes = rng.standard_normal((400, 3)), rng.standard_normal((512, 3))
+    latents, codes = rng.standard_normal((400, 3)), rng.standard_normal((64, 3))
     taus = np.geomspace(20, 0.01, 48)
     return lambda num_codes: free_energy_curve(latents, codes[:num_codes], taus)
 
@@ -61,7 +61,7 @@ def test_what_a_code_tells_is_usage_less_doubt_in_bits(curve):
     assert f"LGQ {known[-1]:.2f} of {usage[-1]:.2f} bits" in texts(fig)[0]
 
 
-@pytest.mark.parametrize(("num_codes", "caps"), [(32, []), (512, [np.log2(400)])])
+@pytest.mark.parametrize(("num_codes", "caps"), [(32, []), (64, [np.log2(400)])])
 def test_where_tokens_are_few_their_cap_is_drawn_and_written(curve, num_codes, caps):
     for fig in (
         entropy.information({"lgq": curve(num_codes)}, {"lgq": 0.1}, {"lgq": 1.0}),

@@ -57,6 +57,7 @@ def test_what_cannot_be_projected_is_refused_with_the_way_out(method, points):
 
 def test_checkpoints_share_one_pca_frame(points):
     first, last = project([points[0], points[0] + 1], [points[1], points[1] + 1])
+    assert last.latents.mean(0) == pytest.approx(0, abs=1e-4), "that of the last"
     shift = last.codes - first.codes
     expected = last.basis.axes[:, :2].sum(0)
     assert shift == pytest.approx(np.broadcast_to(expected, shift.shape), abs=1e-4)
