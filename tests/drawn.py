@@ -13,6 +13,11 @@ def named(fig: go.Figure, name: str):
     return next(trace for trace in fig.data if trace.name == name)
 
 
+def starting(fig: go.Figure, name: str):
+    """Give the first trace whose name begins so."""
+    return next(trace for trace in fig.data if (trace.name or "").startswith(name))
+
+
 def pixels(source: str) -> np.ndarray:
     """Decode the source of an image trace."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))))

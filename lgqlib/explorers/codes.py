@@ -9,18 +9,17 @@ import pandas
 from jaxtyping import Float, Int, UInt8
 
 from lgqlib.explorers.moving import moving
+from lgqlib.explorers.quantities import CodeValues, dominant_class, frame_label
 from lgqlib.explorers.view import Index, View
-from lgqlib.figures.codebook import CodeValues, frame_label
 from lgqlib.figures.pictures import sheet
 from lgqlib.files import replacing
-from lgqlib.measure.geometry import Drift, Geometry, dominant_class, drift, measure_geometry
+from lgqlib.measure.geometry import Drift, Geometry, drift, measure_geometry
 from lgqlib.measure.projection import (
     Faithfulness,
     Projection,
     faithfulness,
     in_plane,
     project,
-    project_snapshots,
     stratified_sample,
 )
 from lgqlib.run import Snapshot
@@ -101,14 +100,15 @@ class Codes:
         """Place codes and latents, and the codes of every snapshot in the same frame."""
         if method == "umap" and self.snapshots:
             # UMAP follows the same tokens from step to step: the map is of the probe then.
-            chain = project_snapshots(
+            chain = project(
                 [s.codebook for s in self.snapshots],
                 [s.latents for s in self.snapshots],
                 method=method,
                 cache=cache,
             )
             return chain[-1], [p.codes for p in chain]
-        now = project(self.view.sites, self.view.points[self.shown], method=method, cache=cache)
+        latents = self.view.points[self.shown]
+        (now,) = project([self.view.sites], [latents], method=method, cache=cache)
         return now, [in_plane(now.basis, s.codebook) for s in self.snapshots]
 
     def _quantities(self) -> dict[str, CodeValues]:
@@ -121,7 +121,7 @@ class Codes:
             "assignment entropy": CodeValues(entropy, "mean entropy, nats"),
             "quantization error": CodeValues(p.partial.mse, "mean |z − e|²"),
             "cell volume": CodeValues(p.log_volume, "log volume"),
-            "anisotropy": CodeValues(p.shape.excess, "above a round cell's"),
+            "anisotropy": CodeValues(p.shape.anisotropy - p.shape.expected, "above a round cell's"),
             "distance to nearest code": CodeValues(p.spacing.distance, "distance"),
         }
         if self.snapshots:

@@ -19,8 +19,8 @@ from lgqlib.explorers.controls import (
     whole,
 )
 from lgqlib.explorers.map import codebook_map, codes_picture, colored_by, rest_of
+from lgqlib.explorers.quantities import clickable
 from lgqlib.explorers.selection import enclosed, parse
-from lgqlib.figures.codebook import clickable
 from lgqlib.figures.pictures import data_uri
 
 MAX_SELECTED = 500

@@ -9,12 +9,19 @@ import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 from plotly.colors import hex_to_rgb
 
-from lgqlib.figures.codebook import CLASS_COLORS, CodeValues, frame_label, sizes
+from lgqlib.explorers.quantities import (
+    CLASS_COLORS,
+    CodeValues,
+    dominant_class,
+    frame_label,
+    sizes,
+)
 from lgqlib.figures.pictures import colored, data_uri
 from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, RED, SKY, Panel, figure, titled
-from lgqlib.measure.geometry import dominant_class
 from lgqlib.measure.projection import Projection
 
+LONGEST_NAME = 16
+"""Letters of a class's name beside the color bar; the whole name is on hover."""
 RASTER = 360
 """Places along a side of a picture below."""
 OVERLAYS = {
@@ -110,11 +117,26 @@ def codebook_map(
 
 def colored_by(values: CodeValues, drawn: Int[np.ndarray, " n"]) -> dict:
     """Return what of the trace `codes` follows the values: colors, color bar, what hover says."""
-    coloring, names = values.coloring(drawn), values.hover(drawn)
-    coloring["colorbar"] |= {"x": 0.575, "len": 0.7, "y": 0.5}
+    names = values.hover(drawn)
     lines = ["code %{customdata[0]}", "%{customdata[1]} tokens", *["%{hovertext}"] * bool(names)]
     hover = "<br>".join(lines) + "<extra></extra>"
-    return {"marker": coloring, "hovertext": names, "hovertemplate": hover}
+    marker = values.marker(drawn) | {"colorbar": color_bar(values)}
+    return {"marker": marker, "hovertext": names, "hovertemplate": hover}
+
+
+def color_bar(values: CodeValues) -> dict:
+    """Return the bar beside the map: ticks of a scale, or the names of classes."""
+    place = {"thickness": 12, "x": 0.575, "len": 0.7, "y": 0.5}
+    title = values.unit + ", log<sub>10</sub>" * values.log
+    if values.names is None:
+        return {"title": {"text": title, "side": "right"}, "tickmode": "auto", **place}
+    _, names, others = values.classes
+    labels = [n if len(n) <= LONGEST_NAME else n[: LONGEST_NAME - 1] + "…" for n in names]
+    if others:
+        labels.append(f"{others} others")
+        title += f": {len(names)} of {len(names) + others} have a color"
+    ticks = {"tickmode": "array", "tickvals": [*range(len(labels))], "ticktext": labels}
+    return {"title": {"text": title, "side": "right"}, **ticks, **place}
 
 
 def rest_of(drawn: Int[np.ndarray, " n"], num_codes: int) -> Int[np.ndarray, " m"]:

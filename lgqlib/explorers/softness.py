@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from lgqlib.explorers.view import LENS, UNDERFLOW, View
-from lgqlib.figures.entropy import least_sure_codes
 from lgqlib.measure.temperature import (
     FreeEnergyCurve,
     critical_temperature,
@@ -195,16 +194,19 @@ class Softness:
     def least_sure(
         self, tau: float, *, count: int = 8, each: int = 12
     ) -> tuple[Int[np.ndarray, " c"], Float[np.ndarray, " c"], list[Int[np.ndarray, " n"]]]:
-        """Give the least sure codes, the mean entropy of their tokens in nats, and tokens of each,
-        the least sure first.
+        """Give the used codes, the least sure first, and the mean entropy of their tokens in nats;
+        of the first `count`, also tokens, the least sure first.
         """
         entropy, indices = self.view.entropies(tau), self.view.indices
-        codes, means = least_sure_codes(indices, entropy, self.view.num_codes)
+        counts = np.bincount(indices, minlength=self.view.num_codes)
+        used = np.flatnonzero(counts)
+        means = np.bincount(indices, entropy)[used] / counts[used]
+        order = np.argsort(-means, kind="stable")
         tokens = []
-        for code in codes[:count]:
+        for code in used[order[:count]]:
             own = np.flatnonzero(indices == code)
             tokens.append(own[np.argsort(-entropy[own], kind="stable")[:each]])
-        return codes[:count], means[:count], tokens
+        return used[order], means[order], tokens
 
     def place_of(self, token: int | np.integer, tau: float) -> str:
         """Say where a token is, and how sure its assignment."""

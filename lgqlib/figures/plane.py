@@ -19,7 +19,6 @@ from lgqlib.quantizers.assignment import ENERGIES, probabilities
 
 Points = Float[np.ndarray, "N 2"]
 Codes = Float[np.ndarray, "K 2"]
-Tints = UInt8[np.ndarray, "K 3"]
 
 
 def clusters(num_points: int = 600, *, seed: int = 0) -> Points:
@@ -31,7 +30,7 @@ def clusters(num_points: int = 600, *, seed: int = 0) -> Points:
     return centers[which] + widths[which, None] * rng.standard_normal((num_points, 2))
 
 
-def code_tints(codebook: Codes) -> Tints:
+def code_tints(codebook: Codes) -> UInt8[np.ndarray, "K 3"]:
     """Give each code a tint of its own: hue by direction from the mean, lightness in turns."""
     away = codebook - codebook.mean(0)
     order = np.argsort(np.argsort(np.arctan2(away[:, 1], away[:, 0])))
@@ -42,17 +41,16 @@ def code_tints(codebook: Codes) -> Tints:
 def soft_partition(
     around: Points,
     codebook: Codes,
-    tints: Tints,
+    tints: UInt8[np.ndarray, "K 3"],
     tau: float,
     *,
     energy: str = "squared",
     size: int = 72,
     margin: float = 0.1,
 ) -> dict:
-    """Picture the plane around some points; give the arguments of an image trace.
+    """Picture the plane around some points, `size` pixels a side; give an image trace's arguments.
 
-    `size`: pixels along a side; `margin`: how far it reaches beyond the points, as a share of their
-    range.
+    `margin`: how far it reaches beyond the points, as a share of their range.
     """
     (x0, y0), step, grid = _grid(around, size, margin)
     mixed = _assign(grid, codebook, tau, energy) @ tints.astype(np.float64)
@@ -65,9 +63,8 @@ def draw_plane(panel: Panel, points: Points, codebook: Codes, picture: dict) -> 
     """Draw points and codes over a picture of the plane."""
     panel.picture(**picture, name="plane")
     panel.dots(*_xy(points), "points", INK, size=3, opacity=0.8)
-    panel.dots(
-        *_xy(codebook), "codes", RED, size=10, marker={"line": {"color": "white", "width": 1}}
-    )
+    border = {"line": {"color": "white", "width": 1}}
+    panel.dots(*_xy(codebook), "codes", RED, size=10, marker=border)
     panel.axes(y_autorange=True)  # a picture has its first row on top; a plane has it below
 
 
@@ -76,15 +73,9 @@ def annealing_frames(
 ) -> go.Figure:
     """Draw points, codes and the soft partition at several temperatures of an annealing."""
     reduced, distinct = annealing.taus / annealing.predicted, annealing.num_distinct
-    rows = -(-len(indices) // 3)
-    fig, frames = panels(
-        rows=rows,
-        cols=3,
-        titles=[f"τ = {reduced[i]:.3g} τ<sub>c</sub>: {distinct[i]} distinct" for i in indices],
-        height=90 + 300 * rows,
-        horizontal_spacing=0.03,
-        vertical_spacing=0.1,
-    )
+    titles = [f"τ = {reduced[i]:.3g} τ<sub>c</sub>: {distinct[i]} distinct" for i in indices]
+    rows, spaces = -(-len(indices) // 3), {"horizontal_spacing": 0.03, "vertical_spacing": 0.1}
+    fig, frames = panels(rows=rows, cols=3, titles=titles, height=90 + 300 * rows, **spaces)
     tints = code_tints(annealing.codebooks[-1])
     for panel, i in zip(frames, indices, strict=False):
         codes = annealing.codebooks[i]
@@ -97,8 +88,7 @@ def annealing_frames(
         f"The codebook falls from {distinct[first]} place to {distinct[last]} as τ falls "
         f"{reduced[first] / reduced[last]:.0f}-fold",
         "Each place has the tints of its codes, mixed by their probabilities: one blend when hot, "
-        "the sharp cells of a Voronoi partition when cold. A code keeps its tint, so a split shows "
-        "as one tint becoming two.",
+        "a Voronoi partition when cold. A split shows as one tint becoming two.",
     )
 
 
@@ -107,35 +97,31 @@ def staircase(annealing: Annealing) -> go.Figure:
     titles = ("Distinct codes", "Splits, predicted and seen")
     fig, (steps, splits) = panels(cols=2, titles=titles, height=420)
     stairs(steps, annealing)
-    known = [split for split in annealing.splits if np.isfinite(split.predicted)]
-    high, low, predicted = np.array([split[:3] for split in known]).reshape(-1, 3).T
+    high, low, predicted = np.array(annealing.splits).reshape(-1, 3).T
     splits.legend(x=0.01)
     name, bars = "a split (bar: step of the schedule)", (low, high)
     splits.dots(predicted, np.sqrt(high * low), name, BLUE, size=8, error_y=bars)
     ends = [annealing.taus[-1], annealing.taus[0]]
     splits.line(ends, ends, "as predicted", dash="dash")
-    splits.axes(
-        *("2 λ<sub>max</sub> of the latents at the place", "temperature of the split"), log="xy"
-    )
+    names = ("2 λ<sub>max</sub> of the latents at the place", "temperature of the split")
+    splits.axes(*names, log="xy")
     off = round(100 * (annealing.observed / annealing.predicted - 1), 1) + 0.0  # never "-0.0"
     return titled(
         fig,
         f"First split at τ = {annealing.observed:.3f}; 2 λmax(Cov z) predicts "
         f"{annealing.predicted:.3f} ({off:+.1f} %)",
-        "Each step of the staircase is a phase transition: a place of codes splits along the "
-        "longest axis of its latents when τ passes twice their largest eigenvalue.",
+        "Each step is a phase transition: a place of codes splits along the longest axis of its "
+        "latents when τ passes twice their largest eigenvalue.",
     )
 
 
 def stairs(panel: Panel, annealing: Annealing) -> None:
     """Draw the number of distinct codes against temperature."""
-    taus, distinct = annealing.taus, annealing.num_distinct
+    distinct, top = annealing.num_distinct, [0, int(annealing.num_distinct.max())]
     panel.legend()
-    panel.line(taus, distinct, "distinct", BLUE, line={"color": BLUE, "shape": "hv"})
-    top = [0, int(distinct.max())]
-    panel.line(
-        [annealing.predicted] * 2, top, "τ<sub>c</sub> = 2 λ<sub>max</sub>", ORANGE, dash="dash"
-    )
+    panel.line(annealing.taus, distinct, "distinct", line={"color": BLUE, "shape": "hv"})
+    name = "τ<sub>c</sub> = 2 λ<sub>max</sub>"
+    panel.line([annealing.predicted] * 2, top, name, ORANGE, dash="dash")
     panel.line([annealing.observed] * 2, top, "first split seen", SKY, dash="dot")
     panel.axes("τ, units of the energy", "distinct codes", log="x", y_rangemode="tozero")
 
@@ -150,9 +136,8 @@ def soft_code_path(
     path = np.concatenate([_assign(point[None], codebook, tau) @ codebook for tau in taus])
     hard = codebook[np.square(codebook - point).sum(1).argmin()]
     away = np.linalg.norm(path - hard, axis=1)
-    fig, (left, right) = panels(
-        cols=2, titles=("Path of the soft code", "Soft to hard code"), height=440
-    )
+    titles = ("Path of the soft code", "Soft to hard code")
+    fig, (left, right) = panels(cols=2, titles=titles, height=440)
     left.legend(x=0.01, y=0.01)
     left.dots(*_xy(points), "points", INK, size=3, opacity=0.5)
     left.dots(*_xy(codebook), "codes", RED, size=9)
@@ -164,14 +149,15 @@ def soft_code_path(
     left.axes("z<sub>1</sub>", "z<sub>2</sub>", **still)
     right.line(taus, away, color=GREEN)
     right.axes("τ, units of the energy", "distance to the nearest code", log="x")
-    titled(
-        fig,
+    finding = (
         f"The soft code moves from the mean of the codes to the nearest one: {away[0]:.2f} away at "
-        f"τ = {taus[0]:.2g}, {away[-1]:.1g} at τ = {taus[-1]:.2g}",
-        "Forward, the decoder receives the nearest code; backward, the gradient is that of the "
-        "green curve. Where they part, the straight-through gradient is a stand-in.",
+        f"τ = {taus[0]:.2g}, {away[-1]:.1g} at τ = {taus[-1]:.2g}"
     )
-    return fig, path
+    look_for = (
+        "Forward, the decoder receives the nearest code; backward, the gradient is that of the "
+        "green curve. Where they part, the straight-through gradient is a stand-in."
+    )
+    return titled(fig, finding, look_for), path
 
 
 def four_energies(codebook: Codes, taus: Mapping[str, float], *, size: int = 72) -> go.Figure:
@@ -190,8 +176,8 @@ def four_energies(codebook: Codes, taus: Mapping[str, float], *, size: int = 72)
         fig,
         f"Of the plane, {same['norm']:.0f} % has the same nearest code by distance as by its "
         f"square, {same['cosine']:.0f} % by cosine, {same['dot']:.0f} % by dot product",
-        "Cosine and dot cut the plane into wedges from the origin; under dot a code inside the "
-        "hull of the others never wins. Distance and its square differ only in how doubt spreads.",
+        "Cosine and dot cut the plane into wedges from the origin. Distance and its square differ "
+        "only in how doubt spreads.",
     )
 
 
@@ -199,19 +185,14 @@ def _xy(points: Points) -> Float[np.ndarray, "2 N"]:
     return np.asarray(points, dtype="float32").T
 
 
-def _grid(
-    points: Points, size: int, margin: float
-) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "M 2"]]:
+def _grid(points: Points, size: int, margin: float) -> tuple[np.ndarray, ...]:
     """Give the first place, the step along each axis, and all places row by row."""
     low, high = np.min(points, 0), np.max(points, 0)
     low, high = low - margin * (high - low), high + margin * (high - low)
-    step = (high - low) / (size - 1)
-    x, y = (low[i] + step[i] * np.arange(size) for i in (0, 1))
-    return low, step, np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+    x, y = np.linspace(low, high, size).T
+    return low, (high - low) / (size - 1), np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
 
 
-def _assign(
-    points: Points, codebook: Codes, tau: float, energy: str = "squared"
-) -> Float[np.ndarray, "N K"]:
+def _assign(points, codebook, tau: float, energy: str = "squared") -> Float[np.ndarray, "N K"]:
     z, codes = (torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (points, codebook))
     return probabilities(z, codes, float(tau), energy=energy).numpy()

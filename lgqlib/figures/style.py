@@ -1,7 +1,9 @@
 """How every figure looks: one template, one color a method, panels to draw on."""
 
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -23,6 +25,7 @@ RED, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 COLORS = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "cross", "star")
+PATTERNS = ("", "/", ".", "x", "-", "|")
 SEQUENTIAL, DIVERGING = "Viridis", "RdBu"
 
 _AXIS = {
@@ -215,9 +218,42 @@ def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
     return fig
 
 
-def legend_in(fig: go.Figure, row: int, col: int, *, x: float = 0.99, y: float = 0.98) -> str:
-    """Place a legend inside a subplot and return its name, for figures without panels."""
-    return Panel(fig, row, col).legend(x, y).own_legend
+class RunStyle(NamedTuple):
+    """How a run is drawn: its method's color, and marks that tell runs of one method apart."""
+
+    key: str
+    label: str
+    color: str
+    number: int  # of runs of the same method before it
+
+    @property
+    def symbol(self) -> str:
+        """Return the symbol of its points."""
+        return SYMBOLS[self.number % len(SYMBOLS)]
+
+    @property
+    def mark(self) -> dict:
+        """Return what makes a line one of points in its symbol."""
+        return {"mode": "lines+markers", "marker": {"symbol": self.symbol}}
+
+    @property
+    def bar(self) -> dict:
+        """Return the pattern of its bars."""
+        return {"pattern": {"shape": PATTERNS[self.number % len(PATTERNS)]}}
+
+
+def runs_of(values: Mapping[str, Any]) -> Iterator[tuple[RunStyle, Any]]:
+    """Yield how each run is drawn, and its value; keys are `lgq`, or with more, `lgq seed 1`."""
+    before: Counter[str] = Counter()
+    for key, value in values.items():
+        method = key.partition(" ")[0]
+        yield RunStyle(key, name_of(key), color_of(key), before[method]), value
+        before[method] += 1
+
+
+def each(values: Mapping[str, Any], text: Callable[[Any], str]) -> str:
+    """Write something of each run: `LGQ 1; VQ 2`."""
+    return "; ".join(f"{name_of(key)} {text(value)}" for key, value in values.items())
 
 
 def show(fig: go.Figure) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
 
-from lgqlib.figures.entropy import counted, entropy_picture, mark_caps
+from lgqlib.figures.entropy import counted_over, entropy_picture
 from lgqlib.figures.pictures import data_uri, picture_grid
 from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, Panel, panels, titled
 from lgqlib.measure.temperature import FreeEnergyCurve
@@ -30,17 +30,14 @@ def decoded_frames(
     The picture decoded from `hard` codes and the `original` follow.
     """
     entropies = [entropy_picture(entropy, len(original)) for entropy in maps]
-    texts = [f"{label}: at most {e.max():.3g} nats" for label, e in zip(soft, maps, strict=True)]
+    hover = [f"{label}: at most {e.max():.3g} nats" for label, e in zip(soft, maps, strict=True)]
+    rows = {"decoded": [*soft.values(), hard, original], "entropy": entropies}
     away = [float(np.abs(pixels.astype(float) - hard).mean() / 255) for pixels in soft.values()]
-    labels = list(soft)
+    (hot, *_, cold), columns = soft, [*soft, "hard codes", "original"]
     return titled(
-        picture_grid(
-            {"decoded": [*soft.values(), hard, original], "entropy": entropies},
-            columns=[*labels, "hard codes", "original"],
-            hover=[[], texts],
-        ),
-        f"Soft and hard pictures differ by {away[0]:.3f} of the range at {labels[0]}, by "
-        f"{away[-1]:.3f} at {labels[-1]}",
+        picture_grid(rows, columns=columns, hover=[[], hover]),
+        f"Soft and hard pictures differ by {away[0]:.3f} of the range at {hot}, by {away[-1]:.3f} "
+        f"at {cold}",
         "Below each picture, the entropy of its tokens on a scale of its own, dark is sure. Where "
         "the picture comes back first, the codes are far apart.",
     )
@@ -58,15 +55,13 @@ def one_token(
     `place`: its row and column in a `grid` of tokens; `shares`: codes, the likeliest first, and
     their probabilities, by the temperature.
     """
-    titles = ("Image, and the token", *shares)
-    fig, (picture, *rest) = panels(
-        cols=len(titles), titles=titles, height=340, horizontal_spacing=0.07
-    )
+    titles, options = ("Image, and the token", *shares), {"horizontal_spacing": 0.07}
+    fig, (picture, *rest) = panels(cols=len(titles), titles=titles, height=340, **options)
     picture.picture(data_uri(image))
     (row, col), high, wide = place, image.shape[0] / grid[0], image.shape[1] / grid[1]
-    x, y = (col * wide - 0.5, (col + 1) * wide - 0.5), (row * high - 0.5, (row + 1) * high - 0.5)
-    square = [(x[i], y[j]) for i, j in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
-    picture.line(*zip(*square, strict=True), color=RED, width=3, hoverinfo="skip")
+    x = wide * (col + np.array([0, 1, 1, 0, 0])) - 0.5
+    y = high * (row + np.array([0, 0, 1, 1, 0])) - 0.5
+    picture.line(x, y, color=RED, width=3, hoverinfo="skip")
     for panel, (codes, weights) in zip(rest, shares.values(), strict=True):
         hover = "%{x}: %{y:.3g}<extra></extra>"
         panel.bars([f"k{k}" for k in codes], weights, color=ORANGE, hovertemplate=hover)
@@ -94,8 +89,8 @@ def free_energy(curve: FreeEnergyCurve, *, scale: float, schedule: Sequence[floa
     return titled(
         fig,
         f"The run's own schedule: {ends}. dF/dτ = −H holds to {100 * error:.1f} % on this grid",
-        "F = ⟨d⟩ − τH falls as τ grows. Where ⟨d⟩ rises steeply assignments melt; a schedule that "
-        "starts left of τc never lets all codes be one.",
+        "Where ⟨d⟩ rises steeply assignments melt. A schedule that starts left of τc never lets "
+        "all codes be one.",
     )
 
 
@@ -115,8 +110,8 @@ def entropy_slope(
         fig,
         f"Entropy melts fastest at {x[predicted.argmax()]:.2g} τc; its slope is Var(d)/τ³ to "
         f"{100 * error:.1f} % of the peak",
-        "The heat capacity of an assignment: a bump is a temperature at which many tokens change "
-        "between sure and unsure. Never negative: at fixed codes entropy only grows with τ.",
+        "The heat capacity of an assignment: at a bump many tokens change between sure and unsure. "
+        "It is never negative: at fixed codes entropy only grows with τ.",
     )
 
 
@@ -130,8 +125,7 @@ def rate_distortion(
     """Draw the soft assignment's rate and distortion over temperature, and the Gaussian bound.
 
     `index`: the run's own temperature on the curve. Its `schedule`, in units of the energy, is
-    marked at the rates that its temperatures have; a dashed line is log2 of the number of tokens,
-    where that bounds the rate that is measured.
+    marked at the rates that its temperatures have.
     """
     fig, (panel,) = panels(height=420)
     rate_distortion_curve(panel, curve, spectrum)
@@ -139,18 +133,15 @@ def rate_distortion(
     mark = {"size": 11, "marker": {"line": {"color": "white", "width": 1}}}
     panel.dots([rates[index]], [distortion], "the run's temperature", RED, **mark)
     bound = water_filling(spectrum, curve.mutual_information[index])
-    order = np.argsort(curve.taus)
-    own = np.log(np.asarray(schedule, dtype=float))
-    _mark_schedule(panel, np.interp(own, np.log(curve.taus[order]), rates[order]))
-    size = (curve.num_tokens, curve.num_codes)
-    mark_caps(panel, [size], axis="x")
+    rising, own = curve.taus.argsort(), np.log(np.asarray(schedule, dtype=float))
+    _mark_schedule(panel, np.interp(own, np.log(curve.taus[rising]), rates[rising]))
+    counts = counted_over(panel, {"": (curve.num_tokens, curve.num_codes)}, axis="x")
     return titled(
         fig,
         f"At its temperature: {rates[index]:.2f} bits a token, distortion {distortion:.3g}; a "
         f"Gaussian of this covariance needs {bound:.3g}",
-        "Each point of the curve is a temperature, its slope −1/τ. Left of the curve's knee codes "
-        "are shared by many tokens; the vertical end is nearest neighbor. Counted over "
-        f"{counted(*size)}.",
+        "Each point of the curve is a temperature, its slope −1/τ. Left of the knee codes are "
+        f"shared by many tokens; the vertical end is nearest neighbor. {counts}",
     )
 
 
@@ -165,10 +156,8 @@ def soft_to_hard(
 
     `between`: the largest share of a point at equal energy from two codes, at each temperature.
     """
-    fig, (distance, share) = panels(
-        cols=2, titles=("Soft to hard code", "Largest share"), height=400
-    )
-    x = curve.taus / scale
+    titles, x = ("Soft to hard code", "Largest share"), curve.taus / scale
+    fig, (distance, share) = panels(cols=2, titles=titles, height=400)
     distance.line(x, curve.soft_to_hard, color=GREEN)
     _mark_schedule(distance, schedule, scale, named=False)
     share.legend(x=0.01, y=0.05)
@@ -209,19 +198,10 @@ def rate_distortion_curve(
     panel.axes("rate I, bits a token", "distortion ⟨d⟩", log="y")
 
 
-def _mark_schedule(
-    panel: Panel,
-    schedule: Sequence[float] | Float[np.ndarray, " S"],
-    unit: float = 1.0,
-    *,
-    named: bool = True,
-) -> Float[np.ndarray, " n"]:
-    """Shade where a run's temperature went, line its two ends, and return it in that unit.
-
-    Values that are not finite, such as before the first step, are left out.
-    """
+def _mark_schedule(panel: Panel, schedule, unit: float = 1.0, *, named: bool = True) -> np.ndarray:
+    """Shade where a run's temperature went, line its two ends, and return it in that unit."""
     span = np.asarray(schedule, dtype=float) / unit
-    span = span[np.isfinite(span)]
+    span = span[np.isfinite(span)]  # before the first step there is none
     if len(span):
         shade = {"fillcolor": ORANGE, "opacity": 0.12, "line_width": 0, "name": "schedule"}
         panel.fig.add_vrect(span.min(), span.max(), **shade, **panel.at)

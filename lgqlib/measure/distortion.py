@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lgqlib.measure.neighbors import Array, as_tensor
+from lgqlib.measure.neighbors import Array
 from lgqlib.measure.theory import gersho_constant
 
 
@@ -18,7 +18,7 @@ def squared_errors(
     latents: Float[Array, "N D"], codebook: Float[Array, "K D"], indices: Int[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
     """Return |z - e_index|^2 of each token, summed over channels."""
-    difference = as_tensor(latents).numpy() - as_tensor(codebook).numpy()[indices]
+    difference = np.asarray(latents) - np.asarray(codebook)[indices]
     return np.einsum("nd,nd->n", difference, difference, dtype=np.float64)
 
 
@@ -26,22 +26,14 @@ def squared_errors(
 class PartialDistortion:
     """Whether every cell contributes the same error, as in an optimal quantizer (Gersho 1979)."""
 
-    counts: Int[np.ndarray, " K"]
-    """Tokens in each cell."""
-    mse: Float[np.ndarray, " K"]
-    """Mean squared error of each cell; nan without tokens."""
-    slope: float
-    """Slope of log mse on log count: -1 when optimal, 0 for a grid; nan for too few cells."""
-    low: float
-    """Lower end of the 95 % bootstrap interval of the slope."""
+    counts: Int[np.ndarray, " K"]  # tokens in each cell
+    mse: Float[np.ndarray, " K"]  # mean squared error of each cell; nan without tokens
+    slope: float  # of log mse on log count: -1 when optimal, 0 for a grid; nan for too few cells
+    low: float  # ends of the 95 % bootstrap interval of the slope
     high: float
-    """Upper end."""
-    evenness: float
-    """exp(entropy) of the cells' shares of the whole error, over the cells used: 1 when equal."""
-    num_cells: int
-    """Cells with enough tokens to enter the slope."""
+    evenness: float  # exp(entropy) of the cells' shares of the error, over the cells used
+    num_cells: int  # cells that enter the slope, of at least `min_count` tokens
     min_count: int
-    """Tokens that a cell needs for that."""
 
 
 def partial_distortion(
@@ -51,18 +43,14 @@ def partial_distortion(
     *,
     groups: Int[np.ndarray, " N"] | None = None,
     min_count: int = 16,
-    num_bootstrap: int = 200,
     seed: int = 0,
 ) -> PartialDistortion:
     """Fit the slope of log mse_k on log n_k over cells, with an interval.
 
-    `errors` from `squared_errors`; `groups` names each token's image, and the bootstrap draws whole
-    images (tokens, when absent). Counts of few tokens are noisy, which would pull a plain
-    regression toward 0: the slope is that of one half of the tokens with the other half as
-    instrument. At least 3 cells need `min_count` tokens, and that must be 4 or more.
+    The bootstrap draws whole images, which `groups` names for each token; without it, tokens.
+    Noise in the counts would pull a plain regression toward 0: the slope is that of one half of the
+    tokens with the other half as instrument. At least 3 cells need `min_count` tokens.
     """
-    if min_count < 4:
-        raise ValueError(f"min_count must be at least 4, got {min_count}")
     counts = np.bincount(indices, minlength=num_codes)
     sums = np.bincount(indices, errors, num_codes)
     mse = np.divide(sums, counts, out=np.full(num_codes, np.nan), where=counts > 0)
@@ -80,21 +68,18 @@ def partial_distortion(
         data = half, groups[keep], cells, errors[keep]
         slope = _slope(np.ones(num_groups), *data)
         even = np.full(num_groups, 1 / num_groups)
-        draws = [_slope(rng.multinomial(num_groups, even), *data) for _ in range(num_bootstrap)]
+        draws = [_slope(rng.multinomial(num_groups, even), *data) for _ in range(200)]
         draws = [draw for draw in draws if math.isfinite(draw)] or [math.nan]
         low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
     return PartialDistortion(counts, mse, slope, low, high, evenness, int(used.sum()), min_count)
 
 
 @np.errstate(divide="ignore", invalid="ignore")
-def _slope(
-    weights: np.ndarray, half: np.ndarray, groups: np.ndarray, cells: np.ndarray, errors: np.ndarray
-) -> float:
+def _slope(weights, half, groups, cells, errors) -> float:
     """Return the instrumental-variable slope with these weights on the groups; nan without one."""
-    size = cells.max() + 1
-    first = np.bincount(cells, (weights * half)[groups], size)
-    second = np.bincount(cells, (weights * ~half)[groups], size)
-    total = np.bincount(cells, weights[groups] * errors, size)
+    first = np.bincount(cells, (weights * half)[groups])
+    second = np.bincount(cells, (weights * ~half)[groups])
+    total = np.bincount(cells, weights[groups] * errors)
     ok = (first > 0) & (second > 0) & (total > 0)
     if ok.sum() < 2:
         return math.nan
@@ -106,8 +91,8 @@ def _slope(
 def log_volumes(mse: Float[np.ndarray, " K"], dim: float) -> Float[np.ndarray, " K"]:
     """Estimate each cell's log volume from its mean squared error, mse = d G_d V^{2/d}.
 
-    `dim` is the effective dimension of the latents. Exact for cells as round as the best lattice's;
-    a longer cell is overestimated. nan for cells without error.
+    `dim` is the effective dimension of the latents. Exact for cells as round as the best lattice's,
+    too large for longer ones; nan for cells without error.
     """
     return dim / 2 * np.log(np.where(mse > 0, mse, np.nan) / (dim * gersho_constant(dim)))
 
@@ -116,17 +101,9 @@ def log_volumes(mse: Float[np.ndarray, " K"], dim: float) -> Float[np.ndarray, "
 class CellShape:
     """How far from round each cell is; nan for cells of too few tokens, and in one dimension."""
 
-    anisotropy: Float[np.ndarray, " K"]
-    """Log of arithmetic over geometric mean of the within-cell eigenvalues: 0 when round."""
-    expected: Float[np.ndarray, " K"]
-    """Its mean for a round Gaussian cell with the same number of tokens (Wishart null)."""
-    p_value: Float[np.ndarray, " K"]
-    """Chance that a round cell looks at least this long."""
-
-    @property
-    def excess(self) -> Float[np.ndarray, " K"]:
-        """Return the anisotropy above what sampling explains."""
-        return self.anisotropy - self.expected
+    anisotropy: Float[np.ndarray, " K"]  # log of arithmetic over geometric mean eigenvalue
+    expected: Float[np.ndarray, " K"]  # its mean for a round Gaussian cell of as many tokens
+    p_value: Float[np.ndarray, " K"]  # chance that a round cell looks at least this long
 
     @property
     def share_long(self) -> float:
@@ -142,9 +119,8 @@ def cell_shape(
 
     Latents are given along their principal axes (`Spectrum.coordinates`), of which the first `dim`
     are looked at. The statistic is Mauchly's, log det against the trace of the covariance around
-    the cell's own mean; its null mean and variance are exact for Gaussian cells, and its tail is a
-    gamma law of those moments. Cells of an optimal quantizer are flatter than Gaussian, which makes
-    the test conservative.
+    the cell's own mean. Its null mean and variance are exact for Gaussian cells, its tail a gamma
+    law of those moments. Cells of an optimal quantizer are flatter, which makes it conservative.
     """
     from scipy.special import polygamma, psi
     from scipy.stats import gamma
@@ -153,7 +129,7 @@ def cell_shape(
     cells = np.flatnonzero(counts >= 10 * dim)
     anisotropy, expected, p_value = np.full((3, num_codes), np.nan)
     if len(cells) and dim > 1:  # in one direction every cell is round
-        x = as_tensor(latents).double().numpy()[np.argsort(indices, kind="stable"), :dim]
+        x = np.asarray(latents, dtype=np.float64)[np.argsort(indices, kind="stable"), :dim]
         parts = np.split(x, np.cumsum(counts)[:-1])
         values = np.linalg.eigvalsh(np.stack([np.cov(parts[k], rowvar=False) for k in cells]))
         values = np.maximum(values, 1e-12 * values[:, -1:].clip(1e-300))

@@ -24,77 +24,18 @@ from lgqlib.measure.distortion import (
     partial_distortion,
     squared_errors,
 )
-from lgqlib.measure.neighbors import Array, as_tensor, nearest
+from lgqlib.measure.neighbors import Array, nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage
-
-
-@dataclass(frozen=True)
-class Occupancy:
-    """How evenly codes are used."""
-
-    counts: Int[np.ndarray, " K"]
-    """Tokens of each code."""
-    num_tokens: int
-    """Tokens counted; every number here depends on it."""
-    active: int
-    """Codes with at least one token."""
-    entropy_corrected: float
-    """Entropy of the usage with the Miller-Madow correction (active - 1) / 2N, at most log K."""
-    perplexity: float
-    """exp of the plug-in entropy: the number of evenly used codes of the same entropy."""
-    gini: float
-    """Gini coefficient of the counts: 0 when even, 1 - 1/K when one code has all."""
-
-
-def occupancy(counts: Int[np.ndarray, " K"]) -> Occupancy:
-    """Summarize how often each code is used. Raises ValueError without a token."""
-    counts = np.array(counts, dtype=np.int64)
-    usage = code_usage(torch.from_numpy(counts))
-    corrected = min(usage["entropy_miller_madow"] * math.log(2), math.log(len(counts)))
-    numbers = {name: usage[name] for name in ("num_tokens", "active", "perplexity", "gini")}
-    return Occupancy(counts=counts, entropy_corrected=corrected, **numbers)
-
-
-def count_codes(indices: Int[np.ndarray, "..."], num_codes: int) -> Int[np.ndarray, " K"]:
-    """Count how often each code occurs. Raises ValueError for an index that is no code."""
-    indices = np.asarray(indices).ravel()
-    if indices.size and not 0 <= indices.min() <= indices.max() < num_codes:
-        raise ValueError(
-            f"indices must lie in 0..{num_codes - 1}, got {indices.min()}..{indices.max()}"
-        )
-    return np.bincount(indices, minlength=num_codes)
-
-
-def lorenz(
-    counts: Int[np.ndarray, " K"],
-) -> tuple[Float[np.ndarray, " K1"], Float[np.ndarray, " K1"]]:
-    """Return the Lorenz curve: share of codes, rarest first, and share of tokens they have."""
-    mass = np.concatenate([[0.0], np.cumsum(np.sort(counts), dtype=np.float64)])
-    return np.linspace(0, 1, len(mass)), mass / mass[-1]
-
-
-def dominant_class(
-    indices: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"], num_codes: int
-) -> Int[np.ndarray, " K"]:
-    """Return each code's most frequent label, the lower of equals; -1 without tokens."""
-    pairs, counts = np.unique(np.stack([indices, labels], 1), axis=0, return_counts=True)
-    order = np.lexsort((-pairs[:, 1], counts))  # ascending, so that the last write wins
-    label = np.full(num_codes, -1)
-    label[pairs[order, 0]] = pairs[order, 1]
-    return label
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """Covariance eigenvalues of points, largest first, with their axes and center."""
 
-    eigenvalues: Float[np.ndarray, " D"]
-    """Variances along the principal axes."""
-    axes: Float[np.ndarray, "D D"]
-    """The principal axes, one a column, each with its largest entry positive."""
+    eigenvalues: Float[np.ndarray, " D"]  # variances along the principal axes
+    axes: Float[np.ndarray, "D D"]  # one a column, each with its largest entry positive
     mean: Float[np.ndarray, " D"]
-    """The center of the points."""
 
     @property
     def participation(self) -> float:
@@ -108,12 +49,12 @@ class Spectrum:
 
     def coordinates(self, points: Float[Array, "N D"]) -> Float[np.ndarray, "N D"]:
         """Return where points lie along the principal axes, from the center."""
-        return (as_tensor(points).double().numpy() - self.mean) @ self.axes
+        return (np.asarray(points, dtype=np.float64) - self.mean) @ self.axes
 
 
 def spectrum(points: Float[Array, "N D"]) -> Spectrum:
     """Return the covariance spectrum of points."""
-    x = as_tensor(points).double().numpy()
+    x = np.asarray(points, dtype=np.float64)
     centered = x - x.mean(0)
     values, axes = np.linalg.eigh(centered.T @ centered / len(x))
     axes *= np.sign(axes[np.abs(axes).argmax(0), np.arange(len(axes))])
@@ -126,14 +67,14 @@ def two_nn(points: Float[Array, "N D"], *, limit: int = 20000, seed: int = 0) ->
     TwoNN (Facco et al. 2017): -log(1 - F(mu)) = d log mu, fitted through the origin without the top
     tenth. At most `limit` points, drawn at random. nan when fewer than 10 points differ.
     """
-    x = np.unique(as_tensor(points).numpy(), axis=0)
+    x = np.unique(np.asarray(points), axis=0)
     if len(x) < 10:
         return math.nan
     if len(x) > limit:
         x = x[np.random.default_rng(seed).choice(len(x), limit, replace=False)]
-    distances, _ = nearest(x, x, 2, exclude=np.arange(len(x)))
+    first, second = nearest_others(x, 2)[0].astype(np.float64).T
     kept = int(0.9 * len(x))
-    log_ratio = np.sort(np.log(distances[:, 1].astype(np.float64) / distances[:, 0]))[:kept]
+    log_ratio = np.sort(np.log(second / first))[:kept]
     survival = -np.log1p(-np.arange(1, kept + 1) / len(x))
     return float((log_ratio @ survival) / (log_ratio @ log_ratio))
 
@@ -142,26 +83,18 @@ def two_nn(points: Float[Array, "N D"], *, limit: int = 20000, seed: int = 0) ->
 class Spacing:
     """How far codes are from each other."""
 
-    distance: Float[np.ndarray, " K"]
-    """Distance to the nearest other code."""
-    neighbors: Int[np.ndarray, "K k"]
-    """The nearest other codes, nearest first."""
-    hubness: float
-    """Skewness of how often a code is among the k nearest of others: near 0 without hubs."""
-    twins: int
-    """Codes that coincide with another one."""
+    distance: Float[np.ndarray, " K"]  # to the nearest other code
+    neighbors: Int[np.ndarray, "K k"]  # the nearest other codes, nearest first
+    hubness: float  # skewness of how often a code is such a neighbor: near 0 without hubs
+    twins: int  # codes that coincide with another one
 
 
 def spacing(codebook: Float[Array, "K D"], *, num_neighbors: int = 10) -> Spacing:
-    """Find each code's nearest other codes; K - 1 of them where K is small, and K at least 2."""
+    """Find each code's nearest other codes; K - 1 of them where K is small."""
     from scipy.stats import skew
 
-    num_codes = len(codebook)
-    if num_codes < 2:
-        raise ValueError(f"spacing needs at least 2 codes, got {num_codes}")
-    k = min(num_neighbors, num_codes - 1)
-    distances, neighbors = nearest(codebook, codebook, k, exclude=np.arange(num_codes))
-    occurrences = np.bincount(neighbors.ravel(), minlength=num_codes)
+    distances, neighbors = nearest_others(codebook, min(num_neighbors, len(codebook) - 1))
+    occurrences = np.bincount(neighbors.ravel(), minlength=len(codebook))
     hubness = float(skew(occurrences)) if np.ptp(occurrences) else 0.0
     return Spacing(distances[:, 0], neighbors, hubness, int((distances[:, 0] == 0).sum()))
 
@@ -170,18 +103,12 @@ def spacing(codebook: Float[Array, "K D"], *, num_neighbors: int = 10) -> Spacin
 class Drift:
     """What happened between consecutive snapshots; S snapshots, S - 1 intervals."""
 
-    steps: Int[np.ndarray, " S"]
-    """Training step of each snapshot."""
-    displacement: Float[np.ndarray, "S1 K"]
-    """Distance each code moved."""
-    births: Int[np.ndarray, " S1"]
-    """Codes without tokens before, and with some after."""
-    deaths: Int[np.ndarray, " S1"]
-    """Codes with tokens before, and without after."""
-    churn: Float[np.ndarray, " S1"]
-    """Share of the fixed probe's tokens whose code changed."""
-    active: Int[np.ndarray, " S"]
-    """Codes with tokens at each snapshot."""
+    steps: Int[np.ndarray, " S"]  # training step of each snapshot
+    displacement: Float[np.ndarray, "S1 K"]  # distance each code moved
+    births: Int[np.ndarray, " S1"]  # codes without tokens before, and with some after
+    deaths: Int[np.ndarray, " S1"]  # codes with tokens before, and without after
+    churn: Float[np.ndarray, " S1"]  # share of the fixed probe's tokens whose code changed
+    active: Int[np.ndarray, " S"]  # codes with tokens at each snapshot
 
 
 def drift(
@@ -195,14 +122,10 @@ def drift(
     One codebook, the fixed probe's indices and the usage counts for each step. The frame is that of
     the latents as they were at each step: what moves is what the model moved.
     """
-    steps = np.asarray(steps, dtype=np.int64)
-    if not (np.diff(steps) > 0).all():
-        raise ValueError(f"steps must increase, got {steps}")
-    codes = np.stack([as_tensor(c).numpy() for c in codebooks])
-    used = np.stack([np.asarray(c) > 0 for c in counts])
+    used = np.stack(counts) > 0
     return Drift(
-        steps=steps,
-        displacement=np.linalg.norm(np.diff(codes, axis=0), axis=2),
+        steps=np.asarray(steps, dtype=np.int64),
+        displacement=np.linalg.norm(np.diff(np.stack(codebooks), axis=0), axis=2),
         births=(~used[:-1] & used[1:]).sum(1),
         deaths=(used[:-1] & ~used[1:]).sum(1),
         churn=np.array([np.mean(a != b) for a, b in pairwise(indices)], dtype=np.float64),
@@ -214,39 +137,28 @@ def drift(
 class Geometry:
     """The geometry of one codebook on one set of latents."""
 
-    occupancy: Occupancy
+    usage: dict[str, float | int]  # `code_usage`
+    rate: float  # Miller-Madow entropy of code use in nats, at most log K
     partial: PartialDistortion
     spacing: Spacing
     shape: CellShape
-    log_volume: Float[np.ndarray, " K"]
-    """Log volume of each cell, from its mean squared error; nan without error."""
+    log_volume: Float[np.ndarray, " K"]  # of each cell, from its mean squared error
     latents: Spectrum
-    codes: Spectrum
-    """Spectrum of the codes, each weighing the same."""
-    intrinsic_dim: float
-    """TwoNN estimate of the latents' dimension."""
-    distortion: float
-    """Mean squared error of the hard code, summed over channels."""
-    efficiency: float
-    """Water-filling distortion at the entropy of code use, over `distortion`; nan without error."""
-
-    @property
-    def mass_law(self) -> float:
-        """Return the perplexity of an optimal Gaussian quantizer with as many codes."""
-        return len(self.occupancy.counts) * mass_law_perplexity(max(1, self.latents.participation))
+    codes: Spectrum  # each code weighs the same
+    intrinsic_dim: float  # TwoNN estimate of the latents' dimension
+    distortion: float  # mean squared error of the hard code, summed over channels
+    efficiency: float  # water-filling distortion at `rate` over `distortion`; nan without error
 
     @property
     def numbers(self) -> dict[str, float]:
         """Return every number, by its key in METRICS."""
-        use, partial, total = self.occupancy, self.partial, self.latents.total
-        return {
-            "num_codes": len(use.counts),
-            "num_tokens": use.num_tokens,
-            "active": use.active,
-            "perplexity": use.perplexity,
-            "mass_law_perplexity": self.mass_law,
-            "perplexity_of_mass_law": use.perplexity / self.mass_law,
-            "gini": use.gini,
+        partial, total = self.partial, self.latents.total
+        share = mass_law_perplexity(max(1, self.latents.participation))
+        names = ("num_codes", "num_tokens", "active", "perplexity")
+        return {name: self.usage[name] for name in names} | {
+            "mass_law_perplexity": self.usage["num_codes"] * share,
+            "perplexity_of_mass_law": self.usage["perplexity_share"] / share,
+            "gini": self.usage["gini"],
             "latent_error": self.distortion / total if total else math.nan,
             "geometry_efficiency": self.efficiency,
             "partial_slope": partial.slope,
@@ -280,17 +192,15 @@ def measure_geometry(
     many as the effective dimension, at least 2.
     """
     num_codes, dim = codebook.shape
-    own = count_codes(indices, num_codes)
-    use = occupancy(own if counts is None else counts)
     errors = squared_errors(latents, codebook, indices)
     partial = partial_distortion(errors, indices, num_codes, groups=groups, seed=seed)
+    usage = code_usage(torch.tensor(partial.counts if counts is None else counts))
+    rate = min(usage["entropy_miller_madow"], math.log2(num_codes)) * math.log(2)
     basis, distortion = spectrum(latents), float(errors.mean())
     leading = int(np.clip(round(basis.participation), min(2, dim), dim))
-    efficiency = math.nan
-    if distortion > 0:
-        efficiency = geometry_efficiency(basis.eigenvalues, use.entropy_corrected, distortion)
     return Geometry(
-        occupancy=use,
+        usage=usage,
+        rate=rate,
         partial=partial,
         spacing=spacing(codebook),
         shape=cell_shape(basis.coordinates(latents), indices, num_codes, dim=leading),
@@ -299,7 +209,7 @@ def measure_geometry(
         codes=spectrum(codebook),
         intrinsic_dim=two_nn(latents, seed=seed),
         distortion=distortion,
-        efficiency=efficiency,
+        efficiency=geometry_efficiency(basis.eigenvalues, rate, distortion),
     )
 
 

@@ -13,14 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from lgqlib.files import replacing
 from lgqlib.measure.geometry import Spectrum, spectrum
-from lgqlib.measure.neighbors import Array, as_tensor
-
-METHODS = ("plane", "pca", "umap")
-MAX_LATENTS = 20000
+from lgqlib.measure.neighbors import Array, nearest_others
 
 
 @dataclass(frozen=True)
@@ -29,10 +25,8 @@ class Projection:
 
     codes: Float[np.ndarray, "K 2"]
     latents: Float[np.ndarray, "N 2"]
-    method: str
-    """What made them: plane, pca or umap."""
-    basis: Spectrum
-    """Principal axes of the latents; under `plane`, the channels themselves."""
+    method: str  # what made them: plane, pca or umap
+    basis: Spectrum  # principal axes of the latents; under `plane`, the channels themselves
 
     @property
     def explained(self) -> Float[np.ndarray, " n"]:
@@ -47,18 +41,6 @@ def in_plane(basis: Spectrum, points: Float[Array, "N D"]) -> Float[np.ndarray, 
 
 
 def project(
-    codebook: Float[Array, "K D"],
-    latents: Float[Array, "N D"],
-    *,
-    method: str = "pca",
-    seed: int = 0,
-    cache: Path | None = None,
-) -> Projection:
-    """Bring codes and latents jointly to the plane, as `project_snapshots` does for one."""
-    return project_snapshots([codebook], [latents], method=method, seed=seed, cache=cache)[0]
-
-
-def project_snapshots(
     codebooks: Sequence[Float[Array, "K D"]],
     latents: Sequence[Float[Array, "N D"]],
     *,
@@ -66,52 +48,42 @@ def project_snapshots(
     seed: int = 0,
     cache: Path | None = None,
 ) -> list[Projection]:
-    """Project checkpoints of one run into one frame, so that nothing jumps by itself.
+    """Bring codes and latents of a run's checkpoints jointly to one plane; nothing jumps by itself.
 
     Row i of each codebook is the same code, and row i of the latents the same token. PCA uses the
     plane of the last checkpoint's latents for all; UMAP starts each fit at the result before it and
-    registers the outcome by a similarity (shift, turn, scale). At most 20000 latents for UMAP: see
-    `stratified_sample`. `cache`: a folder where UMAP's results are kept, keyed by vectors,
-    parameters and versions. Raises ValueError for an unknown method, and for `plane` in other than
-    two channels.
+    registers the outcome by a similarity (shift, turn, scale). `cache`: a folder where UMAP's
+    results are kept. Raises ValueError for an unknown method, and `plane` unless in 2 channels.
     """
-    dim, count = codebooks[-1].shape[1], len(latents[-1])
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}, expected one of {', '.join(METHODS)}")
-    if method == "plane" and dim != 2:
-        raise ValueError(f"the plane itself needs 2 channels, got {dim}: use pca or umap")
-    if method == "umap" and count > MAX_LATENTS:
-        raise ValueError(
-            f"UMAP takes at most {MAX_LATENTS} latents, got {count}: use stratified_sample"
-        )
-    basis = spectrum(latents[-1])
+    dim = codebooks[-1].shape[1]
+    if method not in ("pca", "umap") and (method, dim) != ("plane", 2):
+        raise ValueError(f"{method!r} of {dim} channels: give pca, umap, or plane for 2 channels")
+    basis, pairs = spectrum(latents[-1]), list(zip(codebooks, latents, strict=True))
     if method == "plane":
-        basis = Spectrum(as_tensor(latents[-1]).double().numpy().var(0), np.eye(2), np.zeros(2))
-    pairs = zip(codebooks, latents, strict=True)
+        channels = np.asarray(latents[-1], dtype=np.float64).var(0)
+        basis = Spectrum(channels, np.eye(2), np.zeros(2))
     if method != "umap":
-        planes = ([in_plane(basis, points) for points in pair] for pair in pairs)
-        return [Projection(*pair, method, basis) for pair in planes]
-    points = [np.concatenate([as_tensor(x).float().numpy() for x in pair]) for pair in pairs]
-    return [
-        Projection(*np.split(placed, [len(codebooks[0])]), method, basis)
-        for placed in _umap_chain(points, seed, cache)
-    ]
+        planes = [[in_plane(basis, points) for points in pair] for pair in pairs]
+    else:
+        points = np.stack([np.concatenate(pair) for pair in pairs]).astype(np.float32)
+        planes = [np.split(p, [len(codebooks[0])]) for p in _umap_chain(points, seed, cache)]
+    return [Projection(*pair, method, basis) for pair in planes]
 
 
 def register(
     moved: Float[np.ndarray, "N 2"], fixed: Float[np.ndarray, "N 2"]
 ) -> Float[np.ndarray, "N 2"]:
     """Shift, turn or mirror, and scale points onto others, row by row (Umeyama 1991)."""
-    center, target = moved.mean(0), fixed.mean(0)
-    a, b = moved - center, fixed - target
-    left, values, right = np.linalg.svd(a.T @ b)
-    norm = np.square(a).sum()
-    scale = values.sum() / norm if norm > 0 else 1.0
-    return (scale * a @ left @ right + target).astype(moved.dtype)
+    from scipy.linalg import orthogonal_procrustes
+
+    centered, center = moved - moved.mean(0), fixed.mean(0)
+    turn, match = orthogonal_procrustes(centered, fixed - center)
+    scale = match / max(np.square(centered).sum(), np.finfo(float).tiny)
+    return (scale * centered @ turn + center).astype(moved.dtype)
 
 
 def stratified_sample(
-    indices: Int[np.ndarray, " N"], limit: int = MAX_LATENTS, *, seed: int = 0
+    indices: Int[np.ndarray, " N"], limit: int, *, seed: int = 0
 ) -> Int[np.ndarray, " n"]:
     """Choose at most `limit` tokens, ascending: one of every used code, the rest at random.
 
@@ -119,33 +91,29 @@ def stratified_sample(
     `limit`, a random choice of codes has one token each.
     """
     order = np.random.default_rng(seed).permutation(len(indices))
-    _, first = np.unique(indices[order], return_index=True)
-    rank = np.arange(len(order))
-    rank[first] -= len(order)  # one of each code comes before everything else
-    return np.sort(order[np.argsort(rank, kind="stable")[:limit]])
+    first = np.sort(np.unique(indices[order], return_index=True)[1])
+    return np.sort(np.append(order[first], np.delete(order, first))[:limit])
 
 
 def _umap_chain(
-    snapshots: list[np.ndarray], seed: int, cache: Path | None
-) -> list[Float[np.ndarray, "M 2"]]:
+    snapshots: Float[np.ndarray, "S M D"], seed: int, cache: Path | None
+) -> Float[np.ndarray, "S M 2"]:
     """Fit each snapshot's points from the result before; the first from PCA."""
-    placed: list[np.ndarray] = []
-    for i, points in enumerate(snapshots, start=1):
-        before = placed[-1] if placed else None
-        path = None if cache is None else Path(cache) / f"{_key(points, before, seed)}.npy"
-        if path is not None and path.exists():
-            placed.append(np.load(path, allow_pickle=False))
-            continue
-        found = _fit_umap(points, before, seed, label=f"UMAP {i} of {len(snapshots)}")
-        placed.append(found if before is None else register(found, before))
-        if path is not None:
-            with replacing(path) as temporary:
-                np.save(temporary, placed[-1])
-    return placed
+    made_of = f"{seed} {snapshots.shape} {version('umap-learn')}".encode() + snapshots.tobytes()
+    path = cache and Path(cache) / f"{hashlib.sha256(made_of).hexdigest()[:32]}.npy"
+    if path and path.exists():
+        return np.load(path, allow_pickle=False)
+    placed = [_fit_umap(snapshots[0], "pca", seed, f"UMAP 1 of {len(snapshots)}")]
+    for i, points in enumerate(snapshots[1:], start=2):
+        found = _fit_umap(points, placed[-1], seed, f"UMAP {i} of {len(snapshots)}")
+        placed.append(register(found, placed[-1]))
+    if path:
+        with replacing(path) as temporary:
+            np.save(temporary, np.stack(placed))
+    return np.stack(placed)
 
 
-def _fit_umap(points: np.ndarray, before: np.ndarray | None, seed: int, label: str) -> np.ndarray:
-    """Return UMAP's plane for points, started from PCA or from a plane before."""
+def _fit_umap(points: np.ndarray, init: np.ndarray | str, seed: int, label: str) -> np.ndarray:
     threads = torch.get_num_threads()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about optional packages and about the seed's one thread
@@ -153,7 +121,7 @@ def _fit_umap(points: np.ndarray, before: np.ndarray | None, seed: int, label: s
 
         reducer = umap.UMAP(
             n_neighbors=min(15, len(points) - 1),
-            init="pca" if before is None else before.astype(np.float32),
+            init=init,
             random_state=seed,
             n_jobs=1,
             tqdm_kwds={"disable": False, "desc": label, "leave": False},
@@ -163,76 +131,36 @@ def _fit_umap(points: np.ndarray, before: np.ndarray | None, seed: int, label: s
     return np.ascontiguousarray(found, dtype=np.float32)
 
 
-def _key(points: np.ndarray, before: np.ndarray | None, seed: int) -> str:
-    names = ("umap-learn", "pynndescent", "numba", "numpy")
-    digest = hashlib.sha256(repr([seed, points.shape, *map(version, names)]).encode())
-    for array in (points, before):
-        if array is not None:
-            digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()[:32]
-
-
 @dataclass(frozen=True)
 class Faithfulness:
-    """What a projection keeps of the neighborhoods; each is 1 when it keeps all."""
+    """What a projection keeps of the neighborhoods; each share is 1 when it keeps all."""
 
-    trustworthiness: float
-    """Falls when neighbors in the picture are far in truth (Venna and Kaski 2001)."""
-    continuity: float
-    """Falls when true neighbors are far in the picture."""
-    recall: float
-    """Share of the true nearest neighbors that are nearest in the picture."""
-    num_neighbors: int
-    """Neighbors that each query looks at."""
-    num_queries: int
-    """Points that were asked."""
+    trustworthiness: float  # falls when neighbors in the picture are far in truth
+    continuity: float  # falls when true neighbors are far in the picture
+    recall: float  # share of the true nearest neighbors that are nearest in the picture
+    num_neighbors: int  # that each point looks at
+    num_points: int  # among which they are looked for
 
 
-@torch.no_grad()
 def faithfulness(
     points: Float[Array, "N D"],
     plane: Float[Array, "N 2"],
     *,
     num_neighbors: int = 15,
-    num_queries: int = 1000,
+    limit: int = 2000,
     seed: int = 0,
 ) -> Faithfulness:
-    """Compare neighborhoods in truth and in the picture, for queries drawn at random.
+    """Compare neighborhoods in truth and in the picture, among at most `limit` points.
 
-    With as many queries as points the result is exact. Raises ValueError unless there are more than
-    twice as many points as neighbors.
+    Raises ValueError unless there are more than twice as many points as neighbors.
     """
-    total, k = len(points), num_neighbors
-    if not 1 <= k < total / 2:
-        raise ValueError(
-            f"num_neighbors must be positive and below half of {total} points, got {k}"
-        )
-    high, low = as_tensor(points), as_tensor(plane)
-    queries = torch.from_numpy(np.random.default_rng(seed).permutation(total)[:num_queries])
-    intruding = missing = shared = 0
-    for rows in queries.split(max(1, (1 << 22) // total)):
-        spaces = [
-            torch.cdist(x[rows], x).scatter_(1, rows[:, None], torch.inf) for x in (high, low)
-        ]
-        true, shown = (distances.topk(k, largest=False).indices for distances in spaces)
-        intruding += _excess_rank(spaces[0], shown)
-        missing += _excess_rank(spaces[1], true)
-        shared += (true[:, :, None] == shown[:, None, :]).sum().item()
-    asked = len(queries) * k
-    worst = asked * (2 * total - 3 * k - 1) / 2
-    return Faithfulness(
-        trustworthiness=1 - intruding / worst,
-        continuity=1 - missing / worst,
-        recall=shared / asked,
-        num_neighbors=k,
-        num_queries=len(queries),
+    from sklearn.manifold import trustworthiness
+
+    k, chosen = num_neighbors, np.random.default_rng(seed).permutation(len(points))[:limit]
+    high, low = (np.asarray(x)[chosen] for x in (points, plane))
+    trust, continuity = (
+        float(trustworthiness(a, b, n_neighbors=k)) for a, b in ((high, low), (low, high))
     )
-
-
-def _excess_rank(distances: Tensor, neighbors: Tensor) -> int:
-    """Sum how far beyond the k-th place the other space's k neighbors rank here."""
-    k, excess = neighbors.shape[1], 0
-    for distance in distances.gather(1, neighbors).T:
-        closer = (distances < distance[:, None]).sum(1)
-        excess += (closer + 1 - k).clamp(min=0).sum().item()
-    return excess
+    true, shown = (nearest_others(x, k)[1] for x in (high, low))
+    recall = float((true[:, :, None] == shown[:, None]).sum() / true.size)
+    return Faithfulness(trust, continuity, recall, k, len(chosen))

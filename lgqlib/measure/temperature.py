@@ -9,40 +9,33 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.linalg import eigh
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lgqlib.measure.neighbors import Array
 from lgqlib.quantizers.assignment import FLOOR, energies, probabilities
-
-Array = np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
 class FreeEnergyCurve:
     """The soft assignment of fixed latents to fixed codes over temperature: means over tokens."""
 
-    taus: Float[np.ndarray, " T"]
-    """Temperatures, in units of the energy."""
-    free_energy: Float[np.ndarray, " T"]
-    """F* = -tau log sum_k exp(-d_k / tau) = `mean_energy - tau * entropy`."""
-    mean_energy: Float[np.ndarray, " T"]
-    """<d>, averaged with the soft assignment: the distortion of the rate-distortion point."""
-    entropy: Float[np.ndarray, " T"]
-    """E H(p), the mean entropy of a token's assignment, in nats."""
-    usage_entropy: Float[np.ndarray, " T"]
-    """H(u), the entropy of the mean assignment, in nats."""
-    mutual_information: Float[np.ndarray, " T"]
-    """I = H(u) - E H(p), the rate of the rate-distortion point, in nats."""
-    entropy_slope: Float[np.ndarray, " T"]
-    """Var_p(d) / tau^3, which is dH/dtau at fixed codes."""
-    doubt: Float[np.ndarray, " T"]
-    """1 - max_k p."""
-    soft_to_hard: Float[np.ndarray, " T"]
-    """Root mean square distance of the soft code, sum_k p_k e_k, from the code of least energy."""
-    num_tokens: int
-    """Tokens that the means are taken over."""
+    taus: Float[np.ndarray, " T"]  # temperatures, in units of the energy
+    free_energy: Float[np.ndarray, " T"]  # F* = -tau log sum_k exp(-d_k / tau) = <d> - tau H
+    mean_energy: Float[np.ndarray, " T"]  # <d>, averaged softly: the distortion
+    entropy: Float[np.ndarray, " T"]  # E H(p), of a token's assignment, in nats
+    usage_entropy: Float[np.ndarray, " T"]  # H(u), of the mean assignment, in nats
+    entropy_slope: Float[np.ndarray, " T"]  # Var_p(d) / tau^3, which is dH/dtau at fixed codes
+    doubt: Float[np.ndarray, " T"]  # 1 - max_k p
+    soft_to_hard: Float[np.ndarray, " T"]  # rms distance of sum_k p_k e_k from the nearest code
+    num_tokens: int  # that the means are taken over
     num_codes: int
-    """K."""
+
+    @property
+    def mutual_information(self) -> Float[np.ndarray, " T"]:
+        """Return I = H(u) - E H(p), the rate of the rate-distortion point, in nats."""
+        return self.usage_entropy - self.entropy
 
 
 @torch.no_grad()
@@ -57,29 +50,26 @@ def free_energy_curve(
 ) -> FreeEnergyCurve:
     """Measure the soft assignment at every temperature, tile by tile, without an [N, K] array.
 
-    Energies, d_nk / s_k where codes have `widths`, are computed once a tile in the dtype of the
-    latents; sums are float64. The cost is one exponential for each token, code and temperature:
-    give a few thousand tokens when K is large. Raises ValueError for a temperature that is not
-    positive.
+    Energies, d_nk / s_k where codes have `widths`, have the dtype of the latents; sums are float64.
+    The cost is one exponential for each token, code and temperature: give a few thousand tokens
+    when K is large. Raises ValueError for a temperature that is not positive.
     """
     taus = np.asarray(taus, dtype=np.float64)
-    if taus.ndim != 1 or len(taus) == 0 or not (taus > 0).all():
-        raise ValueError(f"taus must be one or more positive temperatures, got {taus}")
-    z = as_tensor(latents)
+    if not (taus > 0).all():
+        raise ValueError(f"taus must be positive temperatures, got {taus}")
+    z = as_tensor(latents).cpu()
     codes = as_tensor(codebook).to(z)
-    least, sums = 0.0, torch.zeros(len(taus), 5, dtype=torch.float64, device=z.device)
-    usage = torch.zeros(len(taus), len(codes), dtype=torch.float64, device=z.device)
-    rows = min(len(z), max(1, tile_elements // len(codes)))
-    buffer = z.new_empty(rows, len(codes))
+    scale = 1 if widths is None else as_tensor(widths).to(z)
+    least, sums = 0.0, torch.zeros(len(taus), 5, dtype=torch.float64)
+    usage = torch.zeros(len(taus), len(codes), dtype=torch.float64)
+    rows = max(1, tile_elements // len(codes))
     for tile in tqdm(z.split(rows), desc="free energy", unit="tile", leave=False, delay=1):
-        excess = energies(tile, codes, energy=energy)  # [n, K]
-        if widths is not None:
-            excess /= as_tensor(widths).to(z)
+        excess = energies(tile, codes, energy=energy) / scale  # [n, K]
         lowest, hard = excess.min(1)
         excess -= lowest[:, None]  # relative to the best code: no cancellation when cold
         least += lowest.sum(dtype=torch.float64).item()
         for t, tau in enumerate(taus):
-            weights = torch.mul(excess, -1 / tau, out=buffer[: len(tile)]).clamp_(min=FLOOR).exp_()
+            weights = (excess * (-1 / tau)).clamp_(min=FLOOR).exp_()
             top = 1 / weights.sum(1)  # max_k p: the best code weighs 1
             usage[t] += top @ weights
             away = (top[:, None] * (weights @ codes) - codes[hard]).square().sum(1)
@@ -87,16 +77,13 @@ def free_energy_curve(
             variance = top * weights.mul_(excess).sum(1) - first.square()
             parts = torch.stack([first, variance, -top.log(), 1 - top, away])
             sums[t] += parts.sum(1, dtype=torch.float64)
-    relative, variance, log_total, doubt, away = (sums / len(z)).cpu().numpy().T
-    entropy = log_total + relative / taus
-    usage_entropy = torch.special.entr(usage / len(z)).sum(1).cpu().numpy()
+    relative, variance, log_total, doubt, away = (sums / len(z)).numpy().T
     return FreeEnergyCurve(
         taus=taus,
         free_energy=least / len(z) - taus * log_total,
         mean_energy=least / len(z) + relative,
-        entropy=entropy,
-        usage_entropy=usage_entropy,
-        mutual_information=usage_entropy - entropy,
+        entropy=log_total + relative / taus,
+        usage_entropy=torch.special.entr(usage / len(z)).sum(1).numpy(),
         entropy_slope=variance / taus**3,
         doubt=doubt,
         soft_to_hard=np.sqrt(away),
@@ -114,10 +101,9 @@ def critical_moments(
 ) -> tuple[Float[Tensor, "D D"], Float[Tensor, "D D"]]:
     """Return E[grad grad'] and E[Hess] of the energy in a code at `center`, by default the mean.
 
-    `tau_c_from_moments` makes the critical temperature of them. Both are averages over tokens, so
-    that training can keep running averages. Squared energy: 4 Cov(z) and 2 I. The result is float32
-    or wider, on the device of the latents, whatever autocast says. Raises ValueError for energies
-    without a critical temperature.
+    Averages over tokens, of which training keeps running averages: `tau_c_from_moments` makes the
+    critical temperature of them. Squared energy: 4 Cov(z) and 2 I. On the latents' device, float32
+    or wider whatever autocast says. Raises ValueError for energies without a critical temperature.
     """
     z = as_tensor(latents)
     with torch.autocast(z.device.type, enabled=False):
@@ -126,13 +112,9 @@ def critical_moments(
         if energy == "squared":
             return 4 * residual.T @ residual / len(z), 2 * eye
         if energy != "norm":
-            reasons = {
-                "cosine": "it sees only directions, so codes have no common place to rest at",
-                "dot": "it is linear in the code, and codes never rest together",
-            }
             raise ValueError(
-                f"the {energy} energy has no critical temperature: {reasons.get(energy, 'unknown')}"
-                ". Give tau in absolute units, or use the squared or norm energy"
+                f"the {energy} energy has no critical temperature: codes never rest together; give "
+                "tau in absolute units"
             )
         if z.shape[1] < 2:
             raise ValueError("the norm energy has no tau_c in 1 channel, it needs at least 2")
@@ -148,15 +130,8 @@ def tau_c_from_moments(grad: Float[Array, "D D"], hess: Float[Array, "D D"]) -> 
 
     Raises ValueError where the mean Hessian is not positive definite.
     """
-    grad, hess = (as_tensor(m).to("cpu", torch.float64) for m in (grad, hess))
-    factor, info = torch.linalg.cholesky_ex(hess)
-    if info != 0 or not torch.isfinite(hess).all():
-        raise ValueError(
-            f"the mean Hessian must be positive definite, its diagonal is {hess.diagonal()}"
-        )
-    half = torch.linalg.solve_triangular(factor, grad, upper=False)
-    whitened = torch.linalg.solve_triangular(factor, half.T, upper=False)
-    return torch.linalg.eigvalsh((whitened + whitened.T) / 2)[-1].item()
+    moments = (as_tensor(m).cpu().double().numpy() for m in (grad, hess))
+    return float(eigh(*moments, eigvals_only=True)[-1])
 
 
 def critical_temperature(latents: Float[Array, "N D"], *, energy: str = "squared") -> float:
@@ -170,13 +145,11 @@ def critical_temperature(latents: Float[Array, "N D"], *, energy: str = "squared
 
 
 @torch.no_grad()
-def geometric_median(
-    latents: Float[Array, "N D"], *, num_iterations: int = 64
-) -> Float[Tensor, " D"]:
+def geometric_median(latents: Float[Array, "N D"]) -> Float[Tensor, " D"]:
     """Return the point of least mean distance to the latents, by Weiszfeld's iteration."""
     z = as_tensor(latents)
     center = z.mean(0)
-    for _ in range(num_iterations):
+    for _ in range(64):
         weights = 1 / (z - center).norm(dim=1).clamp(min=1e-12)
         center = weights @ z / weights.sum()
     return center
@@ -193,30 +166,29 @@ def equally_near(
     """Put a point at equal energy from two close codes; return them, and its largest share of each.
 
     Of the 64 closest pairs of distinct codes it is the one that all others are furthest from, so
-    that no third code shares the point when it is cold. The share is max_k p at each temperature;
-    give at most a few hundred codes, as every pair of them is looked at.
+    that no third code shares the point when it is cold. The share is max_k p at each temperature.
     """
     e = as_tensor(codebook).cpu().double()
     scale = torch.ones(len(e)).to(e) if widths is None else as_tensor(widths).to(e)
     apart = torch.pdist(e)
     apart[apart < 1e-6 * apart.max()] = torch.inf
-    a, b = torch.triu_indices(len(e), len(e), offset=1)[:, apart.argsort()[:64]][:, :, None]
-    low, high = torch.zeros(len(a), 1).to(e), torch.ones(len(a), 1).to(e)
+    a, b = torch.triu_indices(len(e), len(e), offset=1)[:, apart.argsort()[:64]]
+    low, high, rows = torch.zeros(len(a)).to(e), torch.ones(len(a)).to(e), torch.arange(len(a))
     for _ in range(60):  # halves the way from one code to the other down to the last digit
         middle = (low + high) / 2
-        points = torch.lerp(e[a[:, 0]], e[b[:, 0]], middle)
+        points = torch.lerp(e[a], e[b], middle[:, None])
         d = energies(points, e, energy=energy) / scale  # [pairs, K]
-        near = d.gather(1, a) < d.gather(1, b)
+        near = d[rows, a] < d[rows, b]
         low, high = torch.where(near, middle, low), torch.where(near, high, middle)
-    others = d.scatter(1, torch.cat([a, b], 1), torch.inf).amin(1)
-    best = (others - d.gather(1, a)[:, 0]).argmax()
-    point, options = points[best][None], {"energy": energy, "widths": scale}
-    shares = [probabilities(point, e, float(tau), **options).max().item() for tau in taus]
-    return np.array([a[best].item(), b[best].item()]), np.array(shares)
+    own = d[rows, a]
+    d[rows, a] = d[rows, b] = torch.inf
+    best = [int((d.amin(1) - own).argmax())]
+    options = {"energy": energy, "widths": scale}
+    shares = [probabilities(points[best], e, tau, **options).max().item() for tau in taus.tolist()]
+    return torch.cat([a[best], b[best]]).numpy(), np.array(shares)
 
 
 def as_tensor(x: Array) -> Tensor:
-    """View an array as a detached tensor of float32 or wider; copy one that is read-only."""
-    if not isinstance(x, Tensor):
-        x = torch.from_numpy(np.require(x, requirements=["C", "W"]))  # torch refuses read-only
+    """View an array as a detached tensor of float32 or wider."""
+    x = x if isinstance(x, Tensor) else torch.tensor(x)  # a copy: torch refuses read-only arrays
     return x.detach().to(torch.promote_types(x.dtype, torch.float32))

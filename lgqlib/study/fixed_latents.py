@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.measure.geometry import count_codes, occupancy
 from lgqlib.measure.intervals import paired_difference
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, water_filling
+from lgqlib.measure.usage import code_usage
 from lgqlib.presets import AUTHORS_LGQ
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import initial_codes
@@ -288,14 +288,15 @@ def measure(bench: Bench, latents: FixedLatents) -> dict[str, float]:
 
 
 def _numbers(latents: FixedLatents, error: float, indices: np.ndarray, num_codes: int) -> dict:
-    basis, usage = latents.spectrum, occupancy(count_codes(indices, num_codes))
-    rate = usage.entropy_corrected
+    basis, counts = latents.spectrum, np.bincount(indices, minlength=num_codes)
+    usage = code_usage(torch.from_numpy(counts))
+    rate = np.log(2) * min(usage["entropy_miller_madow"], np.log2(num_codes))
     return {
         "distortion": error / basis.total,
         "bits": float(rate / np.log(2)),
-        "perplexity": usage.perplexity,
-        "active": usage.active,
-        "active_share": usage.active / num_codes,
+        "perplexity": usage["perplexity"],
+        "active": usage["active"],
+        "active_share": usage["active_share"],
         "efficiency": geometry_efficiency(basis.eigenvalues, rate, error),
     }
 

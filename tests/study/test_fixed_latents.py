@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from laws import zador_distortion
 
 from lgqlib.figures import fixed_latents as figures
 from lgqlib.measure.temperature import critical_temperature
-from lgqlib.measure.theory import participation_ratio, zador_distortion
+from lgqlib.measure.theory import participation_ratio
 from lgqlib.study import fixed_latents as study
 from lgqlib.study.fixed_latents import Experiment, compare, effect, effects, fit, kmeans, measure
 from lgqlib.study.latents import gaussian_latents, geometric_spectrum, given_latents
