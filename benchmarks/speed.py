@@ -29,13 +29,12 @@ RESULTS = Path(__file__).parent.parent / "docs" / "results"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build(name: str, method: str, num_codes: int, overrides: str = ""):
+def build(name: str, method: str, num_codes: int, overrides=""):
     """Give a function that takes one training step of a method on smooth random images.
 
     A quantizer with a temperature trains at that of the middle of its schedule.
     """
-    changes = f"quantizer.num_codes={num_codes} {overrides}"
-    config = preset(name, method=method).override(changes)
+    config = preset(name, method=method, num_codes=num_codes).override(overrides)
     torch.manual_seed(0)
     tokenizer = Tokenizer(config).to(DEVICE).train()
     size, tokens = config.data.size, config.latent_side**2

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
@@ -43,6 +44,7 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
     """
     if run.is_complete:
         return
+    AcceleratorState._reset_state()  # what an earlier run of this process left: its precision
     accelerator = Accelerator(mixed_precision=config.train.precision)
     main = accelerator.is_main_process
     with run.locked() if main else nullcontext(), stop_signals() as received:
@@ -150,7 +152,7 @@ class Job:
             raise ValueError(
                 f"quantizer.num_codes = {num_codes}: the training images have {most} different "
                 f"crops' tokens, and only {apart} codes start apart; it must be at most that many, "
-                "or quantizer.lgq.initialization 'gaussian' or 'uniform'."
+                "or quantizer.start 'gaussian' or 'uniform'."
             )
 
     def _prepare(self) -> None:

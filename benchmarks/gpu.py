@@ -1,0 +1,397 @@
+"""All that needs a GPU, in one run of ten minutes: is it right, how fast, and what it gives.
+
+    python benchmarks/gpu.py IMAGES OUT [--seconds 540] [--parts right fast geometry] [--small]
+
+IMAGES has folders train/ and val/ of one folder a class. Each part appends its tables to OUT/gpu.md
+as it ends, so that a run that is cut loses its last part only. `--small` runs everything in small,
+on a CPU as well: a rehearsal.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from speed import build, seconds
+from tqdm.auto import tqdm
+
+from lgqlib.evaluate import evaluate_run
+from lgqlib.losses import TokenizerLoss
+from lgqlib.presets import AUTHORS_LGQ, preset
+from lgqlib.quantizers import METHODS
+from lgqlib.quantizers.assignment import dense, nearest, nearest_assign, soft_assign
+from lgqlib.run import Run
+from lgqlib.tokenizer import Tokenizer
+from lgqlib.train import Job, train
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PACKAGES = ["torch", "accelerate", "safetensors", "scikit-learn", "vector-quantize-pytorch"]
+FSQ = {"backbone.start": "whitened", "backbone.dim": 4, "quantizer.levels": (32, 8, 8, 8),
+       "quantizer.scale": 0.4}  # fmt: skip
+FIVE = {
+    "LGQ": ("lgq", {}),
+    "LGQ, the paper's recipe": ("lgq", AUTHORS_LGQ),
+    "FSQ": ("fsq", FSQ),
+    "SimVQ": ("simvq", {"backbone.start": "pca"}),
+    "VQ": ("vq", {}),
+}
+"""By label: method and changes, all on the same backbone and start."""
+
+
+def table(head: str, rows: list[list]) -> str:
+    def cell(value) -> str:
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
+    return "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *lines])
+
+
+def free() -> None:
+    gc.collect()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gb() -> float:
+    return torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else float("nan")
+
+
+# Is it right -------------------------------------------------------------------------------------
+
+
+def passes(tokenizer: Tokenizer, images, loss, tau: float, autocast: bool = False):
+    """Take one forward and backward; give images, indices, gradients and buffers, on the CPU."""
+    torch.manual_seed(0)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=autocast):
+        output = tokenizer(images, tau)
+    total, _ = loss(images, output.images, output.quantized.terms)
+    total.backward()
+    gradients = {k: v.grad.cpu() for k, v in tokenizer.named_parameters() if v.grad is not None}
+    buffers = {k: v.cpu() for k, v in tokenizer.named_buffers()}
+    return output.images.detach().float().cpu(), output.quantized.indices.cpu(), gradients, buffers
+
+
+def apart(a: dict, b: dict) -> float:
+    """Give the largest difference of tensors, each as a part of its tensor's largest entry."""
+    assert a.keys() == b.keys()
+    real = {k: v for k, v in a.items() if v.is_floating_point() and v.isfinite().all()}
+    gaps = ((v - b[k]).abs().max() / v.abs().max().clamp_min(1e-6) for k, v in real.items())
+    return max((gap.item() for gap in gaps), default=0.0)
+
+
+def right(options) -> str:
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    few = torch.nn.functional.interpolate(torch.randn(128, 3, 8, 8), 32, mode="bicubic")
+    images = (few + 0.1 * torch.randn_like(few)).clamp(-1, 1)
+    rows = []
+    recipes = {row.label: (name, {}) for name, row in METHODS.items() if not row.baseline}
+    authors = "LGQ, the paper's recipe"
+    for label, (method, changes) in {**recipes, authors: FIVE[authors]}.items():
+        config = preset("laptop", method=method).override({**changes, "quantizer.num_codes": 1024})
+        torch.manual_seed(0)
+        ours = Tokenizer(config).train()
+        ours.initialize(images)
+        for parameter in ours.parameters():  # off the network's zeros, so that all of it has a part
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        theirs, mixed = (copy.deepcopy(ours).to(DEVICE) for _ in range(2))
+        tau = 0.1 * ours.width
+        loss = TokenizerLoss(config.loss)
+        a = passes(ours, images, loss, tau)
+        b = passes(theirs, images.to(DEVICE), loss.to(DEVICE), tau)
+        c = passes(mixed, images.to(DEVICE), loss, tau, autocast=True)
+        dtypes = {v.dtype for v in (*c[2].values(), *c[3].values()) if v.is_floating_point()}
+        assert dtypes == {torch.float32}, (label, dtypes)
+        same = (a[1] == b[1]).double().mean().item()
+        mix = (a[1] == c[1]).double().mean().item()
+        rows.append([label, f"{same:.5f}", (a[0] - b[0]).abs().max().item(), apart(a[2], b[2]),
+                     apart(a[3], b[3]), f"{mix:.3f}"])  # fmt: skip
+    parts = [
+        "One forward and backward, CPU against the device, float32 (TF32 off); then bf16 autocast, "
+        "in which all gradients and statistics stayed float32.",
+        table("method | same indices | images | gradients, relative | statistics, relative | "
+              "same indices in bf16", rows),
+    ]  # fmt: skip
+    torch.backends.cudnn.allow_tf32 = True
+    return "\n\n".join([*parts, resumed(options), compiled(images)])
+
+
+def resumed(options) -> str:
+    """Compare six steps in one go with three, a checkpoint, and three more."""
+    rows, bar = [], tqdm(disable=True)
+    small = (
+        f"data.name=imagefolder data.root={options.images} data.resize=128 quantizer.num_codes=256 "
+        "train.num_steps=6 train.batch_size=16 train.eval_every=0 train.checkpoint_every=100 "
+        "train.num_snapshots=0 data.eval_crops=16"
+    )
+    for label, (method, changes) in FIVE.items():
+        config = preset("laptop", method=method).override(small)
+        if method == "lgq":
+            config = config.override(changes)
+        found = []
+        for stop in (6, 6, 3):
+            with tempfile.TemporaryDirectory() as folder:
+                run = Run.create(folder, config)
+                accelerator = Accelerator(mixed_precision="bf16")
+                job = Job(config, run, accelerator, cache=options.out / "cache")
+                while job.step < stop:
+                    job.advance(bar)
+                if stop < 6:
+                    job.save()
+                    job = Job(config, run, accelerator, cache=options.out / "cache")
+                    assert job.step == stop
+                    while job.step < 6:
+                        job.advance(bar)
+                found.append({k: v.cpu() for k, v in job.tokenizer.state_dict().items()})
+        rows.append([label, apart(found[0], found[1]), apart(found[0], found[2])])
+    title = "Six steps in bf16: the largest relative difference of a weight or statistic."
+    return title + "\n\n" + table("method | the same run twice | stopped and resumed", rows)
+
+
+def compiled(images) -> str:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(preset("laptop")).to(DEVICE)
+    tokenizer.initialize(images.to(DEVICE))
+    for parameter in tokenizer.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    tokenizer.train()
+    twin = copy.deepcopy(tokenizer)
+    twin.encoder.compile()
+    twin.decoder.compile()
+    loss = TokenizerLoss(preset("laptop").loss).to(DEVICE)
+    tau = 0.1 * tokenizer.width
+    a, b = (passes(t, images.to(DEVICE), loss, tau) for t in (tokenizer, twin))
+    return (
+        f"`torch.compile` against eager, LGQ: images differ by {(a[0] - b[0]).abs().max():.2g} at "
+        f"most, gradients by {apart(a[2], b[2]):.2g} of their largest entry."
+    )
+
+
+# How fast ----------------------------------------------------------------------------------------
+
+
+def matmul_peak(dtype, precision: str, side: int) -> float:
+    """Give TFLOP/s of a square matrix product."""
+    torch.set_float32_matmul_precision(precision)
+    a, b = (torch.randn(side, side, device=DEVICE, dtype=dtype) for _ in range(2))
+    best = min(seconds(lambda: a @ b) for _ in range(8))
+    torch.set_float32_matmul_precision("highest")
+    return 2 * side**3 / best / 1e12
+
+
+def assignment_rows(options, peaks: dict[str, float]) -> list[list]:
+    """Time each way with its backward; `products` are the matrix products of N x K x C it needs."""
+    tokens, dim = (512, 16) if options.small else (65_536, 64)
+    sizes = (1024,) if options.small else (16_384, 65_536, 262_144)
+    ways = [(dense, 6, 16_384), (soft_assign, 8, 262_144), (nearest_assign, 1, 262_144),
+            (nearest, 1, 262_144)]  # fmt: skip
+    rows = []
+    for num_codes in sizes:
+        e = torch.randn(num_codes, dim, device=DEVICE, requires_grad=True)
+        picked = torch.randint(num_codes, (tokens,), device=DEVICE)
+        with torch.no_grad():
+            z = e[picked] + 0.3 * torch.randn(tokens, dim, device=DEVICE)
+        z.requires_grad_()
+        tau = 0.05 * 2 * 0.09
+        for way, products, most in ways:
+            if num_codes > most:
+                continue
+
+            def call(way=way, z=z, e=e, tau=tau) -> None:
+                if way is nearest:
+                    way(z, e, 1)
+                else:
+                    a = way(z, e, tau)
+                    (a.average.sum() + a.free_energy.sum()).backward()
+
+            free()
+            try:
+                call()
+                spent = min(seconds(call) for _ in range(3))
+            except torch.OutOfMemoryError:
+                rows.append([way.__name__, num_codes, dim, *["out of memory"] * 5])
+                continue
+            rate = products * 2 * tokens * num_codes * dim / spent / 1e12
+            rows.append([way.__name__, num_codes, dim, 1e3 * spent, peak_gb(), rate,
+                         rate / peaks["bf16"], rate / peaks["tf32"]])  # fmt: skip
+            print(rows[-1], flush=True)
+    return rows
+
+
+def step_rows(options) -> tuple[list[list], dict[str, float]]:
+    """Time whole training steps of the preset, every method in turn."""
+    codes, rounds = (256, 2) if options.small else (16_384, 10)
+    steps, memory, batch = {}, {}, 0
+    for label, (method, changes) in FIVE.items():
+        free()
+        step, batch = build("paper", method, codes, changes | extra(options, method))
+        step()
+        step()
+        memory[label] = peak_gb()
+        steps[label] = step
+    times: dict[str, list[float]] = {label: [] for label in steps}
+    for _ in range(rounds):
+        for label, step in steps.items():
+            times[label].append(seconds(step))
+    medians = {label: statistics.median(values) for label, values in times.items()}
+    rows = [
+        [label, 1e3 * t, batch / t, t / medians["FSQ"], memory[label]]
+        for label, t in medians.items()
+    ]
+    return rows, medians
+
+
+def extra(options, method: str) -> dict:
+    """Give what the rehearsal makes smaller, and levels for its K."""
+    small = {"backbone.width": 8, "backbone.depth": 1, "train.batch_size": 4, "data.size": 32}
+    small |= {"data.resize": 32, "quantizer.num_codes": 256}
+    if method == "fsq":
+        small["quantizer.levels"] = (4, 4, 4, 4)
+    return small if options.small else {}
+
+
+def fast(options) -> str:
+    side = 256 if options.small else 8192
+    peaks = {
+        "bf16": matmul_peak(torch.bfloat16, "highest", side),
+        "tf32": matmul_peak(torch.float32, "high", side),
+        "float32": matmul_peak(torch.float32, "highest", side),
+    }
+    parts = [
+        f"Matrix products of {side} x {side}: "
+        + ", ".join(f"{name} {rate:.0f} TFLOP/s" for name, rate in peaks.items()) + ".",
+        table("way | K | C | ms with backward | peak GB | TFLOP/s | of bf16 | of TF32",
+              assignment_rows(options, peaks)),
+    ]  # fmt: skip
+    free()
+    rows, _ = step_rows(options)
+    parts.append(table("method | ms a step | images/s | to FSQ | peak GB alone", rows))
+    free()
+    return "\n\n".join(parts)
+
+
+# What it gives -----------------------------------------------------------------------------------
+
+
+def train_one(options, method: str, changes: dict, num_steps: int) -> dict:
+    """Train and evaluate a run of the preset; give its numbers and seconds."""
+    base = {
+        "data.name": "imagefolder", "data.root": str(options.images), "data.eval_crops": 1024,
+        "train.num_steps": num_steps, "train.decay": "cosine", "train.eval_every": 0,
+        "train.checkpoint_every": 10**6, "train.num_snapshots": 0, "train.log_every": 10,
+    }  # fmt: skip
+    config = preset("paper", method=method).override(base | changes | extra(options, method))
+    if options.small:
+        config = config.override("data.eval_crops=32")
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run.create(folder, config)
+        train(config, run, cache=options.out / "cache", progress=False)
+        trained = time.perf_counter() - start
+        found = evaluate_run(run, cache=options.out / "cache", progress=False).numbers
+    free()
+    return {**found, "train_s": trained, "all_s": time.perf_counter() - start, "steps": num_steps}
+
+
+KEYS = ("psnr", "ssim", "kid", "active", "entropy", "bits_per_token_coded", "steps", "train_s")
+
+
+def numbers_row(label: str, found: dict) -> list:
+    print(label, {k: found.get(k) for k in KEYS}, flush=True)
+    kept = {k: v for k, v in found.items() if isinstance(v, int | float | str)}
+    return [label, *(f"{found.get(k, float('nan')):.4g}" for k in KEYS)], kept
+
+
+HEAD = "method | PSNR, dB | SSIM | KID | active | entropy, bits | coded bits | steps | training, s"
+
+
+def search(options) -> str:
+    """Find the learning rate for so few steps: two rates for each method, a tenth of the steps."""
+    rows = []
+    for label in ("LGQ", "FSQ", "VQ"):
+        method, changes = FIVE[label]
+        for lr in (3e-4, 1e-3):
+            found = train_one(options, method, {**changes, "train.lr": lr}, options.search_steps)
+            rows.append(numbers_row(f"{label}, lr {lr:g}", found)[0])
+    return table(HEAD, rows)
+
+
+def geometry(options) -> str:
+    """Train all for equal steps, as many as fit in what is left of the time."""
+    _, medians = step_rows(options)
+    free()
+    unlearned = {"backbone.family": "linear", "backbone.start": "pca", "backbone.norm": "none"}
+    found = train_one(options, "vq", {**unlearned, "quantizer.prefit": True}, 0)
+    row, kept = numbers_row("PCA-64 and annealed codes, no learning", found)
+    rows, numbers = [row], {row[0]: kept}
+    left = options.seconds - (time.perf_counter() - options.began)
+    each = 20  # seconds of start, evaluation and checkpoint
+    num_steps = int((left - each * len(FIVE)) / (1.15 * sum(medians.values())))
+    num_steps = 3 if options.small else max(20, num_steps // 10 * 10)
+    for label, (method, changes) in FIVE.items():
+        lr = {} if options.lr is None else {"train.lr": options.lr}
+        found = train_one(options, method, changes | lr, num_steps)
+        row, kept = numbers_row(label, found)
+        rows.append(row)
+        numbers[label] = kept
+        (options.out / "geometry.json").write_text(json.dumps(numbers, indent=1))
+        (options.out / "geometry.md").write_text(table(HEAD, rows))
+    return table(HEAD, rows)
+
+
+PARTS = {"right": right, "fast": fast, "search": search, "geometry": geometry}
+
+
+def about() -> str:
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} is missing")
+    python = sys.version.split()[0]
+    return (
+        f"Device: {name}. Python {python}, {', '.join(found)}.\n\nCommand: `{' '.join(sys.argv)}`."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("images", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["right", "fast", "geometry"])
+    parser.add_argument("--seconds", type=float, default=540, help="of the whole run")
+    parser.add_argument("--lr", type=float, help="of `geometry`; by default the preset's")
+    parser.add_argument("--search-steps", type=int, default=60)
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    options.began = time.perf_counter()
+    options.out.mkdir(parents=True, exist_ok=True)
+    page = options.out / "gpu.md"
+    page.write_text(f"# On a GPU\n\n{about()}\n")
+    for name in options.parts:
+        start = time.perf_counter()
+        try:
+            text = PARTS[name](options)
+        except Exception:
+            text = f"FAILED\n\n```\n{traceback.format_exc()}```"
+        with page.open("a") as file:
+            file.write(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{text}\n")
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
