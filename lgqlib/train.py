@@ -200,6 +200,7 @@ class Job:
 
         with self.accelerator.autocast():
             output = self.model(images, self.tau)
+        self.tokenizer.observe(output.latents, output.quantized.indices)  # before codes move
         total, terms = self.loss(images, output.images, output.quantized.terms)
         judging = self.judge is not None and step >= (
             config.loss.adversarial_start * config.train.num_steps
@@ -257,8 +258,7 @@ class Job:
 
     @torch.no_grad()
     def _observe(self, output: Reconstruction) -> None:
-        """Keep the statistics that a step leaves: moments, averages of weights, uses of codes."""
-        self.tokenizer.observe(output.latents, output.quantized.indices)
+        """Keep the statistics that a step leaves: averages of weights, uses of codes."""
         self.tokenizer.trained_tau.fill_(self.tau)
         if self.step % TAU_C_EVERY == 0:
             self.tau_c = self.tokenizer.tau_c
@@ -454,3 +454,8 @@ def _unflatten(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> N
             _, index, kind = key.split(".")
             state.setdefault(int(index), {})[kind] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    inner = getattr(optimizer, "optimizer", optimizer)
+    for parameter, own in inner.state.items():
+        for kind, value in own.items():
+            if value.shape == parameter.shape:  # in its strides, which the fused step asks for
+                own[kind] = torch.empty_like(parameter).copy_(value)

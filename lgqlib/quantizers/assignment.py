@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
 CHUNK = 2**20
@@ -121,20 +120,44 @@ def soft_assign(
         return dense(z, e, tau, energy=energy, widths=s)
     rows = max(64, _chunk(z) // len(e))
 
-    def of(chunk: Tensor) -> tuple[Tensor, ...]:
+    def of(chunk: Tensor, e: Tensor, s: Tensor | None, tau: float | Tensor) -> tuple[Tensor, ...]:
         part = dense(chunk, e, tau, energy=energy, widths=s)
         return (*part[:-1], len(chunk) * part.usage)
 
     with torch.autocast(z.device.type, enabled=False):
-        keep = torch.is_grad_enabled() and len(z) > rows
-        parts = [
-            checkpoint(of, chunk, use_reentrant=False, preserve_rng_state=False)
-            if keep
-            else of(chunk)
-            for chunk in z.split(rows)
-        ]
+        parts = [_Again.apply(of, chunk, e, s, tau) for chunk in z.split(rows)]
         *per_token, usage = zip(*parts, strict=True)
         return Assignment(*map(torch.cat, per_token), torch.stack(usage).sum(0) / len(z))
+
+
+class _Again(torch.autograd.Function):
+    """Compute a function of tensors, and again in the backward for the outputs that need it.
+
+    `torch.utils.checkpoint` keeps what outputs without a gradient saved: two tiles for each chunk.
+    """
+
+    @staticmethod
+    def forward(ctx, of, *arguments):
+        ctx.of, ctx.others = of, [None if isinstance(a, Tensor) else a for a in arguments]
+        ctx.save_for_backward(*[a if isinstance(a, Tensor) else None for a in arguments])
+        ctx.set_materialize_grads(False)
+        outputs = of(*arguments)
+        ctx.mark_non_differentiable(*[o for o in outputs if not o.is_floating_point()])
+        return outputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):
+        needed = ctx.needs_input_grad[1:]
+        saved = zip(ctx.saved_tensors, ctx.others, needed, strict=True)
+        arguments = [other if a is None else a.detach().requires_grad_(n) for a, other, n in saved]
+        with torch.enable_grad(), torch.autocast(arguments[0].device.type, enabled=False):
+            outputs = ctx.of(*arguments)
+            wanted = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
+            inputs = [a for a, n in zip(arguments, needed, strict=True) if n]
+            outputs, by = map(list, zip(*wanted, strict=True)) if wanted else ([], [])
+            found = iter(torch.autograd.grad(outputs, inputs, by, allow_unused=True))
+        return None, *[next(found) if n else None for n in needed]
 
 
 def nearest_assign(
