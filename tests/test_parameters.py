@@ -119,7 +119,7 @@ def test_every_bad_parameter_is_refused_by_its_name(trained, cache, tmp_path):
 def copied(trained, tmp_path):
     whole = trained("lgq")
     shutil.copytree(whole.path, tmp_path / "runs" / whole.name)
-    return Run.open(tmp_path / "runs" / whole.name)
+    return Run(tmp_path / "runs" / whole.name)
 
 
 def opened(name, run, cache, **values):
