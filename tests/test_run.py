@@ -48,7 +48,7 @@ def test_checkpoints_come_back_and_only_the_newest_few_stay(run):
         tensors = {"a": torch.rand(9), "b": torch.arange(step), "c": torch.tensor(7.5)}
         run.save_checkpoint(step, {"tokenizer": tensors}, tau=0.1 * step, tau_c=float("nan"))
     checkpoint = run.load_checkpoint()
-    assert checkpoint.step == run.step == 30 and run.tau == 0.1 * 30
+    assert (checkpoint.step, run.step, run.tau) == (30, 30, 0.1 * 30)
     assert np.isnan(checkpoint.state["tau_c"])
     for name, value in checkpoint.tensors["tokenizer"].items():
         assert torch.equal(value, tensors[name]) and value.dtype == tensors[name].dtype
