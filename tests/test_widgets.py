@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 import math
 from types import SimpleNamespace
 
@@ -24,6 +23,7 @@ from lgqlib.explorers.softness import Softness, num_counted, num_looked_at
 from lgqlib.explorers.temperature import TemperatureExplorer
 from lgqlib.explorers.view import View
 from lgqlib.figures.plane import clusters
+from lgqlib.files import read_json
 from lgqlib.measure.annealing import anneal
 from lgqlib.quantizers.assignment import soft_assign
 from lgqlib.run import Run, Snapshot
@@ -224,7 +224,7 @@ class TestRuns:
         config = trained("lgq").config
         run = Run.create(tmp_path, config)
         path = record(run, "03_geometry", {"a": np.float32(0.5), "b": math.nan, "c": 3})
-        assert json.loads(path.read_text()) == {"a": 0.5, "b": None, "c": 3}
+        assert read_json(path) == {"a": 0.5, "b": None, "c": 3}
 
 
 def test_a_live_figure_is_created_in_the_browser_with_its_data(monkeypatch):
