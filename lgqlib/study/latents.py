@@ -109,7 +109,7 @@ def run_latents(folder: Path | str, *, cache: Path | str, num_points: int) -> Fi
 
     At most `num_points` latents of each, before the quantizer, centered and scaled.
     """
-    run = Run.open(folder)
+    run = Run(folder)
     tokenizer, data = run.tokenizer(), run.config.data
     limit = math.ceil(num_points / run.config.latent_side**2)
     halves = []

@@ -70,7 +70,7 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
 def test_only_an_evaluation_of_the_last_step_is_done(tmp_path, wrong):
     run = finished_run(tmp_path)
     assert is_done(run)
-    write_json(run.path / "evaluation.json", wrong, sealed=True)
+    write_json(run.path / "evaluation.json", wrong)
     assert not is_done(run)
 
 

@@ -142,7 +142,7 @@ import pathlib
 from lgqlib import files
 step = files.read_about(max((pathlib.Path(run) / "checkpoints").iterdir()))["step"]
 numbers = {"step": step, "psnr": 20.0, "active": 5, "num_images": 4, "num_tokens": 8}
-files.write_json(pathlib.Path(run) / "evaluation.json", numbers, sealed=True)
+files.write_json(pathlib.Path(run) / "evaluation.json", numbers)
 """
 COMPARE = "import pathlib\nassert (pathlib.Path(study) / 'results.csv').is_file()"
 
