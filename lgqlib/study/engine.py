@@ -32,14 +32,12 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute."""
+    """One notebook to execute, in its own folder, with values for its cell of parameters."""
 
     notebook: Path
-    """Its kernel works in its folder."""
     output: Path
     """The executed copy; until its last cell has run, it is named `<name>.part.ipynb`."""
     parameters: Mapping[str, Any]
-    """Values for the cell tagged `parameters`; each name must be there."""
 
 
 def parameters_of(notebook: Path) -> set[str]:
@@ -57,16 +55,6 @@ def parameters_of(notebook: Path) -> set[str]:
     except Exception as error:  # nbformat raises many kinds
         raise ValueError(f"{notebook} is no notebook ({type(error).__name__}: {error}).") from None
     return {t.id for line in lines for t in line.targets if isinstance(t, ast.Name)}
-
-
-def require_parameters(notebook: Path, names: Sequence[str]) -> None:
-    """Raise ValueError when a notebook does not take one of these parameters."""
-    known = parameters_of(notebook)
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"{notebook} has no parameter {name!r}; it has {', '.join(sorted(known))}."
-            )
 
 
 def execute(
@@ -116,15 +104,12 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
         if stop.exists():
             raise InterruptedError(f"{stop} is there.")
 
-    require_parameters(job.notebook, list(job.parameters))
     job.output.parent.mkdir(parents=True, exist_ok=True)
     part = job.output.with_suffix(".part.ipynb")
     # A socket's path may have about 100 characters, which leaves no room for a long TMPDIR.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="lgq-", dir=short) as folder:
         connection = f"{os.path.realpath(folder)}/k.json"
-        # Kernels that start at the same time race for TCP ports; sockets in files do not.
-        ipc = {"transport": "ipc", "connection_file": connection}
         with _interrupted_by(stop, connection):
             papermill.execute_notebook(
                 str(job.notebook),
@@ -134,8 +119,11 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
                 progress_bar=False,
                 start_timeout=START_LIMIT,
                 execution_timeout=cell_limit,
-                # What follows goes to nbclient.
-                config=Config({"KernelManager": ipc}),
+                # What follows goes to nbclient. Kernels that start at the same time race for TCP
+                # ports; sockets in files do not.
+                config=Config(
+                    {"KernelManager": {"transport": "ipc", "connection_file": connection}}
+                ),
                 resources={"metadata": {"path": str(job.notebook.parent)}},
                 store_widget_state=False,
                 on_cell_start=go_on,

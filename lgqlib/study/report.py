@@ -4,7 +4,6 @@ Nothing in it is loaded from a network, so the folder can be read, moved and sen
 are plotly's own, drawn by the one plotly.min.js beside the pages.
 """
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -16,10 +15,9 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
 from plotly.offline import get_plotlyjs
 
-from lgqlib.files import replacing
-from lgqlib.run import Run
+from lgqlib.files import read_json, replacing
 from lgqlib.study.comparison import comparison_note, comparison_table
-from lgqlib.study.results import cohorts, failure_of, study_runs, write_results
+from lgqlib.study.results import FAILURE_FILE, finished, study_runs, write_results
 
 PLOTLY = "plotly.min.js"
 OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
@@ -31,14 +29,10 @@ OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
 """nbconvert's template without the scripts that it would fetch."""
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, Helvetica, Arial, sans-serif; max-width: 1200px; margin: 2rem auto;
-       padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block;
-        overflow-x: auto; }
-th, td { padding: .3rem .7rem; text-align: right; border: 0 solid #8884; border-bottom-width: 1px; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-td { white-space: nowrap; }
-.failed { color: #c33; }
 pre { overflow-x: auto; padding: .7rem; background: #8881; font-size: 12px; }
 """
 
@@ -52,47 +46,41 @@ def build_report(study: Path | str) -> Path:
     table, folder = write_results(study), study / "report"
     if not (folder / PLOTLY).exists():
         _write(folder / PLOTLY, get_plotlyjs())
-    links = {name: _converted(study / name, folder / name) for name in study_runs(study)}
-    summaries = _converted(study, folder / "summary")
     states = dict(zip(table["run"], table["state"], strict=True))
     counts = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
-    rows = [
-        f"<tr><td>{escape(name)}</td><td>{states.get(name, 'new')}</td><td>{pages or '–'}</td></tr>"
-        for name, pages in links.items()
-    ]
-    parts = [
-        f"<h1>{escape(study.name)}</h1>\n<p>{len(links)} runs: {counts or 'no run yet'}. All "
-        'numbers, one row a run: <a href="results.csv">results.csv</a>.</p>',
-        comparison_html(study),
-        f"<h2>Over all runs</h2>\n<p>{summaries}</p>" if summaries else "",
-        _failures(study, states),
-        "<h2>Runs</h2>\n<table>\n<tr><th>run</th><th>state</th><th>notebooks, as they were "
-        f"executed</th></tr>\n{''.join(rows)}\n</table>",
-    ]
-    _write(folder / "index.html", _document(study.name, "\n".join(filter(None, parts))))
+    rows, failures = [], []
+    for name in study_runs(study):
+        pages, state = _converted(study / name, folder / name), states.get(name, "new")
+        rows.append(f"<tr><td>{escape(name)}</td><td>{state}</td><td>{pages or '–'}</td></tr>")
+        if state == "failed":
+            said = {k: escape(str(v)) for k, v in read_json(study / name / FAILURE_FILE).items()}
+            failures.append(
+                f"<p><b>{escape(name)}</b> in {said.get('notebook')}, "
+                f"{said.get('time')}: {said.get('error')}</p>\n<details><summary>traceback"
+                f"</summary><pre>{said.get('traceback')}</pre></details>"
+            )
+    summaries = _converted(study, folder / "summary")
+    intro = f"<p>{len(rows)} runs: {counts or 'no run yet'}. All numbers, one row a run: "
+    intro += f'<a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}'
+    head = "<tr><th>run</th><th>state</th><th>notebooks, as they were executed</th></tr>"
+    parts = {
+        "Over all runs": summaries and f"<p>{summaries}</p>",
+        "Failed": "\n".join(failures),
+        "Runs": f"<table>\n{head}\n{''.join(rows)}\n</table>",
+    }
+    body = "\n".join([intro, *(f"<h2>{title}</h2>\n{p}" for title, p in parts.items() if p)])
+    _write(folder / "index.html", _document(study.name, body))
     return folder / "index.html"
 
 
 def comparison_html(study: Path | str) -> str:
     """Give the comparison of a study's methods as an HTML table, with what its numbers are of."""
     try:
-        found = cohorts(study)
+        runs = finished(study)
     except ValueError:
         return "<p>No run is finished yet: there is nothing to compare.</p>"
-    table = comparison_table(found).to_html(index=False, border=0)
-    return f"{table}\n<p>{escape(comparison_note(found))}</p>"
-
-
-def _failures(study: Path, states: Mapping[str, str]) -> str:
-    parts = []
-    for name in [name for name, state in states.items() if state == "failed"]:
-        said = {k: escape(str(v)) for k, v in failure_of(Run(study / name)).items()}
-        parts.append(
-            f'<p><b class="failed">{escape(name)}</b> in {said.get("notebook")}, '
-            f"{said.get('time')}: {said.get('error')}</p>\n<details><summary>traceback</summary>"
-            f"<pre>{said.get('traceback')}</pre></details>"
-        )
-    return "<h2>Failed</h2>\n" + "\n".join(parts) if parts else ""
+    table = comparison_table(runs).to_html(index=False, border=0)
+    return f"{table}\n<p>{escape(comparison_note(runs))}</p>"
 
 
 def _converted(folder: Path, pages: Path) -> str:
@@ -104,7 +92,7 @@ def _converted(folder: Path, pages: Path) -> str:
             try:
                 text = to_html(notebook)
             except ValueError as error:
-                text = _document(notebook.name, f'<p class="failed">{escape(str(error))}</p>')
+                text = _document(notebook.name, f"<p>{escape(str(error))}</p>")
             _write(page, text)
         target = quote(f"{pages.name}/{page.name}")
         links.append(f'<a href="{target}">{escape(notebook.stem)}</a>')
@@ -121,14 +109,11 @@ def to_html(notebook: Path) -> str:
     except Exception as error:  # of many kinds
         raise ValueError(f"{notebook.name} could not be read ({error}).") from None
     node.metadata.pop("widgets", None)
-    exporter = HTMLExporter(
-        extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})],
-        template_file="offline.html.j2",
-        preprocessors=[_Figures],
-    )
+    templates = DictLoader({"offline.html.j2": OFFLINE})
+    how = {"extra_loaders": [templates], "template_file": "offline.html.j2"}
     name = f"{notebook.stem} · {notebook.parent.parent.name}"
-    text, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": name}})
-    return text
+    exporter = HTMLExporter(preprocessors=[_Figures], **how)
+    return exporter.from_notebook_node(node, resources={"metadata": {"name": name}})[0]
 
 
 class _Figures(Preprocessor):
@@ -150,10 +135,9 @@ class _Figures(Preprocessor):
 
 
 def _document(title: str, body: str) -> str:
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>'
-        f"{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body></html>\n"
-    )
+    head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>'
+    body = f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>"
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n{body}\n</html>\n'
 
 
 def _write(path: Path, text: str) -> None:

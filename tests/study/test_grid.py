@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from lgqlib.study.runner import Places, check_notebooks, chosen
 
 import lgqlib
 from lgqlib.presets import preset
 from lgqlib.study.grid import parse_study, read_study
-from lgqlib.study.runner import Places, check_notebooks, chosen
 
 ROOT = Path(lgqlib.__file__).parent.parent
 STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))

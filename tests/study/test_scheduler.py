@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from dask.distributed import Client
+from lgqlib.study.runner import _gpus, _stopped_by_signals, cluster, fitting_workers, progress_of
 
 import lgqlib
 from lgqlib.files import locked
@@ -19,7 +20,6 @@ from lgqlib.run import Run
 from lgqlib.study.__main__ import main
 from lgqlib.study.engine import Job, execute, require_parameters
 from lgqlib.study.results import FAILURE_FILE, collect
-from lgqlib.study.runner import _gpus, _stopped_by_signals, cluster, fitting_workers, progress_of
 
 ROOT = Path(lgqlib.__file__).parent.parent
 
