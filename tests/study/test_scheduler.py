@@ -11,14 +11,13 @@ from pathlib import Path
 import nbformat
 import pytest
 from dask.distributed import Client
-from lgqlib.study.runner import _gpus, _stopped_by_signals, cluster, fitting_workers, progress_of
 
 import lgqlib
 from lgqlib.files import locked
 from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.__main__ import main
-from lgqlib.study.engine import Job, execute, require_parameters
+from lgqlib.study.__main__ import _gpus, cluster, fitting_workers, main, progress_of
+from lgqlib.study.engine import Job, execute, parameters_of
 from lgqlib.study.results import FAILURE_FILE, collect
 
 ROOT = Path(lgqlib.__file__).parent.parent
@@ -29,8 +28,7 @@ ROOT = Path(lgqlib.__file__).parent.parent
     [(8, 0, 2, 24, 2), (8, 0, 16, 7, 3), (1, 0, 16, 64, 1), (8, 2, 16, 64, 2), (8, 0, 1, 1, 1)],
 )
 def test_workers_are_as_many_as_fit(runs, gpus, cores, gib, fitting):
-    memory = gib * 2**30
-    assert fitting_workers(runs, num_gpus=gpus, cores=cores, memory=memory) == fitting
+    assert fitting_workers(runs, gpus, cores, gib * 2**30) == fitting
 
 
 def test_progress_is_read_from_the_metrics(tmp_path):
@@ -98,13 +96,13 @@ def test_what_does_not_end_is_a_failure_with_half_the_notebook(run_cells, cell, 
     assert time.monotonic() - started < 60
 
 
-def test_unknown_parameters_are_refused(tmp_path, run_cells):
-    assert "no parameter 'y'; it has x" in run_cells("pass", y=1)["error"]
-    assert not run_cells.part.exists()
+def test_a_notebook_says_which_parameters_it_takes(tmp_path):
+    notebook = write_notebook(tmp_path / "a.ipynb", "x = 1  # x = a number\ny = ''")
+    assert parameters_of(notebook) == {"x", "y"}
     (tmp_path / "c.ipynb").write_text("{}")
     for name in ("b", "c"):  # missing; no notebook
         with pytest.raises(ValueError, match=rf"{name}\.ipynb"):
-            require_parameters(tmp_path / f"{name}.ipynb", ["x"])
+            parameters_of(tmp_path / f"{name}.ipynb")
 
 
 # A study -----------------------------------------------------------------------------------------
@@ -223,15 +221,6 @@ def test_notebooks_that_ran_to_their_ends_without_a_result_are_a_failure(project
     assert "is not trained and evaluated" in json.loads((run / FAILURE_FILE).read_text())["error"]
 
 
-def test_the_first_signal_asks_to_stop_and_the_second_acts_at_once(tmp_path):
-    with pytest.raises(KeyboardInterrupt), _stopped_by_signals(tmp_path / "stop") as stop:
-        assert not stop.exists()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.exists()
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_a_study_that_is_stopped_or_killed_goes_on(project, scheduler, number):
     arguments = write_study(project, method="[fsq, lgq]", num_steps=60)
@@ -291,7 +280,7 @@ def test_mistakes_are_said_before_anything_starts(project, capsys):
     arguments = write_study(project)
     write_notebook(project / "notebooks" / "01_train.ipynb", 'preset = ""')
     assert main(arguments) == 2
-    assert "has no parameter 'method'" in capsys.readouterr().err
+    assert "has no parameter 'cache'" in capsys.readouterr().err
     assert not (project / "runs").exists()
 
 
