@@ -1,4 +1,4 @@
-"""Student's 95 % intervals over seeds, for means and paired differences; values at equal rates."""
+"""Student's 95 % intervals over seeds, and values at equal rates."""
 
 import math
 from dataclasses import dataclass
@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -25,25 +23,17 @@ class Interval:
 
 
 def mean_interval(values: Float[np.ndarray, " S"]) -> Interval:
-    """Return Student's interval for the mean of one value a seed.
+    """Return Student's interval for the mean of one value, or paired difference, a seed.
 
-    Exact for normal seeds however few, therefore wide for two (12.7 standard errors) or three
-    (4.3). One seed says nothing of others: its interval is the whole line.
+    Exact for normal seeds however few: 12.7 standard errors for two, 4.3 for three. One seed says
+    nothing of others: its interval is the whole line.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         raise ValueError(f"values = {values}: they must be finite numbers, one a seed.")
     mean, half = float(values.mean()), math.inf
     if len(values) > 1:
-        half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))  # both sides: 95 %
     return Interval(mean, mean - half, mean + half, len(values))
-
-
-def paired_difference(a: Float[np.ndarray, " _S"], b: Float[np.ndarray, " _S"]) -> Interval:
-    """Return the interval for the mean of a - b, which belong to the same seeds, one by one."""
-    if len(a) != len(b):
-        raise ValueError(f"a has {len(a)} seeds and b {len(b)}: they must be the same seeds.")
-    return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
 
 
 def interpolate_at_rate(
@@ -53,9 +43,6 @@ def interpolate_at_rate(
 
     Points may come in any order; points of equal rate are averaged.
     """
-    rates, values = np.asarray(rates, dtype=np.float64), np.asarray(values, dtype=np.float64)
-    if rates.shape != values.shape or not (np.isfinite(rates) & np.isfinite(values)).all():
-        raise ValueError(f"rates {rates} and values {values}: give one finite value a finite rate")
     if log and min(rates.min(), rate) <= 0:
         raise ValueError(f"the lowest rate is {min(rates.min(), rate)}; a log rate needs more")
     distinct, group = np.unique(rates, return_inverse=True)

@@ -27,6 +27,7 @@ import contextlib
 import fnmatch
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,30 +37,26 @@ from pathlib import Path
 import dask
 import pandas
 import torch
-from dask.distributed import Client
+from dask.distributed import Client, Future
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
 from lgqlib.files import locked, write_json
 from lgqlib.run import Run
 from lgqlib.study.comparison import comparison_table
-from lgqlib.study.engine import Job, execute, failure, ignore_interrupt, parameters_of
+from lgqlib.study.engine import Job, execute, failure, parameters_of
 from lgqlib.study.grid import PlannedRun, Study, read_study
 from lgqlib.study.report import build_report
 from lgqlib.study.results import FAILURE_FILE, STUDY_FILE, finished, metrics_of, state_of
 from lgqlib.train import stop_signals
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-BYTES_A_RUN = 2 * 2**30
-"""Memory that a kernel may take, when workers are counted."""
-DASK = {
-    "distributed.comm.timeouts.connect": "300s",
-    "distributed.comm.timeouts.tcp": "300s",
+BYTES_A_RUN = 2 * 2**30  # memory that a kernel may take, when workers are counted
+LINE_EVERY = 20  # seconds between lines of progress
+DASK = {  # a machine that sleeps, or is short of memory or cores, is slow, not gone
+    "distributed.comm.timeouts": {"connect": "300s", "tcp": "300s"},
     "distributed.scheduler.worker-ttl": None,
 }
-"""A machine that sleeps, or is short of memory or cores, is slow, not gone."""
-LINE_EVERY = 20
-"""Seconds between lines of progress."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,9 @@ class Work:
         needed |= {name: {"run"} for name in others}
         needed |= {name: {"study"} for name in self.study.summary}
         for name, parameters in needed.items():
-            known = parameters_of(file := self.notebooks / f"{name}.ipynb")
-            for missing in sorted(parameters - known):
-                raise ValueError(f"{file} has no parameter {missing!r}; it has {', '.join(known)}.")
+            missing = parameters - parameters_of(file := self.notebooks / f"{name}.ipynb")
+            if missing:
+                raise ValueError(f"{file} has no parameter {', '.join(sorted(missing))}.")
 
     def chosen(self, only: Sequence[str]) -> list[PlannedRun]:
         """Give the runs whose name or variant holds one of the patterns; all without patterns."""
@@ -110,19 +107,10 @@ class Work:
         given = {key: value for key, value in values.items() if key in known}
         return Job(notebook, folder / "notebooks" / notebook.name, given)
 
-    def state(self, planned: PlannedRun) -> str:
-        """Give `done` (trained, evaluated, all notebooks executed), `failed`, `partial`, `new`."""
-        state = state_of(self.folder / planned.name)
-        return "partial" if state == "done" and self.jobs_of(planned) else state
-
     def run(
         self, todo: Sequence[PlannedRun], *, workers: int, threads: int, scheduler: str
     ) -> tuple[list[str], bool]:
-        """Execute what runs still need, then the summaries; write the results and the report.
-
-        Gives what failed, runs and summaries by their names, and whether somebody stopped it.
-        Raises RuntimeError when another process runs the same study.
-        """
+        """Execute what runs still need, then the summaries; give what failed, and if stopped."""
         folder, stop = self.folder, self.folder / "stop"
         with locked(folder / "lock", wait=False) as held, stop_signals() as received:
             if held is False:
@@ -155,10 +143,7 @@ class Work:
 def _execute(
     client: Client, tasks: Mapping[str, list[Job]], study: Path, received: list[int], how: Mapping
 ) -> list[str]:
-    """Execute the jobs of each task, as many tasks at a time as there are workers.
-
-    Records how each ended, builds the report anew, and gives the names of those that failed.
-    """
+    """Execute tasks, as many at a time as there are workers; give the names of the failed."""
     stop, waiting, running, failed, spoke = how["stop"], [*tasks.items()], {}, [], time.monotonic()
     while running or waiting:
         if received and not stop.exists():
@@ -170,9 +155,7 @@ def _execute(
             name, jobs = waiting.pop(0)
             running[client.submit(execute, jobs, **how, pure=False)] = name
         for future in [future for future in running if future.done()]:
-            name, error = running.pop(future), future.exception()
-            lost = error or RuntimeError(f"the cluster has {future.status} it.")
-            problem = future.result() if future.status == "finished" else failure(lost)
+            name, problem = running.pop(future), _problem(future)
             if problem and stop.exists():  # whoever stops a run does not call it a failure
                 said = "stopped"
             elif problem := _record(study / name, problem):
@@ -188,6 +171,12 @@ def _execute(
                 _say(f"{name}: {progress_of(study / name)}")
         time.sleep(0.5)
     return failed
+
+
+def _problem(future: Future) -> dict:
+    if future.status == "finished":
+        return future.result()
+    return failure(future.exception() or RuntimeError(f"the cluster has {future.status} it."))
 
 
 def _record(folder: Path, problem: dict) -> dict:
@@ -228,7 +217,7 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
     how = {"address": scheduler, "timeout": 30} if scheduler else local
     with dask.config.set(DASK), Client(**how) as client:
         if not scheduler:
-            client.run(ignore_interrupt)
+            client.run(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes
         yield client
 
 
@@ -281,7 +270,9 @@ def main(arguments: list[str] | None = None) -> int:
         todo = work.chosen(options.only)
         if options.dry_run:
             for planned in todo:
-                print(f"{work.state(planned):8} {planned.name} {planned.variant}".rstrip())
+                state = state_of(folder / planned.name)
+                state = "partial" if state == "done" and work.jobs_of(planned) else state
+                print(f"{state:8} {planned.name} {planned.variant}".rstrip())
             return 0
         how = {key: getattr(options, key) for key in ("workers", "threads", "scheduler")}
         failed, stopped = work.run(todo, **how)

@@ -1,8 +1,8 @@
 """The paper's claims C1 to C8, each with a verdict computed from a study's results.
 
-C1 to C5 and C8 rest on runs paired by seed (`comparison`); C6 and C7 are theorems, checked in
-float64 on numbers drawn for the purpose. A comparison at equal K is decided at the largest K that
-both methods have with two seeds or more; the other sizes stand beside it.
+C6 and C7 are theorems, checked in float64 on drawn numbers; the others rest on runs paired by seed.
+A comparison at equal K is decided at the largest K that both methods have with two seeds or more;
+the other sizes stand beside it.
 """
 
 import math
@@ -17,26 +17,19 @@ from scipy.stats import multivariate_normal
 
 from lgqlib.files import write_json
 from lgqlib.measure import METRICS
-from lgqlib.measure.temperature import energies
-from lgqlib.quantizers.assignment import soft_assign
+from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.study.comparison import Difference, at_equal_rate, difference, find
 from lgqlib.study.results import settings
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided at this scale"
 VERDICTS = {1: REPRODUCED, 0: UNDECIDED, -1: NOT_REPRODUCED}
 BELOW, ANY = (-math.inf, 0.0), (-math.inf, math.inf)
-HALF = (math.log(0.4), math.log(0.6))
-"""What counts as about half of FSQ's active codes."""
-PACE = 0.5
-"""Exponent of perplexity over K below which a codebook counts as collapsing."""
-MARGIN = 0.1
-"""dB of PSNR within which fidelity counts as comparable."""
+HALF = (math.log(0.4), math.log(0.6))  # what counts as about half of FSQ's active codes
+PACE = 0.5  # exponent of perplexity over K below which a codebook counts as collapsing
+MARGIN = 0.1  # dB of PSNR within which fidelity counts as comparable
+# 1 where the numbers say what the paper claims, -1 the opposite, 0 neither; and the numbers. Of
+# several parts that must all hold, the least decides.
 Judged = tuple[int, str]
-"""1 where the numbers say what the paper claims, -1 the opposite, 0 neither; and the numbers.
-
-Of several parts that must all hold, the least decides.
-"""
-Judge = Callable[[DataFrame], Judged]
 
 
 def claims_table(runs: DataFrame) -> DataFrame:
@@ -57,17 +50,12 @@ def write_claims(runs: DataFrame, study: Path | str) -> Path:
     return path
 
 
-def _needs(what: str) -> Judged:
-    return 0, f"needs finished runs of {what}"
-
-
 def _pairs(runs: DataFrame, peer: str) -> list[tuple[DataFrame, DataFrame]]:
     """Give LGQ and a peer at each K of both, with two shared seeds first, then the largest K."""
-    sizes = runs["num_codes"].unique()
-    pairs = [(find(runs, "lgq", k), find(runs, peer, k), k) for k in sizes]
-    pairs = [(len(a.index.intersection(b.index)) > 1, k, a, b) for a, b, k in pairs]
-    pairs = [pair for pair in pairs if len(pair[2]) and len(pair[3])]
-    return [pair[2:] for pair in sorted(pairs, key=lambda pair: pair[:2], reverse=True)]
+    sizes = sorted(runs["num_codes"].unique(), reverse=True)
+    pairs = [(find(runs, "lgq", k), find(runs, peer, k)) for k in sizes]
+    pairs = [(a, b) for a, b in pairs if len(a) and len(b)]
+    return sorted(pairs, key=lambda pair: len(pair[0].index.intersection(pair[1].index)) < 2)
 
 
 def _ratio(d: Difference) -> str:
@@ -77,21 +65,17 @@ def _ratio(d: Difference) -> str:
 
 
 def _at_equal_k(runs: DataFrame, peer: str, **wanted: tuple[float, float]) -> Judged:
-    """Judge whether LGQ's differences to a peer lie between two bounds, by metric.
-
-    The size that decides is said first, then the others. Active codes are compared as a ratio,
-    whose bounds are logarithms.
-    """
+    """Judge whether LGQ's differences to a peer (ratios of active codes) lie between bounds."""
     directions, said = [], []
     for key, (low, high) in wanted.items():
         log = key == "active"
         found = [d for pair in _pairs(runs, peer) if (d := difference(*pair, key, log=log))]
         if not found:
-            return _needs(f"lgq, {peer}")
+            return 0, f"needs finished runs of lgq and {peer}"
         deciding = found[0].interval
         directions.append(min(deciding.above(low), -deciding.above(high)))
         written = [f"{_ratio(d) if log else d} at {d.at}" for d in found]
-        said.append(f"{METRICS[key].label}: {', '.join(written)}")
+        said.append(f"{METRICS[key].label}: {', '.join(written)}")  # what decides is first
     return min(directions), "; ".join(said)
 
 
@@ -99,7 +83,7 @@ def _no_collapse(runs: DataFrame) -> Judged:
     """Judge whether perplexity keeps pace with K, grows with over half its logarithm; not VQ's."""
     pairs = {a["num_codes"].iloc[0]: (a, b) for a, b in _pairs(runs, "vq")}
     if len(pairs) < 2:
-        return _needs("lgq and vq at two sizes of codebook or more")
+        return 0, "needs finished runs of lgq and vq at two sizes of codebook or more"
     small, large = min(pairs), max(pairs)
     directions, said = [], []
     for sign, least, most in zip((1, -1), pairs[small], pairs[large], strict=True):
@@ -118,13 +102,13 @@ def _efficiency(runs: DataFrame) -> Judged:
     """Judge C5: fewer active codes than FSQ, and at an equal rate no worse by over the margin."""
     equal = at_equal_rate(runs, "lgq", "fsq", "psnr", "bits_per_token_coded")
     if equal is None:
-        return _needs("lgq and fsq at two sizes whose rates overlap")
+        return 0, "needs finished runs of lgq and fsq at two sizes whose rates overlap"
     fewer, evidence = _at_equal_k(runs, "fsq", active=BELOW)
     said = [f"ΔPSNR {equal} dB at an {equal.at}", evidence]
-    for cohort in _pairs(runs, "fsq")[0]:
-        for key in {"perplexity_share", "mass_law_share", "geometry_efficiency"} & {*cohort}:
-            mean = cohort[key].mean()
-            said.append(f"{METRICS[key].title} of {cohort['name'].iloc[0]}: {mean:.2f}")
+    shares = ("perplexity_share", "mass_law_share", "geometry_efficiency")
+    for key in [key for key in shares if key in runs]:
+        means = [f"{cohort[key].mean():.2f}" for cohort in _pairs(runs, "fsq")[0]]
+        said.append(f"{METRICS[key].title}: {' against '.join(means)}")
     return min(equal.interval.above(-MARGIN), fewer), "; ".join(said)
 
 
@@ -137,9 +121,8 @@ def _cold_limit(_runs: DataFrame) -> Judged:
     split = float(soft_assign(0 * codes[:1], torch.stack([codes[0], -codes[0]]), 1e-6).collision[0])
     holds = away < 1e-6 and torch.equal(a.indices, nearest) and abs(split - 0.5) < 1e-9
     return 1 if holds else -1, (
-        f"largest distance of the soft average to the nearest code {away:.1g} at τ = 1e-6 "
-        f"(512 tokens, 64 codes); where two codes are equally near each keeps a half "
-        f"(Σp² = {split:.3f}), so distinct codes are not enough: the nearest must be unique"
+        f"at τ = 1e-6 the soft average is {away:.1g} from the nearest code (512 tokens, 64 codes); "
+        f"of two codes equally near each keeps a half (Σp² = {split:.3f}): it must be unique"
     )
 
 
@@ -149,19 +132,16 @@ def _mixture(_runs: DataFrame) -> Judged:
     z, codes = rng.normal(size=(64, 3)), rng.normal(size=(16, 3))
     density = [multivariate_normal(e, tau / 2 * np.eye(3)).pdf(z) for e in codes]
     posterior = torch.from_numpy(density / np.sum(density, axis=0)).T
-    pair = torch.from_numpy(z), torch.from_numpy(codes)
-    d, norm = (energies(*pair, energy=energy) for energy in ("squared", "norm"))
-    p, other = (torch.softmax(-energy / tau, dim=1) for energy in (d, norm))
+    z, codes, q = map(torch.from_numpy, (z, codes, rng.dirichlet(np.ones(16), size=64)))
+    p, other = (probabilities(z, codes, tau, energy=energy) for energy in ("squared", "norm"))
     error, norm_error = (float((x - posterior).abs().max()) for x in (p, other))
-    q = torch.from_numpy(rng.dirichlet(np.ones(16), size=64))
-    least = -tau * torch.logsumexp(-d / tau, 1)
-    above = (q * d).sum(1) - tau * torch.special.entr(q).sum(1) - least
+    energy = (q * torch.cdist(z, codes).square()).sum(1) - tau * torch.special.entr(q).sum(1)
+    above = energy - soft_assign(z, codes, tau).free_energy
     gap = float((above - tau * (q * (q / p).log()).sum(1)).abs().max())
     holds = error < 1e-12 and gap < 1e-10 and float(above.min()) > 0
     return 1 if holds else -1, (
-        f"squared energy: largest difference to the mixture's posterior {error:.1g}, F(q) - F* = "
-        f"τ KL(q || p) to {gap:.1g}; the unsquared norm of the paper's first version is no "
-        f"Gaussian mixture (difference {norm_error:.2g})"
+        f"p is the mixture's posterior to {error:.1g} and F(q) - F* = τ KL(q || p) to {gap:.1g}; "
+        f"with the norm of the paper's first version it is no Gaussian mixture ({norm_error:.2g})"
     )
 
 
@@ -179,23 +159,25 @@ def _usage_term(runs: DataFrame) -> Judged:
                 f"perplexity by weight ({', '.join(means)}) at {d.at}; {_ratio(d)} from 0 to "
                 f"{max(weights):g}"
             )
-    return _needs("lgq with loss.usage = 0 and more, all else equal")
+    return 0, "needs finished runs of lgq with loss.usage = 0 and more, all else equal"
 
 
-def _fewer(metric: str) -> Judge:
-    """Judge C3 in one meaning of rate: a better distance than SimVQ, and less of it."""
-    return partial(_at_equal_k, peer="simvq", kid=BELOW, **{metric: BELOW})
-
-
-CLAIMS: dict[str, tuple[str, Judge]] = {
+_simvq = partial(_at_equal_k, peer="simvq", kid=BELOW)
+CLAIMS: dict[str, tuple[str, Callable[[DataFrame], Judged]]] = {
     "C1": (
         "better distribution distance than FSQ at equal K",
         partial(_at_equal_k, peer="fsq", kid=BELOW, fd=ANY),
     ),
     "C2": ("about half of FSQ's active codes", partial(_at_equal_k, peer="fsq", active=HALF)),
-    "C3": ("better than SimVQ with fewer active codes", _fewer("active")),
-    "C3, entropy": ("better than SimVQ with a lower entropy", _fewer("bits_per_token_entropy")),
-    "C3, coded": ("better than SimVQ with fewer coded bits", _fewer("bits_per_token_coded")),
+    "C3": ("better than SimVQ with fewer active codes", partial(_simvq, active=BELOW)),
+    "C3, entropy": (
+        "better than SimVQ with a lower entropy",
+        partial(_simvq, bits_per_token_entropy=BELOW),
+    ),
+    "C3, coded": (
+        "better than SimVQ with fewer coded bits",
+        partial(_simvq, bits_per_token_coded=BELOW),
+    ),
     "C4": ("no collapse as K grows, unlike VQ", _no_collapse),
     "C5": ("comparable fidelity with fewer entries: efficiency, not collapse", _efficiency),
     "C6": ("nearest neighbor in the low-temperature limit", _cold_limit),

@@ -1,7 +1,7 @@
 """Methods against each other: paired by seed, at equal K and at an equal rate.
 
-Every difference is between runs of the same seed, so that data, order and initial backbone cancel.
-Tables of finished runs (`results.finished`) in; a cohort is the runs of one setting, by seed.
+Differences are between runs of one seed, so that data, order and initial backbone cancel. Tables of
+finished runs (`results.finished`) in; a cohort is the runs of one setting, by seed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from pandas import DataFrame
 
 from lgqlib.figures.style import name_of
 from lgqlib.measure import METRICS, metric
-from lgqlib.measure.intervals import Interval, interpolate_at_rate, mean_interval, paired_difference
+from lgqlib.measure.intervals import Interval, interpolate_at_rate, mean_interval
 from lgqlib.study.results import settings
 
 
@@ -45,8 +45,7 @@ def plain(runs: DataFrame) -> DataFrame:
 class Difference:
     """A metric of one cohort less that of another, over the seeds that both have."""
 
-    at: str
-    """Where: `K = 1,024`, or an equal rate."""
+    at: str  # `K = 1,024`, or an equal rate
     a: str
     b: str
     metric: str
@@ -67,26 +66,22 @@ class Difference:
 
 
 def difference(a: DataFrame, b: DataFrame, key: str, *, log: bool = False) -> Difference | None:
-    """Give a cohort's metric less another's (of their logarithms with `log`), paired by seed.
-
-    None when they share no seed, or a run has no such number.
-    """
+    """Give a cohort's metric less another's, paired by seed; None where there is no such number."""
     if key not in a:
         return None
     pair = pandas.concat([a[key], b[key]], axis=1, join="inner").astype(float)
     if pair.empty or pair.isna().any(axis=None):
         return None
-    interval = paired_difference(*(np.log(pair) if log else pair).to_numpy().T)
+    x, y = (np.log(pair) if log else pair).to_numpy().T
     names = a["name"].iloc[0], b["name"].iloc[0]
-    return Difference(f"K = {a['num_codes'].iloc[0]:,}", *names, key, interval)
+    return Difference(f"K = {a['num_codes'].iloc[0]:,}", *names, key, mean_interval(x - y))
 
 
 def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Difference | None:
     """Give method a's metric less b's at a's own rates, b interpolated over its sizes of codebook.
 
-    For each seed, b's curve through its K is read where a's points lie within it, on a logarithmic
-    axis where rate counts codes; differences are averaged over those points. None when fewer than
-    two sizes of b share a seed with a, or the curves overlap for no seed.
+    For each seed, b's curve through its K is read where a's points lie within it (on a logarithmic
+    axis of counts), and the differences are averaged. None where the curves overlap for no seed.
     """
     pairs = []
     for _, part in runs[~runs["ablation"]].groupby("seed"):
@@ -100,8 +95,8 @@ def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Diffe
             pairs += [both.mean(0)] if len(both) else []
     if not pairs:
         return None
-    interval = paired_difference(*np.transpose(pairs))
-    return Difference(f"equal rate ({METRICS[rate].title})", a, b, key, interval)
+    x, y = np.transpose(pairs)
+    return Difference(f"equal rate ({METRICS[rate].title})", a, b, key, mean_interval(x - y))
 
 
 def against(runs: DataFrame, keys: Sequence[str]) -> list[Difference]:
@@ -132,10 +127,7 @@ def tabulated(differences: Iterable[Difference]) -> DataFrame:
 
 
 def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Tabulate cohorts for drawing, with the mean of each metric and the ends of its interval.
-
-    `<metric>.low` and `<metric>.high` are missing with one seed.
-    """
+    """Tabulate cohorts for drawing: a metric's mean, and of several seeds its `.low`, `.high`."""
     rows = []
     for c in cohorts(runs):
         row = c.iloc[0][["name", "method", "variant", "ablation", "num_codes"]].to_dict()
@@ -151,8 +143,7 @@ def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
 def comparison_table(runs: DataFrame) -> DataFrame:
     """Write cohorts side by side: `23.53 ± 0.02` is mean and standard deviation over seeds.
 
-    Beside method and codes stand the fields in which cohorts of one method differ, then what of
-    METRICS is compared, with an arrow to where better is.
+    Arrows point to where better is. Fields that differ within a method have a column.
     """
     # What belongs to a method's recipe says nothing beside its name.
     varying = [f for f in settings(runs) if (runs.groupby("method")[f].nunique() > 1).any()]

@@ -25,8 +25,6 @@ import psutil
 from dask.distributed import get_worker
 from traitlets.config import Config
 
-START_LIMIT = 300
-"""Seconds for a kernel to start."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -35,16 +33,12 @@ class Job:
     """One notebook to execute, in its own folder, with values for its cell of parameters."""
 
     notebook: Path
-    output: Path
-    """The executed copy; until its last cell has run, it is named `<name>.part.ipynb`."""
+    output: Path  # until the last cell has run, it is named `<name>.part.ipynb`
     parameters: Mapping[str, Any]
 
 
 def parameters_of(notebook: Path) -> set[str]:
-    """Give the names that a notebook's `parameters` cell assigns.
-
-    Raises ValueError when the file is no notebook or has no such cell.
-    """
+    """Give the names that a notebook's `parameters` cell assigns; ValueError for no such cell."""
     # papermill's own reading of the cell leaves out lines whose comment has an equals sign.
     try:
         node = nbformat.read(notebook, as_version=4)
@@ -63,13 +57,12 @@ def execute(
     stop: Path,
     cell_limit: float,
     environment: Mapping[str, str],
-    gpus: Sequence[str] = (),
+    gpus: Sequence[str],
 ) -> dict[str, str]:
     """Execute notebooks one after the other; give the failure of the first that fails, or `{}`.
 
-    `stop`: once this file is there the kernel gets SIGINT, and no further cell is begun.
-    `cell_limit`: seconds that a cell may take. `environment`: variables for the kernels.
-    `gpus`: of which each Dask worker sees its own.
+    Once the file `stop` is there the kernel gets SIGINT, and no further cell is begun.
+    `cell_limit`: seconds that a cell may take. `gpus`: each Dask worker sees one of them.
     """
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     os.environ.update(environment)
@@ -117,7 +110,7 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
                 dict(job.parameters),
                 kernel_name="python3",
                 progress_bar=False,
-                start_timeout=START_LIMIT,
+                start_timeout=300,
                 execution_timeout=cell_limit,
                 # What follows goes to nbclient. Kernels that start at the same time race for TCP
                 # ports; sockets in files do not.
@@ -152,11 +145,6 @@ def _interrupted_by(stop: Path, connection: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def ignore_interrupt() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that started them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def __getattr__(name: str) -> type:

@@ -1,10 +1,9 @@
 """Quantizers on fixed latents: fit nothing else, measure what each became, and judge what helped.
 
-A setting, overrides of a config, is fitted to latents x as they are: its quantizer's own terms are
-all there is to minimize. Or behind a learned linear encoder with rows of norm 1 and before a
-learned linear decoder, z = W x, x' = V z_q + b, where mean (x' - x)^2 is minimized too: the
-smallest tokenizer in which the encoder's gradient matters. FSQ has nothing to fit and needs some
-scale, so it always stands there, with a free W.
+A setting is fitted to latents x as they are: its quantizer's terms are all there is to minimize. Or
+between a learned linear encoder with rows of norm 1 and a linear decoder, z = W x, x' = V z_q + b,
+where mean (x' - x)^2 is minimized too: the smallest tokenizer in which the encoder's gradient
+matters. FSQ has nothing to fit and needs some scale, so it always stands there, with a free W.
 
 Latents have mean square 1 a channel. Distortion is the mean squared error on held-out latents over
 their variance: 1 without a code.
@@ -12,9 +11,8 @@ their variance: 1 without a code.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,7 +28,7 @@ from tqdm.auto import tqdm
 from lgqlib.config import Config
 from lgqlib.data import evaluation_images, load, to_model
 from lgqlib.measure.geometry import count_codes, occupancy, spectrum
-from lgqlib.measure.intervals import paired_difference
+from lgqlib.measure.intervals import mean_interval
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, participation_ratio, water_filling
 from lgqlib.presets import AUTHORS_LGQ
@@ -39,8 +37,9 @@ from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.fsq import matching_levels
 from lgqlib.run import Run
 
-Setting = Mapping[str, Any]
-"""Overrides of a config, by dotted name."""
+Setting = Mapping[str, Any]  # overrides of a config, by dotted name
+WHOLE = "all together"
+STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")  # the last: close to one latent
 
 
 def schedule(kind: str, start: float, end: float) -> Setting:
@@ -55,12 +54,7 @@ CHANGES: dict[str, Setting] = {
     "entropy usage": {"quantizer.lgq.usage": "entropy", "loss.usage": 0.03},
     "identity": {"quantizer.lgq.identity": 1.0},
 }
-"""The four hypotheses, each as what it changes in the authors' setting.
-
-Without an encoder an identity path carries nothing.
-"""
-WHOLE = "all together"
-"""With no peak term, and VQ's commitment."""
+"""The four hypotheses: changes of the authors' setting. The last needs an encoder."""
 QUESTIONS: dict[str, tuple[str, str]] = {WHOLE: (WHOLE, "authors")} | {
     f"{name}, {context}": pair
     for name in CHANGES
@@ -69,14 +63,14 @@ QUESTIONS: dict[str, tuple[str, str]] = {WHOLE: (WHOLE, "authors")} | {
         "added to all the others": (WHOLE, f"all but {name}"),
     }.items()
 }
-"""Each hypothesis is asked twice: the setting, and what it is judged against."""
+"""Each hypothesis is asked twice: a setting, and what it is judged against."""
 
 
 def lgq_settings(changes: Sequence[str] = tuple(CHANGES)) -> dict[str, Setting]:
     """Give the authors' LGQ, each change alone, all of them, and all but one, by their names."""
     settings = {"authors": AUTHORS_LGQ} | {f"+ {n}": AUTHORS_LGQ | CHANGES[n] for n in changes}
     for name, without in {WHOLE: "", **{f"all but {n}": n for n in changes}}.items():
-        settings[name] = AUTHORS_LGQ | {"loss.peak": 0.0, "loss.commit": 0.25}
+        settings[name] = AUTHORS_LGQ | {"loss.peak": 0.0, "loss.commit": 0.25}  # as VQ has it
         for change in changes:
             settings[name] |= {} if change == without else CHANGES[change]
     return settings
@@ -87,12 +81,9 @@ PEERS: dict[str, Setting] = {
     for name in ("vq", "vq_ema", "simvq", "fsq")
 }
 """LGQ's peers with their recommended weights."""
-STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")
-"""Where codes start: as `initial_codes`, or all of them close to one latent."""
 
 
-@dataclass(frozen=True)
-class FixedLatents:
+class FixedLatents(NamedTuple):
     """Latents to fit a quantizer on, and others of the same source to judge it on; float32."""
 
     name: str
@@ -114,8 +105,8 @@ def gaussian_latents(
 ) -> FixedLatents:
     """Draw a Gaussian of these covariance eigenvalues, in a random rotation.
 
-    `separation` parts it into two equal clusters, that many of the widest axis' deviations to
-    either side of the mean along the narrowest axis; their variance is then the same again.
+    `separation` parts it into two clusters along its narrowest axis, that many of the widest axis'
+    standard deviations to either side; the variance stays as it is.
     """
     rng, dim = np.random.default_rng(seed), len(eigenvalues)
     axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
@@ -142,21 +133,19 @@ def run_latents(folder: Path | str, *, cache: Path | str, num_points: int) -> Fi
         halves.append(rearrange(latents, "b c h w -> (b h w) c").double().numpy()[:num_points])
     mean = halves[0].mean(0)
     scale = np.sqrt(np.square(halves[0] - mean).mean())
-    if not scale > 0:
-        raise ValueError(f"{run.name}: its latents do not vary; there is nothing to quantize.")
-    scaled = (((x - mean) / scale).astype(np.float32) for x in halves)
-    return FixedLatents(f"latents of {run.name}", *scaled)
+    halves = [((x - mean) / scale).astype(np.float32) for x in halves]
+    return FixedLatents(f"latents of {run.name}", *halves)
 
 
 class Bench(nn.Module):
     """A setting's quantizer for latents `[n, dim, 1, 1]`: as it is, or between two linear maps."""
 
-    def __init__(self, setting: Setting, dim: int, *, encoder_dim: int = 0):
+    def __init__(self, setting: Setting, dim: int, encoder_dim: int):
         super().__init__()
         is_fsq = setting.get("quantizer.method") == "fsq"
         inner = len(matching_levels(setting["quantizer.num_codes"])) if is_fsq else encoder_dim
         fixed = {"backbone.dim": inner or dim, "backbone.norm": "none"}
-        self.config = Config().override(fixed | dict(setting))
+        self.config = Config().override({**fixed, **setting})
         self.quantizer = build(self.config.quantizer, inner or dim)
         self.encoder = self.decoder = nn.Identity()
         if inner:
@@ -166,14 +155,6 @@ class Bench(nn.Module):
             self.decoder.weight.data.copy_(self.encoder.weight.transpose(0, 1))
         if inner and not is_fsq:
             weight_norm(self.encoder).parametrizations.weight.original0.requires_grad_(False)
-
-    def forward(self, x: Float[Tensor, "n c 1 1"], tau: float) -> Tensor:
-        """Give the weighted loss of a batch."""
-        quantized, weights = self.quantizer(self.encoder(x), tau), self.config.loss
-        total = sum(getattr(weights, name) * value for name, value in quantized.terms.items())
-        if isinstance(self.decoder, nn.Conv2d):
-            total = total + (self.decoder(quantized.z_q) - x).square().mean()
-        return total
 
 
 def start_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Float[Tensor, "K c"]:
@@ -187,15 +168,11 @@ def start_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Floa
 def fit(
     setting: Setting, latents: FixedLatents, *, start: str, seed: int, encoder_dim: int = 0
 ) -> Bench:
-    """Fit a setting, behind a linear encoder to `encoder_dim` channels unless that is 0.
-
-    With equal seeds, every setting starts from the same codes and sees the same batches. The global
-    random stream is left as it was.
-    """
+    """Fit a setting; of equal seeds, all start from the same codes and see the same batches."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         x = torch.from_numpy(latents.points)[..., None, None]
-        bench = Bench(setting, x.shape[1], encoder_dim=encoder_dim).train()
+        bench = Bench(setting, x.shape[1], encoder_dim)
         torch.manual_seed(seed)  # whatever the construction drew, the start is the same
         with torch.no_grad():
             seen = bench.encoder(x).flatten(1)
@@ -206,23 +183,26 @@ def fit(
 
 
 def _train(bench: Bench, x: Float[Tensor, "n c 1 1"]) -> None:
-    temperature, train = bench.config.temperature, bench.config.train
+    config, tau_c = bench.config, 1.0
     parameters = [p for p in bench.parameters() if p.requires_grad]
     anything = parameters or [nn.Parameter(torch.zeros(1))]
     optimizer = torch.optim.AdamW(anything, betas=(0.9, 0.99), weight_decay=0.0)
-    still, tau_c = isinstance(bench.encoder, nn.Identity), 1.0
-    for step in range(train.num_steps):
-        batch = x[torch.randint(len(x), (train.batch_size,))]
-        if temperature.reduced and (step == 0 or (step % 10 == 0 and not still)):
+    still = isinstance(bench.encoder, nn.Identity)
+    for step in range(config.train.num_steps):
+        batch = x[torch.randint(len(x), (config.train.batch_size,))]
+        if config.temperature.reduced and (step == 0 or (step % 10 == 0 and not still)):
             seen = bench.encoder(x if still else batch).detach().flatten(1)
             tau_c = critical_temperature(seen, energy=bench.quantizer.energy)
-        for group in optimizer.param_groups:
-            group["lr"] = train.lr_at(step)
-        total = bench(batch, temperature.at(step, train.num_steps) * tau_c)
+        tau = config.temperature.at(step, config.train.num_steps) * tau_c
+        quantized = bench.quantizer(bench.encoder(batch), tau)
+        total = sum(getattr(config.loss, name) * term for name, term in quantized.terms.items())
+        if not still:
+            total = total + (bench.decoder(quantized.z_q) - batch).square().mean()
+        optimizer.param_groups[0]["lr"] = config.train.lr_at(step)
         optimizer.zero_grad(set_to_none=True)
         if total.requires_grad:  # VQ-EMA's codes move in its forward
             total.backward()
-            nn.utils.clip_grad_norm_(parameters, train.clip)
+            nn.utils.clip_grad_norm_(parameters, config.train.clip)
         optimizer.step()
 
 
@@ -269,10 +249,7 @@ def compare(
     starts: Iterable[str] = ("random",),
     encoder_dim: int = 0,
 ) -> pd.DataFrame:
-    """Fit settings, and what is `common` to all, from every start on each seed's latents.
-
-    One row a fit; k-means is there as a setting.
-    """
+    """Fit settings, and what is `common` to all, from every start; a row a fit, and for k-means."""
     rows = []
     for seed, latents in seeds.items():
         row = {"setting": "k-means", "method": "kmeans", "start": "k-means++", "seed": seed}
@@ -294,20 +271,16 @@ def summary(trials: pd.DataFrame) -> pd.DataFrame:
 def effects(trials: pd.DataFrame) -> pd.DataFrame:
     """Judge the error of each of QUESTIONS that was fitted: a row a question and start of both.
 
-    The change in percent with its 95 % interval: Student's, of the logarithm of their ratio, over
-    seeds, which share latents, start and batches. Raises ValueError where seeds are not the same.
+    The change is in percent, with Student's 95 % interval of the logarithm of the ratio.
     """
     errors = trials.pivot(index="seed", columns=["setting", "start"], values="distortion")
     rows = []
     for question, (a, b) in QUESTIONS.items():
         for start in [start for start in STARTS if {(a, start), (b, start)} <= {*errors}]:
             logs = np.log([errors[a, start], errors[b, start]])
-            if logs.shape[1] < 2 or not np.isfinite(logs).all():
-                raise ValueError(f"{a!r} and {b!r} need the same seeds, at least 2.")
-            t = paired_difference(*logs)
+            t = mean_interval(logs[0] - logs[1])
             ends = (float(100 * np.expm1(end)) for end in (t.mean, t.low, t.high))
-            row = {"question": question, "start": start}
-            row |= dict(zip(("change", "low", "high"), ends, strict=True))
             verdict = {1: "worse", 0: "undecided", -1: "better"}[t.above()]
-            rows.append(row | {"num_seeds": t.num_seeds, "verdict": verdict})
-    return pd.DataFrame(rows)
+            rows.append((question, start, *ends, t.num_seeds, verdict))
+    names = ["question", "start", "change", "low", "high", "num_seeds", "verdict"]
+    return pd.DataFrame(rows, columns=names)

@@ -30,10 +30,8 @@ from lgqlib.config import Config
 from lgqlib.presets import preset
 from lgqlib.quantizers import build
 
-NAMED = ("preset", "method", "num_codes", "seed")
-"""Parameters of notebook 01_train beside its overrides."""
-LISTS = ("quantizer.levels",)
-"""Fields whose value is itself a list; several of them are a list of lists."""
+NAMED = ("preset", "method", "num_codes", "seed")  # parameters of 01_train beside its overrides
+LISTS = ("quantizer.levels",)  # fields whose value is itself a list; several are a list of lists
 SCHEMA = yaml.safe_load(r"""
 type: object
 additionalProperties: false
@@ -60,8 +58,7 @@ class PlannedRun:
     """One run of a study."""
 
     config: Config
-    parameters: Mapping[str, Any]
-    """Of notebook 01_train: `preset`, `method`, `num_codes`, `seed`, `overrides`."""
+    parameters: Mapping[str, Any]  # of notebook 01_train
     variant: str = ""
 
     @property
@@ -96,10 +93,7 @@ class _Strict(yaml.SafeLoader):
 
 
 def read_study(path: Path | str) -> Study:
-    """Read and check a study.
-
-    Raises ValueError that names the file and the key, or the run, that is wrong.
-    """
+    """Read and check a study. Raises ValueError that names the file, and the key or the run."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")

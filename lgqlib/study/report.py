@@ -13,6 +13,7 @@ import plotly.io
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
+from pandas import DataFrame
 from plotly.offline import get_plotlyjs
 
 from lgqlib.files import read_json, replacing
@@ -51,24 +52,21 @@ def build_report(study: Path | str) -> Path:
     rows, failures = [], []
     for name in study_runs(study):
         pages, state = _converted(study / name, folder / name), states.get(name, "new")
-        rows.append(f"<tr><td>{escape(name)}</td><td>{state}</td><td>{pages or '–'}</td></tr>")
+        rows.append((escape(name), state, pages or "–"))
         if state == "failed":
             said = {k: escape(str(v)) for k, v in read_json(study / name / FAILURE_FILE).items()}
-            failures.append(
-                f"<p><b>{escape(name)}</b> in {said.get('notebook')}, "
-                f"{said.get('time')}: {said.get('error')}</p>\n<details><summary>traceback"
-                f"</summary><pre>{said.get('traceback')}</pre></details>"
-            )
-    summaries = _converted(study, folder / "summary")
-    intro = f"<p>{len(rows)} runs: {counts or 'no run yet'}. All numbers, one row a run: "
-    intro += f'<a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}'
-    head = "<tr><th>run</th><th>state</th><th>notebooks, as they were executed</th></tr>"
+            where = f"{escape(name)}, {said.get('notebook')}, {said.get('time')}"
+            more = f"<summary>traceback</summary><pre>{said.get('traceback')}</pre>"
+            failures.append(f"<p>{where}: {said.get('error')}</p><details>{more}</details>")
+    runs = DataFrame(rows, columns=["run", "state", "notebooks, as they were executed"])
     parts = {
-        "Over all runs": summaries and f"<p>{summaries}</p>",
+        "Over all runs": _converted(study, folder / "summary"),
         "Failed": "\n".join(failures),
-        "Runs": f"<table>\n{head}\n{''.join(rows)}\n</table>",
+        "Runs": runs.to_html(index=False, border=0, escape=False),
     }
-    body = "\n".join([intro, *(f"<h2>{title}</h2>\n{p}" for title, p in parts.items() if p)])
+    body = f"<p>{len(rows)} runs: {counts or 'no run yet'}. All numbers, one row a run: "
+    body += f'<a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
+    body += "\n".join(f"<h2>{title}</h2>\n{part}" for title, part in parts.items() if part)
     _write(folder / "index.html", _document(study.name, body))
     return folder / "index.html"
 

@@ -9,12 +9,9 @@ import pandas
 from lgqlib.files import read_json, replacing
 from lgqlib.run import Run
 
-STUDY_FILE = "study.json"
-"""In a study's folder: `name`, and `runs`, pairs of a run's name and its variant."""
-FAILURE_FILE = "failure.json"
-"""In a run's folder, after it failed: what, where and when."""
-SHORT = {"quantizer.method": "method", "quantizer.num_codes": "num_codes"}
-"""Fields of the config whose columns have a short name."""
+STUDY_FILE = "study.json"  # a study's `name`, and `runs`, pairs of a run's name and its variant
+FAILURE_FILE = "failure.json"  # of a run that failed: what, where and when
+SHORT = {"quantizer.method": "method", "quantizer.num_codes": "num_codes"}  # names of columns
 
 
 def metrics_of(run: Run) -> pandas.DataFrame:
@@ -41,10 +38,7 @@ def state_of(folder: Path) -> str:
 
 
 def study_runs(study: Path | str) -> dict[str, str]:
-    """Give the names of a study's runs, each with its variant.
-
-    Those of its file, else all folders with a config. Raises ValueError when there is no folder.
-    """
+    """Give the names of a study's runs, each with its variant: of its file, or all folders."""
     study = Path(study)
     if not study.is_dir():
         raise ValueError(f"{study} is not a folder of a study; `python -m lgqlib.study` makes one.")
@@ -54,10 +48,7 @@ def study_runs(study: Path | str) -> dict[str, str]:
 
 
 def newest_study(runs: Path | str, study: str = "") -> Path:
-    """Give the folder of a study: the one named, else the newest below `runs`, else `runs` itself.
-
-    Raises ValueError when there is no such folder.
-    """
+    """Give the folder of a study: the one named, else the newest below `runs`, else `runs`."""
     made = sorted(Path(runs).glob(f"*/{STUDY_FILE}"), key=lambda file: -file.stat().st_mtime)
     named = [Path(runs) / study, Path(study)]
     places = named if study else [*(file.parent for file in made), Path(runs)]
@@ -69,8 +60,7 @@ def newest_study(runs: Path | str, study: str = "") -> Path:
 def collect(study: Path | str) -> pandas.DataFrame:
     """Tabulate a study, one row a run: `run`, `state`, `variant`, the config, and the evaluation.
 
-    Fields of the config have dotted names (but for `method`, `num_codes` and `seed`);
-    `images_per_second` is the median speed of training. What a run does not have is missing.
+    Fields of the config have dotted names; `images_per_second` is the median speed of training.
     Raises ValueError when `study` is no folder, or a run's config is damaged.
     """
     runs = {Path(study) / name: variant for name, variant in study_runs(study).items()}
@@ -112,8 +102,7 @@ def finished(study: Path | str) -> pandas.DataFrame:
     """Give the finished runs of a study (or of a folder of runs), one row a run.
 
     Beside the columns of `collect`: `cohort`, a number for all that differ in nothing but their
-    seed; `name`, the method and its variant; `ablation`, whether the method stands without a
-    variant beside it. Raises ValueError when no run is finished, with what to do.
+    seed; `name`, method and variant; `ablation`, whether the method stands plain beside it.
     """
     table = collect(study)
     found = table[table["state"] == "done"].copy()

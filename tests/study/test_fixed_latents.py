@@ -156,7 +156,7 @@ def test_each_hypothesis_is_asked_alone_and_last_paired_by_seed():
     assert alone["change"] == pytest.approx(-10) and alone["verdict"] == "better"
     assert table.loc[(WHOLE, "cluster"), "verdict"] == "undecided"
     assert table.loc[("annealing, added to all the others", "cluster"), "verdict"] == "worse"
-    with pytest.raises(ValueError, match="need the same seeds"):
+    with pytest.raises(ValueError, match="must be finite"):
         effects(trials[(trials["seed"] > 0) | (trials["setting"] != "authors")])
 
 

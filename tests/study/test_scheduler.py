@@ -65,7 +65,7 @@ def run_cells(tmp_path, monkeypatch):
 
     def run(*cells, limit=60.0, **parameters):
         notebook = write_notebook(tmp_path / "a.ipynb", "x = 1  # x = a number", *cells)
-        how = {"environment": {"OMP_NUM_THREADS": "7"}, "cell_limit": limit}
+        how = {"environment": {"OMP_NUM_THREADS": "7"}, "cell_limit": limit, "gpus": []}
         return execute([Job(notebook, output, parameters)], stop=tmp_path / "stop", **how)
 
     run.output, run.part = output, output.with_suffix(".part.ipynb")
@@ -280,7 +280,7 @@ def test_mistakes_are_said_before_anything_starts(project, capsys):
     arguments = write_study(project)
     write_notebook(project / "notebooks" / "01_train.ipynb", 'preset = ""')
     assert main(arguments) == 2
-    assert "has no parameter 'cache'" in capsys.readouterr().err
+    assert "has no parameter cache, method" in capsys.readouterr().err
     assert not (project / "runs").exists()
 
 
