@@ -86,7 +86,7 @@ def test_a_metric_of_one_row_is_compared_with_its_label_unit_and_direction(monke
     table = comparison_table(found).set_index("method")
     assert table.loc["FSQ", "toy error, toys ↓"] == "3.0 ± 0.0"
     (difference,) = against(found, ["toy_error"])
-    assert difference.verdict == "better" and difference.interval.mean == pytest.approx(-2)
+    assert difference.verdict == "better" and difference.difference == pytest.approx(-2)
     fig = figures.forest(tabulated([difference]), ["toy_error"], of="LGQ")
     assert fig.layout.annotations[0].text == "toy error, toys"
     assert metric_table({"toy_error": np.float64(2)}).loc["toy error, toys", "value"] == "2.0"

@@ -1,29 +1,14 @@
 """Student's 95 % intervals over seeds, and values at equal rates."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with its two-sided 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-    num_seeds: int
-
-    def above(self, bound: float = 0.0) -> int:
-        """Give 1 or -1 where the interval lies above or below a bound; 0 where it holds it."""
-        return int(self.low > bound) - int(self.high < bound)
-
-
-def mean_interval(values: Float[np.ndarray, " S"]) -> Interval:
-    """Return Student's interval for the mean of one value, or paired difference, a seed.
+def mean_interval(values: Float[np.ndarray, " S"]) -> tuple[float, float, float]:
+    """Return the mean of one value, or paired difference, a seed with Student's 95 % interval.
 
     Exact for normal seeds however few: 12.7 standard errors for two, 4.3 for three. One seed says
     nothing of others: its interval is the whole line.
@@ -33,7 +18,12 @@ def mean_interval(values: Float[np.ndarray, " S"]) -> Interval:
     mean, half = float(values.mean()), math.inf
     if len(values) > 1:
         half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))  # both sides: 95 %
-    return Interval(mean, mean - half, mean + half, len(values))
+    return mean, mean - half, mean + half
+
+
+def side(low: float, high: float, bound: float = 0.0) -> int:
+    """Give 1 or -1 where an interval lies above or below a bound; 0 where it holds it."""
+    return int(low > bound) - int(high < bound)
 
 
 def interpolate_at_rate(

@@ -17,9 +17,9 @@ from scipy.stats import multivariate_normal
 
 from lgqlib.files import write_json
 from lgqlib.measure import METRICS
+from lgqlib.measure.intervals import side
 from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.study.comparison import Difference, at_equal_rate, difference, find
-from lgqlib.study.results import settings
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided at this scale"
 VERDICTS = {1: REPRODUCED, 0: UNDECIDED, -1: NOT_REPRODUCED}
@@ -43,7 +43,7 @@ def claims_table(runs: DataFrame) -> DataFrame:
 
 
 def write_claims(runs: DataFrame, study: Path | str) -> Path:
-    """Write the claims into a study's folder as claims.json; give the path."""
+    """Write claims.json into a study's folder; give its path."""
     table = claims_table(runs).rename(columns={"claim": "text", "in the paper": "paper"})
     path = Path(study) / "claims.json"
     write_json(path, {"claims": table.reset_index(names="id").to_dict("records")})
@@ -59,9 +59,8 @@ def _pairs(runs: DataFrame, peer: str) -> list[tuple[DataFrame, DataFrame]]:
 
 
 def _ratio(d: Difference) -> str:
-    """Write a difference of logarithms as a ratio."""
-    mean, low, high = np.exp([d.interval.mean, d.interval.low, d.interval.high])
-    return f"x {mean:.2f} [{low:.2f}, {high:.2f}] ({d.interval.num_seeds} seeds)"
+    mean, low, high = np.exp([d.difference, d.low, d.high])
+    return f"x {mean:.2f} [{low:.2f}, {high:.2f}] ({d.seeds} seeds)"
 
 
 def _at_equal_k(runs: DataFrame, peer: str, **wanted: tuple[float, float]) -> Judged:
@@ -72,8 +71,8 @@ def _at_equal_k(runs: DataFrame, peer: str, **wanted: tuple[float, float]) -> Ju
         found = [d for pair in _pairs(runs, peer) if (d := difference(*pair, key, log=log))]
         if not found:
             return 0, f"needs finished runs of lgq and {peer}"
-        deciding = found[0].interval
-        directions.append(min(deciding.above(low), -deciding.above(high)))
+        ends = found[0].low, found[0].high
+        directions.append(min(side(*ends, low), -side(*ends, high)))
         written = [f"{_ratio(d) if log else d} at {d.at}" for d in found]
         said.append(f"{METRICS[key].label}: {', '.join(written)}")  # what decides is first
     return min(directions), "; ".join(said)
@@ -88,14 +87,14 @@ def _no_collapse(runs: DataFrame) -> Judged:
     directions, said = [], []
     for sign, least, most in zip((1, -1), pairs[small], pairs[large], strict=True):
         growth = difference(most, least, "perplexity", log=True)
-        directions.append(sign * growth.interval.above(PACE * math.log(large / small)))
+        directions.append(sign * side(growth.low, growth.high, PACE * math.log(large / small)))
         said.append(
             f"perplexity of {growth.a} {_ratio(growth)} from K = {small:,} to {large:,}, where "
             f"{most['active'].mean() / large:.0%} are active"
         )
     last = difference(*pairs[large], "perplexity", log=True)
     said.append(f"there lgq's is vq's {_ratio(last)}")
-    return min(*directions, last.interval.above()), "; ".join(said)
+    return min(*directions, side(last.low, last.high)), "; ".join(said)
 
 
 def _efficiency(runs: DataFrame) -> Judged:
@@ -109,7 +108,7 @@ def _efficiency(runs: DataFrame) -> Judged:
     for key in [key for key in shares if key in runs]:
         means = [f"{cohort[key].mean():.2f}" for cohort in _pairs(runs, "fsq")[0]]
         said.append(f"{METRICS[key].title}: {' against '.join(means)}")
-    return min(equal.interval.above(-MARGIN), fewer), "; ".join(said)
+    return min(side(equal.low, equal.high, -MARGIN), fewer), "; ".join(said)
 
 
 def _cold_limit(_runs: DataFrame) -> Judged:
@@ -148,14 +147,14 @@ def _mixture(_runs: DataFrame) -> Judged:
 def _usage_term(runs: DataFrame) -> Judged:
     """Judge whether perplexity grows with the weight of the usage term, all else equal."""
     own = runs[runs["method"] == "lgq"]
-    fields = ["num_codes", *(name for name in settings(runs) if name != "loss.usage")]
+    fields = ["num_codes", *(name for name in runs if "." in name and name != "loss.usage")]
     for _, first in own[own["variant"] == ""].sort_values("num_codes")[::-1].iterrows():
         alike = own[(own[fields] == first[fields]).all(axis=1)]
         weights = {weight: part.set_index("seed") for weight, part in alike.groupby("loss.usage")}
         if len(weights) > 1 and 0.0 in weights:
             d = difference(weights[max(weights)], weights[0.0], "perplexity", log=True)
             means = [f"{w:g}: {part['perplexity'].mean():.0f}" for w, part in weights.items()]
-            return d.interval.above(), (
+            return side(d.low, d.high), (
                 f"perplexity by weight ({', '.join(means)}) at {d.at}; {_ratio(d)} from 0 to "
                 f"{max(weights):g}"
             )

@@ -5,16 +5,16 @@ finished runs (`results.finished`) in; a cohort is the runs of one setting, by s
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas
+from jaxtyping import Float
 from pandas import DataFrame
 
 from lgqlib.figures.style import name_of
 from lgqlib.measure import METRICS, metric
-from lgqlib.measure.intervals import Interval, interpolate_at_rate, mean_interval
-from lgqlib.study.results import settings
+from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, side
 
 
 def cohorts(runs: DataFrame) -> list[DataFrame]:
@@ -41,28 +41,30 @@ def plain(runs: DataFrame) -> DataFrame:
     return firsts[firsts["num_codes"] == size].sort_values("cohort")
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A metric of one cohort less that of another, over the seeds that both have."""
 
     at: str  # `K = 1,024`, or an equal rate
     a: str
     b: str
     metric: str
-    interval: Interval
-
-    @property
-    def verdict(self) -> str:
-        """`better`, `worse`, `higher`, `lower` or `undecided`, of a against b."""
-        direction = self.interval.above()
-        words = {1: "higher", 0: "undecided", -1: "lower"}
-        improves = direction * metric(self.metric).better
-        return {1: "better", -1: "worse"}.get(improves, words[direction])
+    difference: float
+    low: float
+    high: float
+    seeds: int
+    verdict: str  # `better`, `worse`, `higher`, `lower` or `undecided`, of a against b
 
     def __str__(self) -> str:
-        i = self.interval
-        seeds = f"{i.num_seeds} seed{'s' if i.num_seeds > 1 else ''}"
-        return f"{i.mean:+.4g} [{i.low:+.4g}, {i.high:+.4g}] ({seeds})"
+        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        return f"{self.difference:+.4g} [{self.low:+.4g}, {self.high:+.4g}] ({seeds})"
+
+
+def _judged(at: str, a: str, b: str, key: str, values: Float[np.ndarray, " S"]) -> Difference:
+    mean, low, high = mean_interval(values)
+    direction = side(low, high)
+    words = {1: "higher", 0: "undecided", -1: "lower"}
+    improves = {1: "better", -1: "worse"}.get(direction * metric(key).better, words[direction])
+    return Difference(at, a, b, key, mean, low, high, len(values), improves)
 
 
 def difference(a: DataFrame, b: DataFrame, key: str, *, log: bool = False) -> Difference | None:
@@ -74,7 +76,7 @@ def difference(a: DataFrame, b: DataFrame, key: str, *, log: bool = False) -> Di
         return None
     x, y = (np.log(pair) if log else pair).to_numpy().T
     names = a["name"].iloc[0], b["name"].iloc[0]
-    return Difference(f"K = {a['num_codes'].iloc[0]:,}", *names, key, mean_interval(x - y))
+    return _judged(f"K = {a['num_codes'].iloc[0]:,}", *names, key, x - y)
 
 
 def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Difference | None:
@@ -96,7 +98,7 @@ def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Diffe
     if not pairs:
         return None
     x, y = np.transpose(pairs)
-    return Difference(f"equal rate ({METRICS[rate].title})", a, b, key, mean_interval(x - y))
+    return _judged(f"equal rate ({METRICS[rate].title})", a, b, key, x - y)
 
 
 def against(runs: DataFrame, keys: Sequence[str]) -> list[Difference]:
@@ -118,12 +120,7 @@ def _differences(pairs: Sequence[tuple], keys: Sequence[str]) -> list[Difference
 
 def tabulated(differences: Iterable[Difference]) -> DataFrame:
     """Write differences as a table, a row each."""
-    rows = [
-        (d.at, d.a, d.b, d.metric, i.mean, i.low, i.high, i.num_seeds, d.verdict)
-        for d, i in ((d, d.interval) for d in differences)
-    ]
-    names = ["at", "a", "b", "metric", "difference", "low", "high", "seeds", "verdict"]
-    return DataFrame(rows, columns=names)
+    return DataFrame(list(differences), columns=Difference._fields)
 
 
 def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
@@ -133,9 +130,8 @@ def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
         row = c.iloc[0][["name", "method", "variant", "ablation", "num_codes"]].to_dict()
         row |= {"seeds": len(c), "runs": ", ".join(c["run"])}
         for key in [key for key in keys if key in c and c[key].notna().all()]:
-            t = mean_interval(c[key].to_numpy(dtype=np.float64))
-            row[key] = t.mean
-            row |= {f"{key}.low": t.low, f"{key}.high": t.high} if len(c) > 1 else {}
+            row[key], low, high = mean_interval(c[key].to_numpy(dtype=np.float64))
+            row |= {f"{key}.low": low, f"{key}.high": high} if len(c) > 1 else {}
         rows.append(row)
     return DataFrame(rows)
 
@@ -146,7 +142,8 @@ def comparison_table(runs: DataFrame) -> DataFrame:
     Arrows point to where better is. Fields that differ within a method have a column.
     """
     # What belongs to a method's recipe says nothing beside its name.
-    varying = [f for f in settings(runs) if (runs.groupby("method")[f].nunique() > 1).any()]
+    by_method, fields = runs.groupby("method"), [name for name in runs if "." in name]
+    varying = [field for field in fields if (by_method[field].nunique() > 1).any()]
     known = [m for m in METRICS.values() if m.compared and m.key in runs]
     rows = []
     for c in cohorts(runs):
@@ -165,12 +162,10 @@ def comparison_note(runs: DataFrame) -> str:
     """Say what the comparison's numbers are of: seeds, images, tokens, features, direction."""
     sizes = runs.reindex(columns=["num_images", "num_tokens"]).dropna().drop_duplicates()
     said = [f"{n:,.0f} held-out images, {tokens:,.0f} tokens" for n, tokens in sizes.values]
-    note = (
+    features = {*runs.get("extractor", pandas.Series(dtype=str)).dropna()} or {"no"}
+    return (
         "Mean ± standard deviation over seeds; every number through decode(encode(x)), on "
         f"{'; '.join(said)}. Arrows point where better is; active codes and perplexity grow with "
-        "the tokens looked at."
+        "the tokens looked at. Perceptual and Fréchet distance and KID are on "
+        f"{', '.join(sorted(features))} features: they are neither LPIPS nor FID."
     )
-    if "extractor" in runs and (extractors := sorted({*runs["extractor"].dropna()})):
-        note += " Perceptual and Fréchet distance and KID are on "
-        note += f"{', '.join(extractors)} features: they are neither LPIPS nor FID."
-    return note

@@ -1,7 +1,6 @@
-"""Execute notebooks by papermill: known parameters, limits of time, and a file that stops them.
+"""Execute notebooks by papermill, with limits of time and a file that stops them.
 
-Dask's workers load only this, so nothing heavy is imported; papermill, whose engine `lgqlib` is
-here, is imported where it is used.
+Dask's workers load only this, and papermill loads its engine `lgqlib` from here: imports are light.
 """
 
 import ast
@@ -15,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,11 @@ def parameters_of(notebook: Path) -> set[str]:
     """Give the names that a notebook's `parameters` cell assigns; ValueError for no such cell."""
     # papermill's own reading of the cell leaves out lines whose comment has an equals sign.
     try:
-        node = nbformat.read(notebook, as_version=4)
-        cell = next(c for c in node.cells if "parameters" in c.metadata.get("tags", []))
-        lines = [line for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
-    except StopIteration:
-        raise ValueError(f"{notebook} has no cell tagged `parameters`.") from None
+        cells = nbformat.read(notebook, as_version=4).cells
+        (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     except Exception as error:  # nbformat raises many kinds
-        raise ValueError(f"{notebook} is no notebook ({type(error).__name__}: {error}).") from None
+        raise ValueError(f"{notebook} has no one cell of parameters ({error!r}).") from None
+    lines = [line for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
     return {t.id for line in lines for t in line.targets if isinstance(t, ast.Name)}
 
 
@@ -98,12 +95,15 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
             raise InterruptedError(f"{stop} is there.")
 
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    part = job.output.with_suffix(".part.ipynb")
+    part, ended = job.output.with_suffix(".part.ipynb"), threading.Event()
     # A socket's path may have about 100 characters, which leaves no room for a long TMPDIR.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="lgq-", dir=short) as folder:
         connection = f"{os.path.realpath(folder)}/k.json"
-        with _interrupted_by(stop, connection):
+        # Kernels that start at the same time race for TCP ports; sockets in files do not.
+        ipc = {"transport": "ipc", "connection_file": connection}
+        threading.Thread(target=_interrupt, args=(stop, connection, ended), daemon=True).start()
+        try:
             papermill.execute_notebook(
                 str(job.notebook),
                 str(part),
@@ -112,39 +112,26 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
                 progress_bar=False,
                 start_timeout=300,
                 execution_timeout=cell_limit,
-                # What follows goes to nbclient. Kernels that start at the same time race for TCP
-                # ports; sockets in files do not.
-                config=Config(
-                    {"KernelManager": {"transport": "ipc", "connection_file": connection}}
-                ),
+                # What follows goes to nbclient.
+                config=Config({"KernelManager": ipc}),
                 resources={"metadata": {"path": str(job.notebook.parent)}},
                 store_widget_state=False,
                 on_cell_start=go_on,
             )
+        finally:
+            ended.set()
     part.replace(job.output)
 
 
-@contextlib.contextmanager
-def _interrupted_by(stop: Path, connection: str) -> Iterator[None]:
+def _interrupt(stop: Path, connection: str, ended: threading.Event) -> None:
     """Send SIGINT to the kernel of a connection file as soon as the file `stop` is there."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.5):
-            if stop.exists():
-                with contextlib.suppress(psutil.Error):  # it ended by itself
-                    for child in psutil.Process().children():
-                        if connection in child.cmdline():
-                            child.send_signal(signal.SIGINT)
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    while not ended.wait(0.5):
+        if stop.exists():
+            with contextlib.suppress(psutil.Error):  # it ended by itself
+                for child in psutil.Process().children():
+                    if connection in child.cmdline():
+                        child.send_signal(signal.SIGINT)
+            return
 
 
 def __getattr__(name: str) -> type:

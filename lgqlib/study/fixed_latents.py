@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 from lgqlib.config import Config
 from lgqlib.data import evaluation_images, load, to_model
 from lgqlib.measure.geometry import count_codes, occupancy, spectrum
-from lgqlib.measure.intervals import mean_interval
+from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.temperature import critical_temperature
-from lgqlib.measure.theory import geometry_efficiency, participation_ratio, water_filling
+from lgqlib.measure.theory import geometry_efficiency, participation_ratio
 from lgqlib.presets import AUTHORS_LGQ
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import initial_codes
@@ -235,12 +235,6 @@ def _numbers(latents: FixedLatents, decoded: Any, indices: Any, num_codes: int) 
     }
 
 
-def least_error(latents: FixedLatents, num_codes: int) -> float:
-    """Give what no quantizer of K codes passes on a Gaussian of the latents' covariance."""
-    basis = spectrum(latents.held_out)
-    return float(water_filling(basis.eigenvalues, math.log(num_codes))) / basis.total
-
-
 def compare(
     seeds: Mapping[int, FixedLatents],
     settings: Mapping[str, Setting],
@@ -262,12 +256,6 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def summary(trials: pd.DataFrame) -> pd.DataFrame:
-    """Give the mean of every number over seeds, by setting and start."""
-    groups = trials.drop(columns="seed").groupby(["setting", "start"], sort=False)
-    return groups.mean(numeric_only=True).reset_index()
-
-
 def effects(trials: pd.DataFrame) -> pd.DataFrame:
     """Judge the error of each of QUESTIONS that was fitted: a row a question and start of both.
 
@@ -278,9 +266,8 @@ def effects(trials: pd.DataFrame) -> pd.DataFrame:
     for question, (a, b) in QUESTIONS.items():
         for start in [start for start in STARTS if {(a, start), (b, start)} <= {*errors}]:
             logs = np.log([errors[a, start], errors[b, start]])
-            t = mean_interval(logs[0] - logs[1])
-            ends = (float(100 * np.expm1(end)) for end in (t.mean, t.low, t.high))
-            verdict = {1: "worse", 0: "undecided", -1: "better"}[t.above()]
-            rows.append((question, start, *ends, t.num_seeds, verdict))
+            ends = mean_interval(logs[0] - logs[1])
+            verdict = {1: "worse", 0: "undecided", -1: "better"}[side(*ends[1:])]
+            rows.append((question, start, *np.expm1(ends) * 100, logs.shape[1], verdict))
     names = ["question", "start", "change", "low", "high", "num_seeds", "verdict"]
     return pd.DataFrame(rows, columns=names)

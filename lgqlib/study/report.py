@@ -39,10 +39,7 @@ pre { overflow-x: auto; padding: .7rem; background: #8881; font-size: 12px; }
 
 
 def build_report(study: Path | str) -> Path:
-    """Write results.parquet, results.csv and report/ of a study; give the path of the page.
-
-    Notebooks are converted when they are newer than their page.
-    """
+    """Write results.parquet, results.csv and report/ of a study; give the path of the page."""
     study = Path(study)
     table, folder = write_results(study), study / "report"
     if not (folder / PLOTLY).exists():
@@ -82,15 +79,15 @@ def comparison_html(study: Path | str) -> str:
 
 
 def _converted(folder: Path, pages: Path) -> str:
-    """Convert the executed notebooks of a folder to pages; give links to them."""
+    """Convert the executed notebooks of a folder that are newer than their pages; give links."""
     links = []
     for notebook in sorted((folder / "notebooks").glob("*.ipynb")):
         page = pages / f"{notebook.stem}.html"
         if not page.exists() or page.stat().st_mtime <= notebook.stat().st_mtime:
             try:
                 text = to_html(notebook)
-            except ValueError as error:
-                text = _document(notebook.name, f"<p>{escape(str(error))}</p>")
+            except Exception as error:  # of many kinds, where it was torn by a kill
+                text = _document(notebook.name, f"<p>could not be read ({escape(str(error))})</p>")
             _write(page, text)
         target = quote(f"{pages.name}/{page.name}")
         links.append(f'<a href="{target}">{escape(notebook.stem)}</a>')
@@ -98,14 +95,8 @@ def _converted(folder: Path, pages: Path) -> str:
 
 
 def to_html(notebook: Path) -> str:
-    """Convert an executed notebook to an HTML page that loads nothing but ../plotly.min.js.
-
-    Raises ValueError when the file is not a notebook (torn by a kill, say).
-    """
-    try:
-        node = nbformat.read(notebook, as_version=4)
-    except Exception as error:  # of many kinds
-        raise ValueError(f"{notebook.name} could not be read ({error}).") from None
+    """Convert an executed notebook to an HTML page that loads nothing but ../plotly.min.js."""
+    node = nbformat.read(notebook, as_version=4)
     node.metadata.pop("widgets", None)
     templates = DictLoader({"offline.html.j2": OFFLINE})
     how = {"extra_loaders": [templates], "template_file": "offline.html.j2"}

@@ -1,6 +1,5 @@
 """The results of a study as one tidy table, rebuilt from its run folders at any time."""
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +69,15 @@ def collect(study: Path | str) -> pandas.DataFrame:
 
 def _row(run: Run, variant: str) -> dict[str, Any]:
     row = {"run": run.name, "state": state_of(run.path), "variant": variant}
-    row |= {SHORT.get(name, name): value for name, value in _flat(run.config.to_dict())}
+    for name, value in pandas.json_normalize(run.config.to_dict()).iloc[0].items():
+        is_list = isinstance(value, tuple)
+        row[SHORT.get(name, name)] = ",".join(map(str, value)) if is_list else value
     if row["state"] == "done":
         row |= {k: v for k, v in run.evaluation().items() if not isinstance(v, dict | list)}
     metrics = metrics_of(run)
     if "images_per_second" in metrics:
         row["images_per_second"] = float(metrics["images_per_second"].median())
     return row
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            is_tuple = isinstance(value, tuple)
-            yield prefix + name, ",".join(map(str, value)) if is_tuple else value
 
 
 def write_results(study: Path | str) -> pandas.DataFrame:
@@ -111,15 +103,10 @@ def finished(study: Path | str) -> pandas.DataFrame:
             f"{study} has no finished run: run `python -m lgqlib.study` on a study's file, "
             "or notebooks 01_train and 02_evaluate."
         )
-    size = ["method", "num_codes"]
-    groups = found.groupby([*size, *settings(found)], sort=False, dropna=False)
+    size, fields = ["method", "num_codes"], [name for name in found if "." in name]
+    groups = found.groupby([*size, *fields], sort=False, dropna=False)
     found["cohort"], found["variant"] = groups.ngroup(), groups["variant"].transform("first")
     found["name"] = (found["method"] + " " + found["variant"]).str.strip()
     has_plain = (found["variant"] == "").groupby([found[key] for key in size]).transform("any")
     found["ablation"] = has_plain & (found["variant"] != "")
     return found.sort_values(["cohort", "seed"])
-
-
-def settings(table: pandas.DataFrame) -> list[str]:
-    """Give the columns that are fields of the config, by their dotted names."""
-    return [name for name in table if "." in name]

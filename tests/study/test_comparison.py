@@ -62,21 +62,21 @@ def test_pairing_takes_out_what_a_seed_does_to_both(runs):
     a, b = find(runs, "lgq", 1024), find(runs, "fsq", 1024)
     d = difference(a, b, "psnr")
     # One bit less is 6 dB less, half a dB is gained back.
-    assert d.interval.mean == pytest.approx(-5.495, abs=1e-6)
-    assert d.interval.high - d.interval.low < 0.1, "seeds spread over 5 dB, differences do not"
+    assert d.difference == pytest.approx(-5.495, abs=1e-6)
+    assert d.high - d.low < 0.1, "seeds spread over 5 dB, differences do not"
     assert d.verdict == "worse" and difference(b, a, "psnr").verdict == "better"
     assert difference(a, b, "active").verdict == "lower"
     assert difference(a, b, "kid") is difference(a, b, "ssim") is None
     one = difference(a[:1], b, "psnr")
-    assert (one.interval.num_seeds, one.verdict) == (1, "undecided")
+    assert (one.seeds, one.verdict) == (1, "undecided")
 
 
 def test_at_an_equal_rate_the_curve_is_read_between_its_points(runs):
     """LGQ is at 9, 11, 13 bits, FSQ at 10, 12, 14: two of LGQ's points lie within FSQ's curve."""
     for rate in ("bits_per_token_coded", "active"):  # counts on a logarithmic axis
         d = at_equal_rate(runs, "lgq", "fsq", "psnr", rate)
-        assert d.interval.mean == pytest.approx(0.505, abs=1e-6)
-        assert (d.verdict, d.interval.num_seeds) == ("better", 3)
+        assert d.difference == pytest.approx(0.505, abs=1e-6)
+        assert (d.verdict, d.seeds) == ("better", 3)
     assert at_equal_rate(runs, "lgq", "vq", "psnr", "active") is None
 
 

@@ -8,7 +8,7 @@ import torch
 from lgqlib.figures import fixed_latents as figures
 from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.temperature import critical_temperature
-from lgqlib.measure.theory import participation_ratio, zador_distortion
+from lgqlib.measure.theory import participation_ratio, water_filling, zador_distortion
 from lgqlib.study.fixed_latents import (
     CHANGES,
     PEERS,
@@ -21,7 +21,6 @@ from lgqlib.study.fixed_latents import (
     gaussian_latents,
     geometric_spectrum,
     kmeans,
-    least_error,
     lgq_settings,
     measure,
     run_latents,
@@ -31,6 +30,11 @@ from lgqlib.study.fixed_latents import (
 COMMON = {"quantizer.num_codes": 16, "train.batch_size": 64, "train.lr": 0.05}
 QUICK = COMMON | {"train.num_steps": 3}
 LGQ = lgq_settings()
+
+
+def least_error(latents, num_codes):
+    basis = spectrum(latents.held_out)
+    return water_filling(basis.eigenvalues, np.log(num_codes)) / basis.total
 
 
 @pytest.fixture(scope="module")
