@@ -10,8 +10,7 @@ from scipy import stats
 def mean_interval(values: Float[np.ndarray, " S"]) -> tuple[float, float, float]:
     """Return the mean of one value, or paired difference, a seed with Student's 95 % interval.
 
-    Exact for normal seeds however few: 12.7 standard errors for two, 4.3 for three. One seed says
-    nothing of others: its interval is the whole line.
+    Exact for normal seeds however few. One seed says nothing: its interval is the whole line.
     """
     if not np.isfinite(values).all():
         raise ValueError(f"values = {values}: they must be finite numbers, one a seed.")

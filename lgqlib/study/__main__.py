@@ -20,7 +20,6 @@ Dask cluster of one-thread workers that share these folders serves with --schedu
 
     python -m lgqlib.study notebooks/studies/full.yaml --scheduler tcp://10.0.0.1:41234 --threads 8
 """
-# Workers do not load this file: what they need is in engine.py.
 
 import argparse
 import contextlib
@@ -37,7 +36,7 @@ from pathlib import Path
 import dask
 import pandas
 import torch
-from dask.distributed import Client, Future
+from dask.distributed import Client
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
@@ -70,10 +69,9 @@ class Work:
 
     def check(self) -> None:
         """Raise ValueError for a notebook that is missing, or lacks a parameter it will get."""
-        first, *others = self.study.notebooks
-        needed = {first: {*self.study.runs[0].parameters, "runs", "cache"}}
-        needed |= {name: {"run"} for name in others}
+        needed = {name: {"run"} for name in self.study.notebooks}
         needed |= {name: {"study"} for name in self.study.summary}
+        needed[self.study.notebooks[0]] = {*self.study.runs[0].parameters, "runs", "cache"}
         for name, parameters in needed.items():
             missing = parameters - parameters_of(file := self.notebooks / f"{name}.ipynb")
             if missing:
@@ -108,7 +106,7 @@ class Work:
         return Job(notebook, folder / "notebooks" / notebook.name, given)
 
     def run(
-        self, todo: Sequence[PlannedRun], *, workers: int, threads: int, scheduler: str
+        self, todo: Sequence[PlannedRun], workers: int, threads: int, scheduler: str
     ) -> tuple[list[str], bool]:
         """Execute what runs still need, then the summaries; give what failed, and if stopped."""
         folder, stop = self.folder, self.folder / "stop"
@@ -155,7 +153,9 @@ def _execute(
             name, jobs = waiting.pop(0)
             running[client.submit(execute, jobs, **how, pure=False)] = name
         for future in [future for future in running if future.done()]:
-            name, problem = running.pop(future), _problem(future)
+            name, status = running.pop(future), future.status
+            lost = future.exception() or RuntimeError(f"the cluster has {status} it.")
+            problem = future.result() if status == "finished" else failure(lost)
             if problem and stop.exists():  # whoever stops a run does not call it a failure
                 said = "stopped"
             elif problem := _record(study / name, problem):
@@ -171,12 +171,6 @@ def _execute(
                 _say(f"{name}: {progress_of(study / name)}")
         time.sleep(0.5)
     return failed
-
-
-def _problem(future: Future) -> dict:
-    if future.status == "finished":
-        return future.result()
-    return failure(future.exception() or RuntimeError(f"the cluster has {future.status} it."))
 
 
 def _record(folder: Path, problem: dict) -> dict:
@@ -223,11 +217,11 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
 
 def progress_of(folder: Path) -> str:
     """Say how far a running task is: a run's step, images/s and time left."""
-    if not (folder / "config.json").exists():
-        return "running"  # a notebook over all runs
-    metrics, train = metrics_of(run := Run(folder)), run.config.train
+    is_run = (folder / "config.json").exists()  # or a notebook over all runs
+    metrics = metrics_of(Run(folder)) if is_run else ()
     if "loss" not in metrics:
-        return "starting"
+        return "running"
+    train = Run(folder).config.train
     step = int(metrics["step"][metrics["split"] == "train"].iloc[-1])
     if step >= train.num_steps:
         return "trained, evaluating"
@@ -245,11 +239,8 @@ def _say(text: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; give its exit code: 0, 1 (a run failed), 2 (a mistake), 130 (stopped)."""
-    parser = argparse.ArgumentParser(
-        "python -m lgqlib.study",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    how = {"description": __doc__, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser("python -m lgqlib.study", **how)
     add = parser.add_argument
     add("study", type=Path, help="the YAML file (keys: lgqlib/study/grid.py)")
     add("--runs", type=Path, default=Path("runs"), help="folder of all runs")
@@ -274,8 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
                 state = "partial" if state == "done" and work.jobs_of(planned) else state
                 print(f"{state:8} {planned.name} {planned.variant}".rstrip())
             return 0
-        how = {key: getattr(options, key) for key in ("workers", "threads", "scheduler")}
-        failed, stopped = work.run(todo, **how)
+        failed, stopped = work.run(todo, options.workers, options.threads, options.scheduler)
     except (ValueError, RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -284,10 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
     if stopped:
         print("stopped; the same command goes on from the last checkpoints.", file=sys.stderr)
         return 130
-    try:
+    with contextlib.suppress(ValueError):  # there is none to compare
         print(f"\n{comparison_table(finished(folder)).to_string(index=False)}\n")
-    except ValueError as error:  # there is none to compare
-        print(error)
     print(f"report: {folder / 'report' / 'index.html'}")
     if failed:
         print(f"failed: {', '.join(failed)} (the report says why)", file=sys.stderr)

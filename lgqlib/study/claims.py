@@ -1,8 +1,7 @@
 """The paper's claims C1 to C8, each with a verdict computed from a study's results.
 
-C6 and C7 are theorems, checked in float64 on drawn numbers; the others rest on runs paired by seed.
-A comparison at equal K is decided at the largest K that both methods have with two seeds or more;
-the other sizes stand beside it.
+C6 and C7 are theorems, checked on drawn numbers; the others rest on runs paired by seed. At equal K
+the largest size decides that both methods have with two seeds; the others stand beside it.
 """
 
 import math
@@ -34,12 +33,10 @@ Judged = tuple[int, str]
 
 def claims_table(runs: DataFrame) -> DataFrame:
     """Judge every claim by finished runs: `claim`, `verdict`, `evidence`, `in the paper`, by id."""
-    rows = {}
-    for name, (text, judge) in CLAIMS.items():
-        direction, evidence = judge(runs)
-        rows[name] = text, VERDICTS[direction], evidence, PAPER.get(name, "")
+    rows = {id: (text, *judge(runs), PAPER.get(id, "")) for id, (text, judge) in CLAIMS.items()}
     columns = ["claim", "verdict", "evidence", "in the paper"]
-    return DataFrame.from_dict(rows, orient="index", columns=columns)
+    table = DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.assign(verdict=table["verdict"].map(VERDICTS))
 
 
 def write_claims(runs: DataFrame, study: Path | str) -> Path:

@@ -22,9 +22,7 @@ def cohorts(runs: DataFrame) -> list[DataFrame]:
     return [part.set_index("seed") for _, part in runs.groupby("cohort")]
 
 
-def find(
-    runs: DataFrame, method: str, num_codes: int | np.integer, variant: str | None = None
-) -> DataFrame:
+def find(runs: DataFrame, method: str, num_codes, variant: str | None = None) -> DataFrame:
     """Give a method's cohort at K: without a variant, or the first, unless one is named."""
     own = runs[(runs["method"] == method) & (runs["num_codes"] == num_codes)]
     if variant is not None or (own["variant"] == "").any():
@@ -90,8 +88,7 @@ def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Diffe
         numbers = part.reindex(columns=[rate, key]).astype(float).replace(0, np.nan)
         mine, other = (numbers[part["method"] == method].to_numpy() for method in (a, b))
         if len(other) > 1 and np.isfinite(other).all():
-            curve, how = other.T, {"log": rate == "active"}
-            there = [interpolate_at_rate(*curve, here, **how) for here in mine[:, 0]]
+            there = [interpolate_at_rate(*other.T, x, log=rate == "active") for x in mine[:, 0]]
             both = np.column_stack([mine[:, 1], there])
             both = both[np.isfinite(both).all(1)]
             pairs += [both.mean(0)] if len(both) else []
@@ -104,18 +101,15 @@ def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Diffe
 def against(runs: DataFrame, keys: Sequence[str]) -> list[Difference]:
     """Give every difference of LGQ to a peer at equal K."""
     peers = cohorts(runs[(runs["method"] != "lgq") & ~runs["ablation"]])
-    return _differences([(find(runs, "lgq", c["num_codes"].iloc[0]), c) for c in peers], keys)
+    pairs = [(find(runs, "lgq", c["num_codes"].iloc[0]), c) for c in peers]
+    return [d for key in keys for pair in pairs if (d := difference(*pair, key))]
 
 
 def ablations(runs: DataFrame, keys: Sequence[str]) -> list[Difference]:
     """Give every difference of a variant of LGQ to LGQ itself, at equal K."""
-    own = cohorts(runs[(runs["method"] == "lgq") & runs["ablation"]])
-    return _differences([(c, find(runs, "lgq", c["num_codes"].iloc[0], "")) for c in own], keys)
-
-
-def _differences(pairs: Sequence[tuple], keys: Sequence[str]) -> list[Difference]:
-    answers = [difference(a, b, key) for key in keys for a, b in pairs]
-    return [d for d in answers if d]
+    variants = cohorts(runs[(runs["method"] == "lgq") & runs["ablation"]])
+    pairs = [(c, find(runs, "lgq", c["num_codes"].iloc[0], "")) for c in variants]
+    return [d for key in keys for pair in pairs if (d := difference(*pair, key))]
 
 
 def tabulated(differences: Iterable[Difference]) -> DataFrame:

@@ -49,12 +49,7 @@ def parameters_of(notebook: Path) -> set[str]:
 
 
 def execute(
-    jobs: Sequence[Job],
-    *,
-    stop: Path,
-    cell_limit: float,
-    environment: Mapping[str, str],
-    gpus: Sequence[str],
+    jobs: Sequence[Job], *, stop: Path, cell_limit: float, environment: Mapping, gpus: Sequence[str]
 ) -> dict[str, str]:
     """Execute notebooks one after the other; give the failure of the first that fails, or `{}`.
 

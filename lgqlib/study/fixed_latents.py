@@ -4,9 +4,7 @@ A setting is fitted to latents x as they are: its quantizer's terms are all ther
 between a learned linear encoder with rows of norm 1 and a linear decoder, z = W x, x' = V z_q + b,
 where mean (x' - x)^2 is minimized too: the smallest tokenizer in which the encoder's gradient
 matters. FSQ has nothing to fit and needs some scale, so it always stands there, with a free W.
-
-Latents have mean square 1 a channel. Distortion is the mean squared error on held-out latents over
-their variance: 1 without a code.
+Distortion is the mean squared error on held-out latents over their variance: 1 without a code.
 """
 
 import math
@@ -55,15 +53,10 @@ CHANGES: dict[str, Setting] = {
     "identity": {"quantizer.lgq.identity": 1.0},
 }
 """The four hypotheses: changes of the authors' setting. The last needs an encoder."""
-QUESTIONS: dict[str, tuple[str, str]] = {WHOLE: (WHOLE, "authors")} | {
-    f"{name}, {context}": pair
-    for name in CHANGES
-    for context, pair in {
-        "added to the authors'": (f"+ {name}", "authors"),
-        "added to all the others": (WHOLE, f"all but {name}"),
-    }.items()
-}
-"""Each hypothesis is asked twice: a setting, and what it is judged against."""
+QUESTIONS = {WHOLE: (WHOLE, "authors")}  # each is asked twice: a setting, and one to judge it by
+for _name in CHANGES:
+    QUESTIONS[f"{_name}, added to the authors'"] = f"+ {_name}", "authors"
+    QUESTIONS[f"{_name}, added to all the others"] = WHOLE, f"all but {_name}"
 
 
 def lgq_settings(changes: Sequence[str] = tuple(CHANGES)) -> dict[str, Setting]:
@@ -244,10 +237,10 @@ def compare(
     encoder_dim: int = 0,
 ) -> pd.DataFrame:
     """Fit settings, and what is `common` to all, from every start; a row a fit, and for k-means."""
-    rows = []
+    rows, num_codes = [], common["quantizer.num_codes"]
     for seed, latents in seeds.items():
         row = {"setting": "k-means", "method": "kmeans", "start": "k-means++", "seed": seed}
-        rows.append(row | kmeans(latents, common["quantizer.num_codes"], seed=seed))
+        rows.append(row | kmeans(latents, num_codes, seed=seed))
     for name, how, seed in tqdm([(n, h, s) for n in settings for h in starts for s in seeds]):
         setting = {**common, **settings[name]}
         bench = fit(setting, seeds[seed], encoder_dim=encoder_dim, start=how, seed=seed)

@@ -31,7 +31,6 @@ from lgqlib.presets import preset
 from lgqlib.quantizers import build
 
 NAMED = ("preset", "method", "num_codes", "seed")  # parameters of 01_train beside its overrides
-LISTS = ("quantizer.levels",)  # fields whose value is itself a list; several are a list of lists
 SCHEMA = yaml.safe_load(r"""
 type: object
 additionalProperties: false
@@ -63,7 +62,6 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        """Name of the run's folder."""
         return self.config.run_name
 
 
@@ -75,7 +73,7 @@ class Study:
     runs: list[PlannedRun]
     notebooks: list[str]
     summary: list[str]
-    cell_limit: float
+    cell_limit: float  # seconds
 
 
 class _Strict(yaml.SafeLoader):
@@ -114,8 +112,7 @@ def parse_study(value: Any, *, folder: Path = Path()) -> Study:
     variants = [{"name": ""}, *value.get("variants", [])]
     if len({variant["name"] for variant in variants}) < len(variants):
         raise ValueError("$.variants: two have one name.")
-    runs: dict[str, PlannedRun] = {}
-    seen: list[dict] = []
+    runs, seen = {}, []
     for variant in variants:
         name, own = variant["name"], {k: v for k, v in variant.items() if k != "name"}
         # A variant's own choices go outside, so that the seeds of a setting stay together.
@@ -124,21 +121,21 @@ def parse_study(value: Any, *, folder: Path = Path()) -> Study:
                 seen.append(settings)
                 run = _planned(name, settings, base, folder)
                 runs.setdefault(run.name, run)  # two ways to one config are one run
-    notebooks = value.get("notebooks", ["01_train", "02_evaluate"])
-    limit = float(value.get("cell_limit", 86_400))
-    return Study(value["name"], [*runs.values()], notebooks, value.get("summary", []), limit)
+    default = {"notebooks": ["01_train", "02_evaluate"], "summary": [], "cell_limit": 86_400}
+    return Study(value["name"], [*runs.values()], *(value.get(k, v) for k, v in default.items()))
 
 
 def _planned(variant: str, point: Mapping, base: Mapping, folder: Path) -> PlannedRun:
     try:
         settings = {"preset": "laptop"} | base | point
-        for key in [f"quantizer.{name}" for name in NAMED]:
-            if key in settings:
-                raise ValueError(f"{key}: write it as {key.partition('.')[2]!r}.")
+        for key in NAMED:
+            if f"quantizer.{key}" in settings:
+                raise ValueError(f"quantizer.{key}: write it as {key!r}.")
         if settings.get("data.root"):
             settings["data.root"] = str((folder / str(settings["data.root"])).resolve())
         named = {key: settings.pop(key) for key in NAMED if key in settings}
-        start = preset(named["preset"], **{k: v for k, v in named.items() if k != "preset"})
+        parameters = {"preset": named.pop("preset")}
+        start = preset(parameters["preset"], **named)
         config = start.override(settings)
         build(config.quantizer, config.backbone.dim)  # a size may be no product of levels
         overrides = " ".join(shlex.quote(f"{k}={_text(v)}") for k, v in settings.items())
@@ -148,10 +145,8 @@ def _planned(variant: str, point: Mapping, base: Mapping, folder: Path) -> Plann
     except (ValueError, TypeError, AttributeError) as error:
         shown = " ".join([variant, *(f"{key}={_text(value)}" for key, value in point.items())])
         raise ValueError(f"run {shown.strip()}: {error}") from None
-    quantizer = config.quantizer
-    parameters = {"preset": named["preset"], "method": quantizer.method, "seed": config.seed}
-    parameters |= {"num_codes": quantizer.num_codes, "overrides": overrides}
-    return PlannedRun(config, parameters, variant)
+    parameters |= {"method": config.quantizer.method, "num_codes": config.quantizer.num_codes}
+    return PlannedRun(config, parameters | {"seed": config.seed, "overrides": overrides}, variant)
 
 
 def _text(value: Any) -> str:
@@ -163,7 +158,7 @@ def _combinations(choices: Mapping[str, Any]) -> list[dict[str, Any]]:
     lists = {}
     for key, values in choices.items():
         several = isinstance(values, list)
-        if several and key in LISTS:
+        if several and key == "quantizer.levels":  # one value is a list, several are lists
             several = any(isinstance(item, list) for item in values)
         lists[key] = values if several else [values]
     return [dict(zip(lists, choice, strict=True)) for choice in itertools.product(*lists.values())]

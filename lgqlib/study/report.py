@@ -33,8 +33,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-pre { overflow-x: auto; padding: .7rem; background: #8881; font-size: 12px; }
+pre { overflow-x: auto; font-size: 12px; }
 """
 
 
