@@ -51,7 +51,6 @@ from lgqlib.train import stop_signals
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 BYTES_A_RUN = 2 * 2**30  # memory that a kernel may take, when workers are counted
-LINE_EVERY = 20  # seconds between lines of progress
 DASK = {  # a machine that sleeps, or is short of memory or cores, is slow, not gone
     "distributed.comm.timeouts": {"connect": "300s", "tcp": "300s"},
     "distributed.scheduler.worker-ttl": None,
@@ -120,8 +119,7 @@ class Work:
             for planned in todo:
                 Run.create(folder, planned.config)
             summary = {n: [self.job(n, folder, study=str(folder))] for n in self.study.summary}
-            if not tasks:
-                summary = {n: jobs for n, jobs in summary.items() if not jobs[0].output.exists()}
+            summary = {n: j for n, j in summary.items() if tasks or not j[0].output.exists()}
             if skipped := len(todo) - len(tasks):
                 _say(f"{skipped} of {len(todo)} runs are done already")
             gpus = [] if scheduler else _gpus()
@@ -165,7 +163,7 @@ def _execute(
                 said = "done"
             _say(f"{name}: {said} ({len(waiting) + len(running)} to go)")
             build_report(study)  # to be read while the rest goes on
-        if time.monotonic() - spoke > LINE_EVERY:
+        if time.monotonic() - spoke > 20:  # seconds between lines of progress
             spoke = time.monotonic()
             for name in running.values():
                 _say(f"{name}: {progress_of(study / name)}")
@@ -211,7 +209,8 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
     how = {"address": scheduler, "timeout": 30} if scheduler else local
     with dask.config.set(DASK), Client(**how) as client:
         if not scheduler:
-            client.run(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes
+            # A terminal sends Ctrl-C to the workers too, which leave it to this process.
+            client.run(lambda: bool(signal.signal(signal.SIGINT, signal.SIG_IGN)))
         yield client
 
 

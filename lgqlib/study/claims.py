@@ -26,8 +26,7 @@ BELOW, ANY = (-math.inf, 0.0), (-math.inf, math.inf)
 HALF = (math.log(0.4), math.log(0.6))  # what counts as about half of FSQ's active codes
 PACE = 0.5  # exponent of perplexity over K below which a codebook counts as collapsing
 MARGIN = 0.1  # dB of PSNR within which fidelity counts as comparable
-# 1 where the numbers say what the paper claims, -1 the opposite, 0 neither; and the numbers. Of
-# several parts that must all hold, the least decides.
+# 1: as the paper claims, -1: the opposite, 0: neither; of several parts the least decides.
 Judged = tuple[int, str]
 
 

@@ -90,9 +90,8 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_study(path: Path | str) -> Study:
+def read_study(path: Path) -> Study:
     """Read and check a study. Raises ValueError that names the file, and the key or the run."""
-    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         return parse_study(yaml.load(text, Loader=_Strict), folder=path.resolve().parent)

@@ -49,8 +49,7 @@ def study_runs(study: Path | str) -> dict[str, str]:
 def newest_study(runs: Path | str, study: str = "") -> Path:
     """Give the folder of a study: the one named, else the newest below `runs`, else `runs`."""
     made = sorted(Path(runs).glob(f"*/{STUDY_FILE}"), key=lambda file: -file.stat().st_mtime)
-    named = [Path(runs) / study, Path(study)]
-    places = named if study else [*(file.parent for file in made), Path(runs)]
+    places = [Path(runs) / study, Path(study)] if study else [*(f.parent for f in made), Path(runs)]
     chosen = next((place for place in places if place.is_dir()), places[-1])
     study_runs(chosen)
     return chosen
