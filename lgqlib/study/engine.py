@@ -104,6 +104,7 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
                 str(part),
                 dict(job.parameters),
                 kernel_name="python3",
+                language="python",  # said here, as a notebook need not say it
                 progress_bar=False,
                 start_timeout=300,
                 execution_timeout=cell_limit,

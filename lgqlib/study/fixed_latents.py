@@ -204,9 +204,9 @@ def _train(bench: Bench, x: Float[Tensor, "n c 1 1"]) -> None:
 def measure(bench: Bench, latents: FixedLatents) -> dict[str, float]:
     """Measure a fitted quantizer on held-out latents."""
     z = bench.encoder(torch.from_numpy(latents.held_out)[..., None, None])
-    indices = bench.quantizer.encode(z)
+    indices = bench.quantizer.encode(z)  # [M, 1, 1]
     decoded = bench.decoder(bench.quantizer.lookup(indices)).flatten(1)
-    return _numbers(latents, decoded, indices, bench.quantizer.num_codes)
+    return _numbers(latents, decoded, indices.flatten(), bench.quantizer.num_codes)
 
 
 def kmeans(latents: FixedLatents, num_codes: int, *, seed: int = 0) -> dict[str, float]:
