@@ -84,7 +84,7 @@ def test_every_bad_parameter_is_refused_by_its_name(trained, cache, tmp_path):
         others = {"00": {}, "01": {"cache": str(cache)}}.get(name[:2], run)
         told += [((name, until, others | each), map(str, [*each.items()][-1])) for each in bad]
     wrong = ("03_geometry", "Codes(", run | {"projection": "tsne"})
-    told.append((wrong, ["'tsne', expected one of plane, pca, umap"]))
+    told.append((wrong, ["'tsne' of 5 channels: give pca, umap, or plane"]))
 
     bare = str(Run.create(tmp_path / "bare", trained("lgq").config).path)
     for name in ("02_evaluate", "03_geometry", "04_entropy", "05_temperature"):

@@ -77,7 +77,7 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
 def test_only_an_evaluation_of_the_last_step_is_done(tmp_path, wrong):
     run = finished_run(tmp_path)
     assert state_of(run.path) == "done"
-    write_json(run.path / "evaluation.json", wrong, sealed=True)
+    write_json(run.path / "evaluation.json", wrong)
     assert state_of(run.path) == "partial"
 
 
