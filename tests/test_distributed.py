@@ -47,7 +47,7 @@ class Job(loop.Job):
         found[self.config.quantizer.method] = self.tokenizer.codebook.detach().contiguous()
 
 loop.Job = Job  # trains as ever, and shows what each rank holds
-for run in map(Run.open, sys.argv[4:]):
+for run in map(Run, sys.argv[4:]):
     loop.train(run.config, run, cache=cache, progress=False)
 
 rank, given = torch.distributed.get_rank(), load_file(folder / "given.safetensors")
