@@ -98,8 +98,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Start backbone and codebook from real training images in [-1, 1], once, before training.
 
         First the linear path, at the principal components of their patches; then the quantizer,
-        from their latents; then the linear path back, from what the quantizer makes of them. The
-        same on all ranks when images and seed are.
+        from their latents; then the linear path back, where the quantizer bounds them. The same on
+        all ranks when images and seed are.
         """
         start = self.config.backbone.start
         if start != "random":
@@ -109,7 +109,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         flat = latents.movedim(1, -1).flatten(0, -2)
         self.quantizer.initialize(flat, start=q.start, prefit=q.prefit)
         indices = self.quantizer.encode(latents)
-        if start != "random":
+        if start != "random" and self.quantizer.bounded:
             fit_linear(self.decoder, self.quantizer.lookup(indices), images)
         self.observe(latents, indices)
 

@@ -33,6 +33,8 @@ class Quantizer(nn.Module):
 
     energy = "squared"
     """By which the nearest code is chosen."""
+    bounded = False
+    """Whether codes are given, not placed among latents: a decoder has to undo their bounds."""
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__()

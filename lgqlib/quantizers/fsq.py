@@ -68,6 +68,8 @@ def _factors(product: int) -> tuple[int, ...] | None:
 class _Implicit(Quantizer):
     """Hold a library's quantizer: its projections, codes and indices behind our contract."""
 
+    bounded = True
+
     def __init__(self, num_codes: int, dim: int, library: nn.Module):
         super().__init__(num_codes, dim)
         self.library = library
