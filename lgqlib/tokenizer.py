@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,11 @@ from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
 from lgqlib.quantizers.assignment import mean_over_ranks
-from lgqlib.quantizers.base import Quantized
+from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
 from lgqlib.quantizers.lgq import LGQ, prune
 
+SHIPPED = Path(__file__).parent / "pretrained"
+"""Tokenizers that come with the package, a folder each."""
 MOMENTUM = 0.98
 """Of the running moments behind tau_c: about fifty steps of memory."""
 DISTORTION_MOMENTUM = 0.9
@@ -62,6 +65,29 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.register_buffer("observed", torch.zeros((), dtype=torch.int64))
         self.register_buffer("distortion", torch.zeros(()))  # running D, summed over channels
         self.register_buffer("trained_tau", torch.full((), math.nan))
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options) -> "Tokenizer":
+        """Open a tokenizer: one that ships (`SHIPPED`), a folder, or a name on the Hub.
+
+        Every tensor must be there, with its shape, and none besides; `options` are
+        `huggingface_hub`'s. Raises ValueError that names what is missing or does not fit.
+        """
+        shipped = SHIPPED / name
+        folder = shipped if (shipped / "config.json").exists() else Path(name)
+        for file in ("config.json", "model.safetensors") if folder.is_dir() else ():
+            if not (folder / file).is_file():
+                raise ValueError(f"{folder} has no {file}: save_pretrained writes it.")
+        try:
+            return super().from_pretrained(
+                str(folder if folder.is_dir() else name), **{"strict": True, **options}
+            )
+        except OSError as error:
+            known = ", ".join(sorted(path.name for path in SHIPPED.glob("*/")))
+            said = f"neither one that ships ({known}) nor a folder, and the Hub: {error}"
+            raise ValueError(f"{name!r} is {said}") from None
+        except RuntimeError as error:  # of load_state_dict, which lists the tensors
+            raise ValueError(f"{name} does not hold the weights of its config: {error}") from None
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
@@ -117,7 +143,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def observe(self, latents: Float[Tensor, "b c h w"], indices: Int[Tensor, "b h w"]) -> None:
         """Add a training batch to the running moments and error of the latents, over all ranks."""
         errors = self.quantizer.points(latents) - F.embedding(indices, self.quantizer.sites)
-        now = mean_over_ranks(errors.square().sum(-1).mean())
+        now = mean_over_ranks(errors.square().sum(-1).mean()).to(self.distortion)
         self.distortion.lerp_(now, 1 - (DISTORTION_MOMENTUM if self.distortion > 0 else 0))
         if self._has_tau_c:
             flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
@@ -127,7 +153,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
 
     def latents(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
         """Encode images in [-1, 1] into normalized latents, float32."""
-        return self.encoder(images).float()
+        return self.encoder(images.to(self._dtype)).float()
 
     def encode(self, images: Float[Tensor, "b 3 S S"]) -> Int[Tensor, "b h w"]:
         """Encode images in [-1, 1] into indices."""
@@ -135,16 +161,26 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
 
     def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 S S"]:
         """Decode indices into images in [-1, 1]; ValueError for an index outside [0, K)."""
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_codes:
-            raise ValueError(
-                f"indices from {int(indices.min())} to {int(indices.max())}: "
-                f"they must be in [0, {self.num_codes})."
-            )
+        indices = as_indices(indices)
+        if not torch.compiler.is_exporting() and indices.numel():
+            low, high = int(indices.min()), int(indices.max())
+            if not 0 <= low <= high < self.num_codes:
+                said = f"indices from {low} to {high}: they must be in [0, {self.num_codes})."
+                raise ValueError(said)
         return self.decode_latents(self.quantizer.lookup(indices))
 
     def decode_latents(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S"]:
         """Decode vectors, codes or any others (a soft average, say), into images in [-1, 1]."""
-        return self.decoder(z_q)
+        return self.decoder(z_q.to(self._dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.encoder.parameters()).dtype
+
+    def _apply(self, fn, recurse: bool = True):
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        return super()._apply(float32_at_least(fn), recurse=False)  # the running statistics
 
     def forward(
         self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
