@@ -91,10 +91,8 @@ class Quantizer(nn.Module):
             shaped = found.reshape(z.shape if found.ndim == 4 else (len(z), *z.shape[2:]))
             return shaped.movedim(1, -1) if channels_last and found.ndim == 4 else shaped
 
-        flat = (
-            z if z.ndim == 4 else z.reshape(len(z), self.dim, *([-1, 1] if z.ndim > 2 else [1, 1]))
-        )
-        return flat.to(self.dtype), given
+        area = z.shape[2:] if z.ndim == 4 else (math.prod(z.shape[2:]), 1)
+        return z.reshape(len(z), self.dim, *area).to(self.dtype), given
 
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
