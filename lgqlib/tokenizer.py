@@ -30,7 +30,7 @@ DISTORTION_MOMENTUM = 0.9
 class Reconstruction(NamedTuple):
     """What a forward pass of the tokenizer gives."""
 
-    images: Float[Tensor, "b 3 S S"]
+    images: Float[Tensor, "b 3 H W"]
     """In [-1, 1], up to what the decoder overshoots."""
     quantized: Quantized
     latents: Float[Tensor, "b c h w"]
@@ -120,7 +120,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return self.quantizer.energy in ("squared", "norm")
 
     @torch.no_grad()
-    def initialize(self, images: Float[Tensor, "n 3 S S2"], *, chunk: int = 64) -> None:
+    def initialize(self, images: Float[Tensor, "n 3 H W"], *, chunk: int = 64) -> None:
         """Start backbone and codebook from real training images in [-1, 1], once, before training.
 
         First the linear path, at the principal components of their patches; then the quantizer,
@@ -147,19 +147,26 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.distortion.lerp_(now, 1 - (DISTORTION_MOMENTUM if self.distortion > 0 else 0))
         if self._has_tau_c:
             flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
-            now = torch.stack(critical_moments(flat, self.quantizer.energy))
+            center = mean_over_ranks(flat.mean(0))
+            now = torch.stack(critical_moments(flat, self.quantizer.energy, center=center))
             self.moments.lerp_(mean_over_ranks(now), 1 - MOMENTUM)
             self.observed += 1
 
-    def latents(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
-        """Encode images in [-1, 1] into normalized latents, float32."""
+    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Encode images in [-1, 1] into normalized latents, float32.
+
+        Raises ValueError for sides that are no multiples of the downsampling factor.
+        """
+        factor, sides = self.config.backbone.downsample, tuple(images.shape[-2:])
+        if any(side % factor for side in sides):
+            raise ValueError(f"images of {sides} pixels: sides must be multiples of {factor}.")
         return self.encoder(images.to(self._dtype)).float()
 
-    def encode(self, images: Float[Tensor, "b 3 S S"]) -> Int[Tensor, "b h w"]:
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b h w"]:
         """Encode images in [-1, 1] into indices."""
         return self.quantizer.encode(self.latents(images))
 
-    def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 S S"]:
+    def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 H W"]:
         """Decode indices into images in [-1, 1]; ValueError for an index outside [0, K)."""
         indices = as_indices(indices)
         if not torch.compiler.is_exporting() and indices.numel():
@@ -169,7 +176,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
                 raise ValueError(said)
         return self.decode_latents(self.quantizer.lookup(indices))
 
-    def decode_latents(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S"]:
+    def decode_latents(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Decode vectors, codes or any others (a soft average, say), into images in [-1, 1]."""
         return self.decoder(z_q.to(self._dtype))
 
@@ -183,7 +190,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return super()._apply(float32_at_least(fn), recurse=False)  # the running statistics
 
     def forward(
-        self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
+        self, images: Float[Tensor, "b 3 H W"], tau: float | Tensor | None = None
     ) -> Reconstruction:
         """Reconstruct images: in training at temperature tau, in evaluation by the indices alone.
 

@@ -145,8 +145,15 @@ class Quantizer(nn.Module):
         """Start the codebook from real latents, once, before training.
 
         `start`: a name in `start.STARTS`, by default the method's own; `prefit`: anneal it on the
-        latents. Equal on all ranks when the latents are. Implicit codebooks have nothing to do.
+        latents. Equal on all ranks when the latents are. Implicit codebooks have nothing to do, and
+        raise ValueError where they are asked to.
         """
+        if start or prefit:
+            name, value, none = ("start", start, "") if start else ("prefit", prefit, False)
+            raise ValueError(
+                f"quantizer.{name} = {value!r}: it must be {none!r} with {type(self).__name__}, "
+                "whose codes are given."
+            )
 
     def after_step(self) -> None:
         """Do what a quantizer does once the optimizer moved its codes."""

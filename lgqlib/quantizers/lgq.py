@@ -209,6 +209,8 @@ def prune(
     smaller = copy.deepcopy(quantizer)
     smaller.num_codes = len(kept)
     smaller.codes = nn.Parameter(quantizer.codes.detach()[kept].clone())
+    if quantizer.move:
+        smaller.mass, smaller.share = quantizer.mass[kept], quantizer.share[kept]
     if quantizer.width_logits is not None:
         smaller.width_logits = nn.Parameter(quantizer.width_logits.detach()[kept].clone())
     index_map = torch.full((quantizer.num_codes,), -1, dtype=torch.int64, device=counts.device)
