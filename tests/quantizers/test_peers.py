@@ -193,8 +193,8 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
 @pytest.mark.parametrize(
     "num_codes, levels",
     [
-        (1024, (8, 8, 4, 4)),
-        (16384, (8, 8, 8, 8, 4)),
+        (1024, (16, 8, 8)),
+        (16384, (32, 8, 8, 8)),
         (65536, (16, 16, 16, 16)),
         (240, (8, 6, 5)),  # the sets that the FSQ paper recommends
         (1000, (8, 5, 5, 5)),
