@@ -43,7 +43,7 @@ STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")  # the last: clo
 
 def schedule(kind: str, start: float, end: float) -> Setting:
     """Give a schedule of the temperature in units of the first critical one."""
-    values = {"kind": kind, "start": start, "end": end, "reduced": True}
+    values = {"kind": kind, "start": start, "end": end, "unit": "tau_c"}
     return {f"temperature.{name}": value for name, value in values.items()}
 
 
@@ -184,7 +184,7 @@ def _train(bench: Bench, x: Float[Tensor, "n c 1 1"]) -> None:
     still = isinstance(bench.encoder, nn.Identity)
     for step in range(config.train.num_steps):
         batch = x[torch.randint(len(x), (config.train.batch_size,))]
-        if config.temperature.reduced and (step == 0 or (step % 10 == 0 and not still)):
+        if config.temperature.unit == "tau_c" and (step == 0 or (step % 10 == 0 and not still)):
             seen = bench.encoder(x if still else batch).detach().flatten(1)
             tau_c = critical_temperature(seen, energy=bench.quantizer.energy)
         tau = config.temperature.at(step, config.train.num_steps) * tau_c

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import json
 import math
 from types import SimpleNamespace
 
@@ -33,6 +32,7 @@ from lgqlib.explorers.softness import Softness
 from lgqlib.explorers.temperature import TemperatureExplorer
 from lgqlib.explorers.view import View
 from lgqlib.figures.plane import clusters
+from lgqlib.files import read_json
 from lgqlib.measure.annealing import anneal
 from lgqlib.measure.projection import project
 from lgqlib.quantizers.assignment import probabilities, soft_assign
@@ -285,7 +285,7 @@ def test_runs_are_keyed_by_method_and_numbered(trained, tmp_path):
         open_runs("", runs=tmp_path)
     run = Run.create(tmp_path, lgq.config)
     path = record(run, "03_geometry", {"a": np.float32(0.5), "b": math.nan, "c": 3})
-    assert json.loads(path.read_text()) == {"a": 0.5, "b": None, "c": 3}, "JSON has no NaN"
+    assert read_json(path).items() >= {"a": 0.5, "b": None, "c": 3}.items(), "JSON has no NaN"
 
 
 def test_a_live_figure_is_created_in_the_browser_with_its_data(monkeypatch):

@@ -21,7 +21,7 @@ NOISE = (0.0, 0.01, -0.01)
 def made(folder, truth, *, seeds=3, usage=()):
     """Give runs of a study from {(method, K): numbers}, with a little noise between seeds.
 
-    `usage`: perplexities of LGQ with the weight 0 of its usage term, and with 0.3.
+    `usage`: perplexities of LGQ with the weight 0.03 of its usage term, and with 0.3.
     """
     runs = []
     for seed, noise in list(enumerate(NOISE))[:seeds]:
@@ -30,7 +30,7 @@ def made(folder, truth, *, seeds=3, usage=()):
             noisy = {key: value * factor for key, value in numbers.items()}
             named = dict(method=method, num_codes=num_codes, seed=seed)
             runs.append((finished_run(folder, numbers=noisy, **named), ""))
-        for weight, perplexity in zip((0, 0.3), usage, strict=False):
+        for weight, perplexity in zip((0.03, 0.3), usage, strict=False):
             numbers = {"perplexity": perplexity * (1 + noise)}
             run = finished_run(folder, seed=seed, more=f"loss.usage={weight}", numbers=numbers)
             runs.append((run, f"usage {weight}"))

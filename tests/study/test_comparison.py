@@ -41,7 +41,7 @@ def runs(tmp_path_factory):
                 made.append((finished_run(folder, numbers=numbers, **how), ""))
     for seed in (0, 1, 2):
         numbers = {"psnr": 10.0 + seed, "active": 5.0, "bits_per_token_coded": 10.5, "kid": 0.1}
-        run = finished_run(folder, seed=seed, more="loss.usage=0", numbers=numbers)
+        run = finished_run(folder, seed=seed, more="loss.commit=0.5", numbers=numbers)
         made.append((run, "no usage"))
     return finished(study_of(folder, made))
 
@@ -104,10 +104,10 @@ def test_the_table_has_spreads_and_the_settings_that_differ_within_a_method(runs
     assert table.loc[("FSQ", "4,096"), "PSNR, dB ↑"] == "72.33 ± 2.52"
     assert table.loc[("LGQ no usage", "1,024"), "KID ↓"] == "0.10000 ± 0.00000"
     assert table.loc[("FSQ", "1,024"), "KID ↓"] == "–"
-    assert table.loc[("LGQ no usage", "1,024"), "loss.usage"] == "0.0"
+    assert table.loc[("LGQ no usage", "1,024"), "loss.commit"] == "0.5"
     assert {"backbone.dim", "seeds"} < set(table) and "train.lr" not in table
     one = comparison_table(runs[runs["num_codes"] == 4096])
     assert list(one["method"]) == ["LGQ", "FSQ"]
-    assert "loss.usage" not in one, "a recipe is no column"
+    assert "loss.commit" not in one, "a recipe is no column"
     for part in ("256 held-out images", "16,384 tokens", "lite2", "standard deviation"):
         assert part in comparison_note(runs)
