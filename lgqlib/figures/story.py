@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ Pixels = UInt8[np.ndarray, "_ _ 3"]
 GROUNDS = {"light": (255, 255, 255), "dark": (20, 22, 26)}
 WIDE = 1240
 """Pixels across the page."""
+CSS = Path(__file__).with_name("story.css")
 
 
 # Colors ------------------------------------------------------------------------------------------
@@ -249,8 +251,12 @@ def temperature_chart(
         marks.append(_line(0, float(y(value)), centers[-1] + 70, float(y(value)), "grid"))
         marks.append(words(0, float(y(value)) - 4, f"{value:g} bits", "small"))
     for value, said in marks_at.items():
-        place = float(x(np.log(value)))
-        marks += [_line(place, -4, place, low, "mark"), words(place + 6, low - 8, said)]
+        place, is_high = (
+            float(x(np.log(value))),
+            np.interp(-np.log(value), -np.log(warmth), bits) > top / 2,
+        )
+        marks += [_line(place, -4, place, low, "mark")]
+        marks += [words(place + 6, low - 10 if is_high else 40, said)]
     marks.append(_curve(at[shown], y(bits[shown]), "curve"))
     for value, place in zip(panels, centers, strict=True):
         entropy = np.interp(-np.log(value), -np.log(warmth), bits)
@@ -258,8 +264,10 @@ def temperature_chart(
         marks += [words(place + 9, float(y(entropy)) - 9, _codes(2**entropy), "lab b")]
         said = f"{value:.2g}" if value < 10 else f"{value:.0f}"
         marks += [words(place, low + 18, said, text_anchor="middle")]
-    end = centers[-1] + 80
-    marks += [words(0, low + 18, "hotter", "small"), words(end, low + 18, "→ cold limit", "small")]
+    end = WIDE - centers[0]
+    marks += [words(0, low + 18, "hotter", "small"), tag("circle", cx=end, cy=low, r=5, cls="dot")]
+    marks += [words(end + 9, low - 9, "1 code", "lab b")]
+    marks += [words(end, low + 18, "the cold limit", text_anchor="middle")]
     said = "temperature, in units of the natural width"
     marks += [words(WIDE / 2, low + 38, said, text_anchor="middle")]
     return svg(WIDE, 176, *marks, label=said)
@@ -282,17 +290,19 @@ def plane(
     """Draw points and codes of the plane; `within`: points that decide what part of it is shown."""
     (x0, y0), (x1, y1) = np.quantile(within, (0.002, 0.998), axis=0)
     half = max(x1 - x0, y1 - y0) / 2 * 1.06 or 1.0
+    tall = round(side * float(np.clip((y1 - y0) / (x1 - x0 or 1.0) * 1.5, 0.5, 1)))
     x = Scale((x0 + x1) / 2 - half, (x0 + x1) / 2 + half, 4, side - 4)
-    y = Scale((y0 + y1) / 2 - half, (y0 + y1) / 2 + half, side - 4, 4)
+    half *= (tall - 8) / (side - 8)
+    y = Scale((y0 + y1) / 2 - half, (y0 + y1) / 2 + half, tall - 4, 4)
 
     def dots(places, fills, **more):
         kept = [p for p in zip(x(places[:, 0]), y(places[:, 1]), fills, strict=True)
-                if 0 <= p[0] <= side and 0 <= p[1] <= side]  # fmt: skip
+                if 0 <= p[0] <= side and 0 <= p[1] <= tall]  # fmt: skip
         return [tag("circle", cx=f"{a:.1f}", cy=f"{b:.1f}", fill=c, **more) for a, b, c in kept]
 
-    ground = tag("rect", width=side, height=side, cls="ground")
+    ground = tag("rect", width=side, height=tall, cls="ground")
     few = dots(points, shades, r=1.6, opacity=0.75)
-    return svg(side, side, ground, *few, *dots(codes, inks, r=radius, cls="ring" if radius > 4 else
+    return svg(side, tall, ground, *few, *dots(codes, inks, r=radius, cls="ring" if radius > 4 else
                "code-dot"))  # fmt: skip
 
 
@@ -308,11 +318,11 @@ def split_chart(annealing: Annealing, width: float) -> str:
         marks += [_line(40, float(y(value)), width, float(y(value)), "grid")]
     seen = annealing.observed / annealing.predicted
     theory, found = (float(x(np.log(v))) for v in (1, seen))
-    marks += [tag("path", d=f"M{theory:.1f} 56l-7 -12h14z", cls="up"),
-              words(theory + 10, 53, "first split, by theory: 1")]  # fmt: skip
-    marks += [tag("path", d=f"M{found:.1f} 98l-7 12h14z", cls="down"),
-              words(found + 10, 112, f"as it happened: {seen:.3f}", "lab b")]  # fmt: skip
-    marks += [_line(theory, 56, theory, 98, "mark")]
+    marks += [tag("path", d=f"M{theory:.1f} 34l-7 -12h14z", cls="up"),
+              words(theory + 10, 32, "first split, by theory: 1")]  # fmt: skip
+    marks += [tag("path", d=f"M{found:.1f} 46l-7 12h14z", cls="down"),
+              words(found + 10, 58, f"as it happened: {seen:.3f}", "lab b")]  # fmt: skip
+    marks += [_line(found, 58, found, 128, "mark")]
     for value in [v for v in (1, 0.3, 0.1, 0.03, 0.01, 0.003) if reduced[-1] <= v]:
         said = {"text_anchor": "middle"}
         marks += [words(float(x(np.log(value))), 146, f"{value:g}", "small", **said)]
@@ -368,15 +378,18 @@ def rate_chart(
         taken.append((place - 4, min(ends), place + 4, max(ends)))
         taken.append((place + 5, middle - 15, place + 12 + 7.6 * len(said), middle + 5))
     dots = [(g, x(g.bits), y(g.decibels)) for g in groups]
-    taken += [(a - 7, b - 7, a + 7, b + 7) for _, xs, ys in dots for a, b in zip(xs, ys, strict=True)]
+    taken += [
+        (a - 7, b - 7, a + 7, b + 7) for _, xs, ys in dots for a, b in zip(xs, ys, strict=True)
+    ]
     for g, xs, ys in dots:
         fill = f"fill:{shade(g.key)}"
         places = zip(map(float, xs), map(float, ys), strict=True)
         marks += [tag("circle", cx=a, cy=b, r=7, cls="dot", style=fill) for a, b in places]
     for g, xs, ys in dots:
         said = f"{name_of(g.key)} {np.mean(g.decibels):.2f}"
-        where = _free(xs, ys, 8.2 * len(said), taken, (60, 24, WIDE - 20, 405))
-        marks += [words(*where, said, "lab b", style=f"fill:{shade(g.key, '-ink')}")]
+        *where, anchor = _free(xs, ys, 8.4 * len(said), taken, (60, 24, WIDE, 405))
+        ink_of = f"fill:{shade(g.key, '-ink')}"
+        marks += [words(*where, said, "lab b", style=ink_of, text_anchor=anchor)]
     return svg(WIDE, 456, *marks, label="fidelity against rate")
 
 
@@ -386,8 +399,8 @@ def _around(values: np.ndarray, scale: Scale) -> np.ndarray:
     return np.arange(max(first - 1, 0), min(last + 1, len(values)))
 
 
-def _free(xs, ys, width: float, taken: list, room: tuple) -> tuple[float, float]:
-    """Find a place for a label beside its dots that is not taken, and take it."""
+def _free(xs, ys, width: float, taken: list, room: tuple) -> tuple:
+    """Find a place for a label beside its dots that is not taken, and take it; give its anchor."""
     left, right, middle = float(min(xs)) - 12 - width, float(max(xs)) + 12, float(np.mean(ys))
     center = float(np.mean(xs)) - width / 2
     shifts = [0, 16, -16, 30, -30, 46, -46]
@@ -396,13 +409,12 @@ def _free(xs, ys, width: float, taken: list, room: tuple) -> tuple[float, float]
     sides += [(center, float(max(ys)) + 26), (center, float(min(ys)) - 16)]
     for x, y in sides:
         box = (x, y - 9, x + width, y + 9)
-        clear = all(
-            box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken
-        )
+        clear = all(box[2] < t[0] or t[2] < box[0] or box[3] < t[1] or t[3] < box[1] for t in taken)
         if clear and room[0] <= box[0] and box[2] <= room[2] and room[1] <= box[1] <= room[3]:
             break
     taken.append(box)
-    return x, y + 5
+    anchor = "end" if x == left else "start"
+    return x + (width if x == left else 0), y + 5, anchor
 
 
 def gains_chart(rows: Sequence[tuple[str, str, Float[np.ndarray, " P"]]], width: float) -> str:
@@ -412,7 +424,7 @@ def gains_chart(rows: Sequence[tuple[str, str, Float[np.ndarray, " P"]]], width:
     """
     every = np.concatenate([np.zeros(1), *(gains for _, _, gains in rows)])
     x = Scale(min(every.min(), -0.5) - 0.2, max(every.max(), 0.5) + 0.2, 330, width - 20)
-    bottom = 30 * len(rows) + 24
+    bottom = 26 * len(rows) + 24
     marks = [_line(float(x(0)), 14, float(x(0)), bottom, "axis")]
     for value in x.ticks(9):
         at = float(x(value))
@@ -421,9 +433,11 @@ def gains_chart(rows: Sequence[tuple[str, str, Float[np.ndarray, " P"]]], width:
     marks += [words(float(x(0)) + 8, 12, "LGQ closer →", "small")]
     marks += [words(float(x(0)) - 8, 12, "← LGQ farther", "small", text_anchor="end")]
     for i, (key, said, gains) in enumerate(rows):
-        y, fill = 30 * i + 40, f"fill:{shade(key)}"
+        y, fill = 26 * i + 38, f"fill:{shade(key)}"
         marks += [words(0, y + 5, said, style=f"fill:{shade(key, '-ink')}")]
-        marks += [tag("circle", cx=float(x(g)), cy=y, r=6, cls="dot thin", style=fill) for g in gains]
+        marks += [
+            tag("circle", cx=float(x(g)), cy=y, r=6, cls="dot thin", style=fill) for g in gains
+        ]
     marks += [words(width, bottom + 18, "dB", "small", text_anchor="end")]
     return svg(width, bottom + 24, *marks, label="gains of each photograph")
 
@@ -437,68 +451,8 @@ def style() -> str:
     dark = "--bg:#14161a;--fg:#eceef1;--muted:#a0a6b0;--line:#343941;--soft:#1e2127;--ring:#fff;"
     grounds = f":root{{color-scheme:light dark;{light}{method_colors('light')}}}\n"
     dark = f":root{{{dark}{method_colors('dark')}}}"
-    return grounds + f"@media screen and (prefers-color-scheme:dark){{{dark}}}\n" + STYLE
-
-
-STYLE = """
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--bg); color: var(--fg);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
-main { width: 1240px; margin: 0 auto; padding: 36px 0 60px; }
-a { color: var(--fsq-ink); }
-h1 { font-size: 34px; line-height: 1.15; margin: 0 0 8px; letter-spacing: -.01em; }
-.lead { font-size: 18px; color: var(--muted); margin: 0; max-width: 1100px; } .lead b { color: var(--fg); }
-section, .more { padding: 32px 0 0; margin-top: 34px; border-top: 1px solid var(--line); }
-h2 { font-size: 22px; line-height: 1.25; margin: 0 0 18px; display: flex; gap: 12px; align-items: baseline; }
-.n { color: var(--muted); font-weight: 400; min-width: 14px; }
-.untold { color: var(--muted); margin: 28px 0 0; } .untold .n { margin-right: 12px; }
-.cap { color: var(--muted); margin: 16px 0 0; max-width: 1000px; }
-.row { display: flex; justify-content: space-between; align-items: center; } .row.top { align-items: flex-start; }
-.row.second { margin-top: 26px; } .row.side { margin-bottom: 14px; } .row.side figcaption { font-size: 13px; }
-.row.side .pic + .pic { margin-top: 5px; } .row.side .head { margin: 0 0 6px; }
-figure { margin: 0; } figcaption { margin-top: 8px; font-size: 14px; color: var(--muted); }
-figcaption b, .head b, .what b, .aside b { color: var(--fg); } .head { margin: 0 0 8px; font-size: 14px; color: var(--muted); }
-.pic { position: relative; line-height: 0; } .pic > img { display: block; border-radius: 3px; }
-.sharp { image-rendering: pixelated; } .hit .pic > img { outline: 3px solid var(--lgq); }
-.box { position: absolute; border: 2px solid #fff; outline: 1px solid #000; }
-.badge { position: absolute; background: #fff; color: #000; border: 1px solid #000; border-radius: 11px;
-  font: bold 13px/20px Arial, sans-serif; min-width: 22px; height: 22px; text-align: center; }
-.badge.in { position: static; flex: none; margin-bottom: 17px; }
-.arrow { color: var(--muted); text-align: center; font-size: 22px; line-height: 1; width: 50px; padding-top: 76px; }
-.arrow span { display: block; font-size: 11px; margin-bottom: 2px; }
-.inset { position: absolute; right: -1px; bottom: -1px; border: 2px solid #fff; outline: 1px solid #000; border-radius: 0 !important; }
-.map em { position: absolute; transform: translate(-50%, -50%); background: rgba(0, 0, 0, .74); color: #fff;
-  font: bold 13px/1 Arial, sans-serif; padding: 5px 8px; border-radius: 11px; white-space: nowrap; }
-.map s { position: absolute; inset: 0; background-image: linear-gradient(to right, rgba(0, 0, 0, .28) 1px, transparent 1px),
-  linear-gradient(to bottom, rgba(0, 0, 0, .28) 1px, transparent 1px); }
-.codes { width: 560px; } .heads { font-size: 13px; color: var(--muted); margin-left: 34px; display: flex; }
-.heads span { width: 62px; } .heads span:last-child { width: auto; margin-left: 12px; }
-.code { display: flex; gap: 12px; align-items: flex-end; margin-top: 16px; } .what { font-size: 14px; color: var(--muted); }
-.ctxrow { display: flex; gap: 6px; margin-top: 4px; } .ctxrow .pic:nth-child(2) { margin-right: 12px; }
-.ctx::after { content: ""; position: absolute; inset: 40%; outline: 1px solid #fff; box-shadow: 0 0 0 2px rgba(0, 0, 0, .55); }
-.choices { margin-top: 20px; } .choices figure { display: inline-block; vertical-align: bottom; margin-right: 4px; }
-.choices figcaption { margin-top: 3px; font-size: 13px; } .choices figure:first-of-type { margin-right: 22px; }
-.toy svg { margin-bottom: 6px; } .aside { width: 250px; margin: 0; font-size: 14px; color: var(--muted); }
-svg { display: block; overflow: visible; } svg text { fill: var(--fg); font-family: inherit; }
-.lab { font-size: 14px; } .small { font-size: 12px; } .b { font-weight: bold; } .speck { fill: var(--muted); opacity: .45; }
-svg .lab, svg .small { paint-order: stroke; stroke: var(--bg); stroke-width: 4px; stroke-linejoin: round; }
-svg .small, svg .muted { fill: var(--muted); } .muted { color: var(--muted); }
-.grid { stroke: var(--line); } .axis { stroke: var(--muted); } .mark { stroke: var(--fg); stroke-dasharray: 3 3; }
-.curve { fill: none; stroke: var(--lgq); stroke-width: 2.5; } .ref { fill: none; stroke: var(--muted); stroke-width: 2; }
-.gain { stroke: var(--lgq); stroke-width: 4; } .gap { stroke: var(--muted); stroke-width: 2; stroke-dasharray: 3 3; }
-.dot { fill: var(--lgq); stroke: var(--bg); stroke-width: 1.5; } .thin { opacity: .85; } .ground { fill: var(--soft); }
-.ring { stroke: #fff; stroke-width: 1.6; paint-order: stroke; filter: drop-shadow(0 0 1px #000); }
-.code-dot { stroke: var(--fg); stroke-width: .5; } .up, .down { fill: var(--lgq); }
-table { border-collapse: collapse; } td, th { padding: 6px 12px 6px 0; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; }
-.claims, .runs { width: 100%; } .claims th { font-weight: bold; width: 44px; } .runs th { color: var(--muted); font-size: 13px; }
-.runs small { color: var(--muted); font-size: 12px; } .runs td:nth-child(n+2), .runs th:nth-child(n+2) { text-align: right; font-variant-numeric: tabular-nums; }
-.key { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 8px; }
-.chip { border-radius: 12px; padding: 1px 11px; font-size: 13px; font-weight: bold; white-space: nowrap; }
-.holds { background: #0072b2; color: #fff; } .fails { background: #b84f00; color: #fff; }
-.open { background: var(--soft); box-shadow: inset 0 0 0 1px var(--muted); }
-.more table { display: block; overflow-x: auto; font-size: 13px; } .more td, .more th { white-space: nowrap; }
-pre { overflow-x: auto; font-size: 12px; }
-@media (max-width: 1290px) { main { zoom: .87; } }
-@media print { body { print-color-adjust: exact; -webkit-print-color-adjust: exact; } main { zoom: .58; padding: 0; }
-  section { break-inside: avoid; } .more { break-before: page; } }
-"""
+    return (
+        grounds
+        + f"@media screen and (prefers-color-scheme:dark){{{dark}}}\n"
+        + CSS.read_text(encoding="utf-8")
+    )

@@ -32,7 +32,7 @@ from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
-DETAILS = {"chelsea": (182, 118), "coffee": (190, 118), "imagenet_09_455": (272, 248)}
+DETAILS = {"chelsea": (182, 118), "coffee": (190, 118), "imagenet_09_455": (262, 200)}
 """Centers of details, x and y, of embedded photographs; those are shown first."""
 PLAIN = 6.0
 """Gray levels of standard deviation below which a code's picture counts as one color."""
@@ -227,10 +227,11 @@ def what_it_does(p: Portrait) -> Block:
         f"dB (PSNR) says how close: {db:.1f} here, {every:.1f} on average over all "
         f"{len(p.photographs)} held-out photographs. "
     )
-    caption += f"Uncoded, an integer takes {raw:.3f} bits a pixel; "
-    caption += "a range coder that knows how often each code occurs in training photographs takes "
-    over = "more, because this photograph uses other codes" if bits > raw else "less"
-    caption += f"{bits:.3f}, {over}."
+    caption += (
+        f"Uncoded, integers take {raw:.3f} bits a pixel; written by a range coder that knows "
+    )
+    caption += f"how often each code occurs in training photographs, {bits:.3f}"
+    caption += " (more: this photograph uses other codes)." if bits > raw else "."
     title = f"{p.label} turns this photograph into {indices.size:,} integers, "
     title += f"{24 / bits:.0f} times smaller; it comes back at {db:.1f} dB"
     return Block(title, body, caption, "02_evaluate")
@@ -308,7 +309,8 @@ def what_it_learned(p: Portrait) -> Block:
     mosaic = np.where(grid[..., None, None, None] >= 0, tiles[grid], 128)
     mosaic = rearrange(mosaic, "i j a b c -> (i a) (j b) c").round().astype(np.uint8)
     centers = _centers(regions, cell)
-    chosen = _numbered(grid, regions, centers, p.counts[used])
+    strength = [np.ptp(t.mean((0, 1))) + 3 * t.mean(2).std() for t in tiles]
+    chosen = _numbered(grid, regions, centers, np.sqrt(p.counts[used]) * strength)
     lines = f'<s style="background-size:{cell:g}px {cell:g}px"></s>'
     boxes = "".join(
         draw.frame(j * cell, i * cell, cell, cell, str(number))
@@ -329,8 +331,8 @@ def what_it_learned(p: Portrait) -> Block:
         head = f"<b>{said}</b> code {code}, {share:.2f} % of tokens"
         rows.append(f'<div class="code"><b class="badge in">{number}</b>'
                     f'<div class="what">{head}<div class="ctxrow">{"".join(shown)}</div></div></div>')  # fmt: skip
-    heads = '<div class="heads"><span>decoded</span><span>real mean</span>'
-    heads += "<span>real places, the code’s own pixels framed</span></div>"
+    heads = '<div class="heads"><span>decoded</span><span>real</span>'
+    heads += "<span>real places, from typical to far, the code’s own pixels framed</span></div>"
     shown_map = draw.picture(mosaic, side, sharp=True, over=lines + boxes + names, cls="map",
                              alt="map of the codebook")  # fmt: skip
     body = draw.row(shown_map, draw.tag("div", heads + "".join(rows), cls="codes"), cls="top")
@@ -339,6 +341,7 @@ def what_it_learned(p: Portrait) -> Block:
     caption = "A square is a code: the mean of what its tokens decode to; the map puts alike codes "
     caption += "side by side. A picture counts as one color when its pixels differ by less than "
     caption += f"{PLAIN:.0f} of 255 gray levels (standard deviation). "
+    caption += "“Decoded” and “real” are means over the code’s tokens. "
     caption += f"{dead or 'None'} of {p.tokenizer.num_codes:,} codes {'are' if dead > 1 else 'is'} "
     caption += f"unused in the {len(p.photographs)} held-out photographs."
     if len(used) < p.tokenizer.num_codes - dead:
@@ -360,19 +363,18 @@ def _centers(regions: np.ndarray, cell: float) -> dict[str, tuple[int, int]]:
     names, counts = np.unique(regions[regions != ""], return_counts=True)
     for name in names[np.argsort(-counts)]:
         density = uniform_filter((regions == name).astype(float), 5, mode="constant")
-        margin = min(n // 3, int(50 / cell) + 1)
-        density[:, :margin] = density[:, n - margin :] = 0
         for i, j in found.values():
             near = np.s_[max(0, i - int(40 / cell)) : i + int(40 / cell) + 1]
             density[near, max(0, j - int(130 / cell)) : j + int(130 / cell) + 1] = 0
         place = np.unravel_index(density.argmax(), density.shape)
         if density[place] > 0.3 and len(found) < 7:
-            found[str(name)] = (int(place[0]), int(place[1]))
+            margin = min(n // 3, int(4.2 * len(name) / cell))
+            found[str(name)] = int(place[0]), int(np.clip(place[1], margin, n - 1 - margin))
     return found
 
 
-def _numbered(grid, regions, centers, counts) -> list[tuple[int, int]]:
-    """Choose up to six codes, much used and near the names of regions, edges before colors."""
+def _numbered(grid, regions, centers, weights) -> list[tuple[int, int]]:
+    """Choose up to six codes of large weight near the names of regions, of edges and colors."""
     rows, cols = np.indices(grid.shape)
     order = sorted(centers, key=lambda name: "edges" not in name and "stripes" not in name)
     chosen: list[tuple[int, int]] = []
@@ -384,7 +386,7 @@ def _numbered(grid, regions, centers, counts) -> list[tuple[int, int]]:
             fits &= (abs(rows - a) > 1) | (abs(cols - b) > 2)
         fits = fits if name not in {str(regions[c]) for c in chosen} else np.zeros_like(fits)
         if fits.any() and len(chosen) < 6:
-            best = np.where(fits, counts[grid], -1).argmax()
+            best = np.where(fits, weights[grid], -1).argmax()
             chosen.append(tuple(map(int, np.unravel_index(best, grid.shape))))
     return sorted(chosen)
 
@@ -443,20 +445,27 @@ def where_it_is_unsure(p: Portrait) -> Block:
     body += draw.row(*(_choices(p, letter, name, at, doubt[at]) for letter, at in picked.items()))
     direction = side(low, high)
     n = len(trends)
-    interval = f"{mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} over {n} photographs"
+    interval = (
+        f"{_signed(mean)}, 95 % interval {_signed(low)} to {_signed(high)} over {n} photographs"
+    )
+    interval = interval if n > 1 else f"{_signed(mean)} on one photograph, which gives no interval"
     say = {
         -1: "Unsure is not wrong: where tokens waver they err less",
         0: "Unsure is not wrong: doubt does not foretell the error",
         1: "Unsure is also wrong: where tokens waver they err more",
     }
-    title = f"{say[direction]} (rank correlation {mean:+.2f})"
-    caption = f"Doubt is the entropy of a token’s soft choice among the codes: 0 bits, one code; "
-    caption += f"3 bits, as unsure as between 8. A typical token wavers between "
-    caption += f"{2 ** every[0].mean():.0f}. The choice is as soft as the codebook is coarse, at its "
+    title = f"{say[direction]} (rank correlation {_signed(mean)})"
+    caption = "Doubt is the entropy of a token’s soft choice among the codes: 0 bits, one code; "
+    caption += "3 bits, as unsure as between 8. A typical token wavers between "
+    caption += f"{2 ** every[0].mean():.1f} codes. The choice is as soft as the codebook is coarse, at its "
     caption += "“natural width”: a distance counts relative to the mean error of a token "
     caption += "(2 D / C in the notebooks). "
     caption += f"Right: a dot is a token, the line the mean of each tenth. Correlation {interval}."
     return Block(title, body, caption, "04_entropy")
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _at(values: np.ndarray, share: float) -> tuple[int, int]:
@@ -473,16 +482,19 @@ def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: fl
     sites = p.tokenizer.quantizer.sites
     shares = probabilities(p.points[name][at][None].detach(), sites.detach(), p.width)[0].numpy()
     best = np.argsort(-shares)[:8]
+    best = best[: max(3, int((shares[best] > 0.005).sum()))]
     i, j = (p.factor * v for v in at)
     own = p.photographs[name][i : i + p.factor, j : j + p.factor]
     cells = [draw.panel(draw.picture(own, 48, sharp=True), 52, "real")]
     for k in best:
         tile = p.tiles[k].round().astype(np.uint8)
         shown = draw.picture(tile, 48, sharp=True, cls="" if p.counts[k] else "unused")
-        cells.append(draw.panel(shown, 52, f"<b>{100 * shares[k]:.0f} %</b>"))
+        bar = f'<i class="bar" style="height:{60 * shares[k]:.0f}px"></i>'
+        cells.append(draw.panel(bar + shown, 52, f"<b>{100 * shares[k]:.0f} %</b>"))
     rest = max(0.0, 100 * (1 - shares[best].sum()))
     cells.append(draw.panel("", 66, f"<b>{rest:.0f} %</b>", "all others"))
-    said = f"Token <b>{letter}</b>, {doubt:.1f} bits: as unsure as between {2**doubt:.1f} codes"
+    said = f"as unsure as between {2**doubt:.1f} codes" if 2**doubt > 1.05 else "sure of one code"
+    said = f"Token <b>{letter}</b>, {doubt:.1f} bits: {said}"
     return draw.panel("".join(cells), 600, head=said, cls="choices")
 
 
@@ -527,13 +539,13 @@ def what_the_temperature_does(p: Portrait) -> Block:
         along, bits, warmth, centers, {split: "first split", 1.0: "natural width"}
     )
     codes = [2 ** np.interp(-np.log(v), -np.log(along), bits) for v in (split, 1.0)]
-    near = "no better" if quality[4] >= quality[6] - 0.05 else f"{quality[6] - quality[4]:.1f} dB better"  # fmt: skip
     caption = "The same trained tokenizer, only warmer: soft choices blend codes, and the decoder "
     caption += "draws the blend. Below, how many codes a token blends (2 to its mean entropy). "
     caption += "First split: in theory, above this temperature one code would do as well as many. "
-    caption += f"Natural width: the codebook’s own error; the hard choice is {near} than it."
+    caption += "Natural width: the mean error of a token, as a temperature; there the picture has "
+    caption += f"{quality[4]:.1f} dB, by hard choice {quality[6]:.1f}."
     title = f"Heat melts the codebook: a token blends {codes[0]:.0f} codes at the first split, "
-    title += f"{codes[1]:.1f} at the natural width; the hard choice takes one"
+    title += f"{codes[1]:.1f} at the natural width, 1 by hard choice"
     return Block(title, draw.row(*panels) + chart, caption, "05_temperature")
 
 
@@ -558,13 +570,14 @@ def how_it_learned(p: Portrait) -> Block:
         drawn = draw.plane(latents[:900], ["var(--muted)"] * 900, codes, inks, wide, within=within,
                            radius=2.6)  # fmt: skip
         used = len(np.unique(s.indices))
-        said = f"<b>step {s.step:,}</b> {used:,} codes chosen by {len(s.indices):,} tokens"
-        parts.append(draw.panel(drawn, wide, said))
+        name = f"<b>step {s.step:,}</b> {used:,} codes for {len(s.indices):,} tokens"
+        parts.append(draw.panel(drawn, wide, name))
     colder = [s.tau / s.tau_c for s in snapshots if s.tau_c > 0 and s.tau > 0]
-    said = "A dot is a code in the color it decodes to, a speck the latent of a token, on the two "
+    said = "A dot is a code, in the color it decodes to in the end; a speck is a token, on the two "
     said += "widest axes. "
     if colder:
-        said += f"Temperature here: {max(colder):.2g} to {min(colder):.2g} of the first split. "
+        ends = [f"1/{1 / v:,.0f}" if v < 0.1 else f"{v:.2g}" for v in (max(colder), min(colder))]
+        said += f"Its temperature falls from {ends[0]} to {ends[1]} of the first split’s. "
         if max(colder) < coldest:
             said += "Training is colder than any split of the toy: it moves codes, it does not "
             said += "split them. "
@@ -582,7 +595,9 @@ def _toy(p: Portrait) -> tuple[str, str, float]:
     name = max(p.photographs, key=lambda n: np.ptp(p.photographs[n].astype(float), 2).std())
     image = p.photographs[name]
     side = min(image.shape[:2])
-    image = np.asarray(Image.fromarray(image[:side, :side]).resize((124, 124), Image.Resampling.BOX))
+    image = np.asarray(
+        Image.fromarray(image[:side, :side]).resize((124, 124), Image.Resampling.BOX)
+    )
     colors = image.reshape(-1, 3) / 255
     some = colors[np.random.default_rng(0).permutation(len(colors))[:700]]
     basis = spectrum(some)
@@ -590,7 +605,9 @@ def _toy(p: Portrait) -> tuple[str, str, float]:
     annealing = anneal(some, 32, tau_c * np.geomspace(1.3, 0.004, 44))
     distinct = annealing.num_distinct
     wanted = (1, 2, 5, 10, 18, int(distinct.max()))
-    shown = sorted({int(np.argmin(abs(distinct - w) + 1e-3 * np.arange(len(distinct)))) for w in wanted})
+    shown = sorted(
+        {int(np.argmin(abs(distinct - w) + 1e-3 * np.arange(len(distinct)))) for w in wanted}
+    )
     within, parts = in_plane(basis, some), []
     shades = [draw._rgb(255 * c) for c in some]
     for t in shown:
@@ -606,9 +623,9 @@ def _toy(p: Portrait) -> tuple[str, str, float]:
     chart = draw.split_chart(annealing, 380)
     seen = ", ".join(str(distinct[t]) for t in shown[1:])
     title = f"A toy shows how cooling learns: one color becomes {seen}; theory foretells the "
-    title += f"first split within {max(0.1, np.ceil(1000 * off) / 10):.1f} %"
+    title += f"first split within {np.ceil(1000 * off + 2.5) / 10:.1f} %"  # bisected to 0.25 %
     coldest = min((s.low for s in annealing.splits), default=0.0) / annealing.predicted
-    aside = draw.panel(chart, 380, head="<b>The toy’s first split, by theory and as it happened</b>")
+    aside = draw.panel(chart, 380, head="<b>When the toy splits</b>")
     return draw.row(*parts, aside, cls="top"), title, coldest
 
 

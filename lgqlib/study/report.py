@@ -64,9 +64,11 @@ def build_report(
     failed = int((table["state"] == "failed").sum())
     where = Path(cache) if story else None
     body = f"{lead(study)}\n{story_html(study, folder, failed=failed, cache=where)}\n"
-    body += f"<div class=\"more\"><p>{len(rows)} runs: {counts or 'no run yet'}. All numbers, one "
+    body += f'<div class="more"><p>{len(rows)} runs: {counts or "no run yet"}. All numbers, one '
     body += f'row a run: <a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
-    body += "\n".join(f"<h2>{title}</h2>\n{part}" for title, part in parts.items() if part)
+    body += "\n".join(
+        f'<h2 id="{title}">{title}</h2>\n{part}' for title, part in parts.items() if part
+    )
     body += "</div>"
     _write(folder / "index.html", _document(study.name, body))
     return folder / "index.html"
@@ -128,7 +130,7 @@ class _Figures(Preprocessor):
 
 
 def _document(title: str, body: str) -> str:
-    head = f'<meta charset="utf-8">\n<meta name="viewport" content="width=1300">\n'
+    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=1300">\n'
     head += f"<title>{escape(title)}</title>\n<style>{style()}</style>"
     body = f"<body><main>\n<h1>{escape(title)}</h1>\n{body}\n</main></body>"
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n{body}\n</html>\n'

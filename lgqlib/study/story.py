@@ -6,10 +6,13 @@ What takes long is kept beside the page and computed again when an evaluation ch
 the intervals over seeds; what these runs cannot tell is left out, with a line that says why.
 """
 
+import contextlib
 import hashlib
 import logging
+import re
 import sys
 from dataclasses import asdict
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -69,26 +72,34 @@ class Standing(NamedTuple):
     def word(self) -> str:
         """Say it by the interval, or of one seed as what was seen."""
         if self.seeds < 2:
-            return "above" if self.mean > 0 else "below"
+            return "beside" if abs(self.mean) < MARGIN else "above" if self.mean > 0 else "below"
         if direction := side(self.low, self.high):
             return "ahead of" if direction > 0 else "behind"
-        near = -MARGIN <= self.low and self.high <= MARGIN
+        near = self.low >= -MARGIN and self.high <= MARGIN
         return "level with" if near else "not told apart from"
 
     def __str__(self) -> str:
-        if self.seeds < 2:
-            return f"{self.mean:+.2f} dB (one seed, no interval)"
-        return f"{self.mean:+.2f} dB [{self.low:+.2f}, {self.high:+.2f}]"
+        interval = f" [{self.low:+.2f}, {self.high:+.2f}]" if self.seeds > 1 else ""
+        return f"{self.mean:+.2f} dB{interval}".replace("-", "−")
 
 
 def said(standings: list[Standing]) -> str:
     """Join standings to one sentence, the same words together: `ahead of A (+1.0) and B (+0.5)`."""
     parts = []
-    for word in ("ahead of", "above", "level with", "not told apart from", "behind", "below"):
+    for word in (
+        "ahead of",
+        "above",
+        "level with",
+        "beside",
+        "not told apart from",
+        "behind",
+        "below",
+    ):
         own = sorted((s for s in standings if s.word == word), key=lambda s: -s.mean)
         if own:
-            named = [f"{s.label} ({s.mean:+.{2 if abs(s.mean) < 0.095 else 1}f} dB)" for s in own]
-            parts.append(f"{word} {_listed(named)}")
+            digits = [2 if abs(s.mean) < 0.095 else 1 for s in own]
+            named = [f"{s.label} ({s.mean:+.{n}f} dB)" for s, n in zip(own, digits, strict=True)]
+            parts.append(f"{word} {_listed(named)}".replace("-0", "−0").replace("(-", "(−"))
     return ", ".join(parts)
 
 
@@ -99,8 +110,8 @@ def _listed(names: list[str]) -> str:
 class Peers:
     """The plain cohorts of a study at one size of codebook, LGQ's beside the others'."""
 
-    def __init__(self, study: Path, runs: DataFrame):
-        self.study, self.runs = study, runs
+    def __init__(self, study: Path, runs: DataFrame, cache: Path = Path()):
+        self.study, self.runs, self.cache = study, runs, cache
         rows = plain(runs)
         rank = {name: i for i, name in enumerate(ORDER)}
         names = sorted(rows["method"], key=lambda m: rank.get(m, 4.5))
@@ -111,6 +122,12 @@ class Peers:
         found = [k in c and c[k].notna().all() for c in self.cohorts.values() for k in keys]
         self.whole = all(found)
         self.keys = keys if self.whole else ("psnr", "bits_per_pixel_coded")
+
+    @cached_property
+    def portraits(self) -> dict[str, Portrait]:
+        """A run of each method, that of its lowest seed."""
+        runs = {m: Run(self.study / c["run"].iloc[0]) for m, c in self.cohorts.items()}
+        return {m: Portrait(run, self.cache) for m, run in runs.items()}
 
     def numbers(self, method: str) -> tuple[list[float], list[float]]:
         """Give the bits a pixel and dB of a method's runs."""
@@ -177,13 +194,20 @@ def against_its_peers(peers: Peers, curves: dict) -> Block:
             bars.append((bits, db, db - codec.mean, text, "gap"))
         title = f"At {bits:.2f} bits a pixel LGQ is {said([*found.values()])}"
         title += f"; {bars[-1][3]}" if codec else ""
+        title += " (one seed)" if all(s.seeds < 2 for s in found.values()) else ""
         title = escape(title if found or codec else "LGQ alone: no peer has its seeds")
         moved = [abs(db - np.mean(peers.numbers(m)[1]) - s.mean) for m, s in found.items()]
         if codec and moved:
             caption += "Methods differ in bits, so their dB are first moved to LGQ’s bits along "
             caption += f"JPEG’s curve (by {max(moved):.1f} dB at most). "
         listed = ", ".join(f"{s.label} {s}" for s in found.values())
-        caption += f"LGQ less each, paired by seed, with 95 % intervals: {listed}. " if listed else ""
+        how = "with 95 % intervals" if any(s.seeds > 1 for s in found.values()) else "one seed: no intervals"  # fmt: skip
+        caption += f"LGQ less each, paired by seed, {how}: {listed}. " if listed else ""
+        tokenizer = peers.portraits["lgq"]
+        raw = np.log2(tokenizer.run.config.quantizer.num_codes) / tokenizer.factor**2
+        if bits > raw:
+            caption += f"Coded, LGQ takes more than the {raw:.3f} bits of its integers: the coder "
+            caption += "expects the codes of other photographs. "
         caption += _why(found.get("vq"))
     else:
         best = max(peers.cohorts, key=lambda m: np.mean(peers.numbers(m)[1]))
@@ -214,13 +238,11 @@ class Column(NamedTuple):
     bits: dict
 
 
-def columns(peers: Peers, cache: Path) -> tuple[dict, list[Column]]:
+def columns(peers: Peers) -> tuple[dict, list[Column]]:
     """Give the photographs, and a run of each method (the lowest seed) and JPEG at LGQ's bits."""
-    found, photographs = [], {}
-    for method, cohort in peers.cohorts.items():
-        p = Portrait(Run(peers.study / cohort["run"].iloc[0]), cache)
-        photographs = photographs or p.photographs
-        found.append(Column(method, name_of(method), p.decoded, p.bits))
+    portraits = peers.portraits.items()
+    photographs = next(iter(peers.portraits.values())).photographs
+    found = [Column(m, name_of(m), p.decoded, p.bits) for m, p in portraits]
     target = next((c for c in found if c.key == "lgq"), found[-1])
     jpeg = {n: at_rate(x, "JPEG", target.bits[n]) for n, x in photographs.items()}
     parts = {n: y for n, (_, y) in jpeg.items()}, {n: b for n, (b, _) in jpeg.items()}
@@ -232,9 +254,9 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
     ours = next((c for c in cols if c.key == "lgq"), None)
     if len(cols) < 3:
         raise NotTold("there is only one method")
-    wide = min(168, (draw.WIDE - 11 * len(cols)) / (len(cols) + 1))
-    body = []
-    every = [Column("", "Photograph", photographs, {}), *cols]
+    bases = [c for c in cols if c.key in METHODS and METHODS[c.key].baseline]
+    every = [Column("", "Photograph", photographs, {}), *(c for c in cols if c not in bases[1:])]
+    wide, body = min(168, (draw.WIDE - 11 * (len(every) - 1)) / len(every)), []
     for place, name in enumerate([*photographs][:3]):
         image = photographs[name]
         x, y, w, h = detail(name, image, 56, 56)
@@ -246,7 +268,11 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
             pixels = c.decoded[name]
             shown = draw.picture(pixels[top : top + tall], wide, over=mark, alt=c.label)
             shown += draw.picture(pixels[y : y + h, x : x + w], wide, sharp=True)
-            said = f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits" if c.bits else "24 bits a pixel"
+            said = (
+                f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits"
+                if c.bits
+                else "24 bits a pixel"
+            )
             style = f"color:{draw.shade(c.key, '-ink')}" if c.key in METHODS else ""
             head = draw.tag("b", escape(c.label), style=style) if not place else ""
             parts.append(draw.panel(shown, wide, said, head=head, cls="hit" if c is ours else ""))
@@ -256,20 +282,25 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
     if ours is None:
         return Block("The same photographs through every method", "".join(body), caption, "06_compare")  # fmt: skip
     rows, gains = [], {}
-    for c in [c for c in cols if c is not ours]:
+    for c in (c for c in cols if c is not ours):
         gain = np.array([_psnr(x, ours.decoded[n]) - _psnr(x, c.decoded[n]) for n, x in
                          photographs.items()])  # fmt: skip
         gains[c.key] = gain
-        text = f"closer than {c.label} on {(gain > 0).sum()} of {len(gain)}"
-        rows.append((c.key, text, gain))
+        if c.key != "JPEG":
+            text = f"closer than {c.label} on {(gain > 0).sum()} of {len(gain)}"
+            rows.append((c.key, text, gain))
     chart = draw.gains_chart(rows, draw.WIDE)
-    base = next((k for k in ("kmeans", "pca_kmeans") if k in gains), cols[0].key)
-    gain, label = gains[base], next(c.label for c in cols if c.key == base)
-    title = f"LGQ is closer than {escape(label)} on {(gain > 0).sum()} of {len(gain)} photographs "
-    title += f"({gain.min():+.1f} to {gain.max():+.1f} dB)"
-    others = [c for c in cols if c.key in ("vq", "JPEG")]
-    title += "".join(f", than {c.label} on {(gains[c.key] > 0).sum()}" for c in others)
-    caption += "Below, a dot is a photograph, at each method’s own bits (JPEG at LGQ’s). "
+    base = (bases or [c for c in cols if c is not ours])[0]
+    gain = gains[base.key]
+    title = (
+        f"LGQ is closer than {escape(base.label)} on {(gain > 0).sum()} of {len(gain)} photographs "
+    )
+    title += f"({gain.min():+.1f} to {gain.max():+.1f} dB)".replace("-", "−")
+    others = [c for c in cols if c.key in ("vq", "JPEG") and c is not base]
+    title += "".join(f", than {c.label} on {(gains[c.key] > 0).sum() or 'none'}" for c in others)
+    caption += "Below, a dot is a photograph, at each method’s own bits. "
+    low, high = np.sort(-gains["JPEG"])[[0, -1]]
+    caption += f"JPEG, at LGQ’s bits, is {low:+.1f} to {high:+.1f} dB from LGQ. ".replace("-", "−")
     if np.median(gains["JPEG"]) < 0:
         caption += "dB are not what eyes see: JPEG’s blocks and color stains score higher here."
     return Block(title, "".join(body) + chart, caption, "02_evaluate")
@@ -283,17 +314,21 @@ def what_holds(runs: DataFrame) -> Block:
     table = claims_table(runs)
     rows, counts = [], dict.fromkeys(("holds", "fails", "open"), 0)
     for id in [id for id in CLAIMS if id in PLAIN_CLAIMS]:
-        verdict, evidence = table.loc[id, "verdict"], THEOREMS.get(id, table.loc[id, "evidence"])
+        verdict, evidence = table.loc[id, "verdict"], table.loc[id, "evidence"].partition(";")[0]
+        if "inf" in evidence:
+            evidence = evidence.partition(" [")[0] + " (one seed, no interval)"
+        evidence = re.sub(r"\b[a-z]+\b", lambda m: name_of(m[0]), THEOREMS.get(id, evidence))
         sign, cls = SIGNS.get(verdict, ("?", "open"))
         counts[cls] += 1
         chip = f'<span class="chip {cls}">{sign} {escape(verdict.partition(" at ")[0])}</span>'
-        deciding = escape(evidence.partition(";")[0])
         rows.append(f"<tr><th>{id}</th><td>{PLAIN_CLAIMS[id]}</td><td>{chip}</td>"
-                    f'<td class="muted">{deciding}</td></tr>')  # fmt: skip
+                    f'<td class="muted">{escape(evidence)}</td></tr>')  # fmt: skip
     title = f"Of the paper’s eight claims these runs reproduce {counts['holds']} and contradict "
     title += f"{counts['fails']}; {counts['open']} stay undecided at this scale"
     caption = "A verdict is computed: only where a 95 % interval over seeds lies on one side. KID "
-    caption += "is a distance between the distributions of pictures and photographs, lower is better."
+    caption += (
+        "is a distance between the distributions of pictures and photographs, lower is better."
+    )
     return Block(title, f'<table class="claims">{"".join(rows)}</table>', caption, "06_compare")
 
 
@@ -307,7 +342,7 @@ def runs_table(study: Path, failed: int) -> Block:
     shown = [metric(k) for k in keys if any(k in c for c in peers.cohorts.values())]
     head = "".join(f"<th>{escape(m.title)}</th>" for m in shown)
     rows = [f"<tr><th>Method</th><th>seeds</th>{head}</tr>"]
-    for method, cohort in peers.cohorts.items():
+    for method, cohort in reversed(peers.cohorts.items()):
         cells = []
         for m in shown:
             v = cohort[m.key].astype(float) if m.key in cohort else np.array([np.nan])
@@ -319,9 +354,12 @@ def runs_table(study: Path, failed: int) -> Block:
     count, total = sum(map(len, peers.cohorts.values())), len(peers.runs)
     title = f"The {count} runs behind this page" + (f", of {total}" if total > count else "")
     title += f"; {failed} failed" if failed else ""
-    caption = "Mean, and the range over seeds. Coded: written by a range coder that knows how often "
+    caption = (
+        "Mean, and the range over seeds. Coded: written by a range coder that knows how often "
+    )
     caption += "each code occurs in training photographs."
-    return Block(title, f'<table class="runs">{"".join(rows)}</table>', caption, "06_compare")
+    why = '<p><a href="#Failed">Why runs failed</a></p>' if failed else ""
+    return Block(title, f'{why}<table class="runs">{"".join(rows)}</table>', caption, "06_compare")
 
 
 # The page ----------------------------------------------------------------------------------------
@@ -330,10 +368,10 @@ def runs_table(study: Path, failed: int) -> Block:
 def tell(study: Path, cache: Path) -> list[Block]:
     """Compute blocks 1 to 8; one that cannot be told has no body, and a title that says why."""
     runs = finished(study)
-    peers = Peers(study, runs)
+    peers = Peers(study, runs, cache)
     trained = [m for m in peers.cohorts if not METHODS[m].baseline]
     hero = "lgq" if "lgq" in peers.cohorts else [*trained, *peers.cohorts][-1 if not trained else 0]
-    portrait = Portrait(Run(study / peers.cohorts[hero]["run"].iloc[0]), cache)
+    portrait = peers.portraits[hero]
 
     def of_lgq(block):
         if hero != "lgq":
@@ -346,7 +384,7 @@ def tell(study: Path, cache: Path) -> list[Block]:
     def photographs():
         if not peers.whole:
             raise NotTold("this study’s images were not seen as whole photographs")
-        return side_by_side(*columns(peers, cache))
+        return side_by_side(*columns(peers))
 
     tasks = [lambda b=b, i=i: b(portrait) if i < 2 else of_lgq(b) for i, b in enumerate(BLOCKS)]
     tasks += [compared, photographs, lambda: of_lgq(lambda _: what_holds(runs))]
@@ -402,20 +440,28 @@ def story_html(study: Path, pages: Path, *, failed: int, cache: Path | None = No
 
 def lead(study: Path) -> str:
     """Say what LGQ is, who wrote of it, and the scale of this study, which decides how to read."""
-    text = "A tokenizer turns a photograph into a grid of integers, words for a generator to learn. "
+    text = (
+        "A tokenizer turns a photograph into a grid of integers, words for a generator to learn. "
+    )
     text += f"LGQ, Learnable Geometric Quantization ({PAPER}), learns its words by soft choices "
     text += "that cool into hard ones."
-    try:
+    with contextlib.suppress(ValueError):  # no finished run
         runs = finished(study)
-    except ValueError:
-        return f'<p class="lead">{text}</p>'
-    learned = runs[runs["train.num_steps"] > 0]
-    steps = sorted(set((learned if len(learned) else runs)["train.num_steps"]))
-    data = ", ".join(sorted(set(map(str, runs["data.name"]))))
-    scale = f"{len(runs)} runs of {_listed([f'{s:,}' for s in steps])} steps on {escape(data)}, "
-    scale += f"{len(set(runs['seed']))} seeds, K = "
-    scale += _listed([f"{k:,}" for k in sorted(set(runs["num_codes"]))])
-    return f'<p class="lead">{text} <b>This study: {scale} codes.</b></p>'
+        learned = runs["train.num_steps"][runs["train.num_steps"] > 0]
+        steps, sizes = (
+            _listed([f"{n:,}" for n in sorted(set(c))]) for c in (learned, runs["num_codes"])
+        )
+        images = sorted(set(runs.get("num_images", runs["seed"] * 0).astype(int)))
+        scale = f"{_counted(len(runs), 'run')}, {_counted(runs['seed'].nunique(), 'seed')}, "
+        scale += f"{steps} steps of training, " if len(learned) else ""
+        scale += f"{sizes} codes, data: {_listed(sorted(set(map(str, runs['data.name']))))}, "
+        scale += f"{_listed([f'{n:,}' for n in images])} held-out crops"
+        text += f" <b>This study is small or large by this: {escape(scale)}.</b>"
+    return f'<p class="lead">{text}</p>'
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _section(number: int, block: Block, study: Path, pages: Path) -> str:
@@ -438,7 +484,7 @@ def _section(number: int, block: Block, study: Path, pages: Path) -> str:
 def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) -> None:
     """Draw two photographs with a detail through every method as a PNG, 1,600 pixels wide."""
     study = Path(study)
-    photographs, cols = columns(Peers(study, finished(study)), Path(cache))
+    photographs, cols = columns(Peers(study, finished(study), Path(cache)))
     cols = [c for c in cols if c.key != "pca_kmeans"][-6:]
     room, side_px, step = 1600, 168, 182
     first = room - step * (len(cols) + 1) - 20
@@ -466,7 +512,11 @@ def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) ->
             if c.key == "lgq":
                 ends = [at[0] - 4, at[1] - 4, at[0] + side_px + 3, at[1] + side_px + 3]
                 canvas.rectangle(ends, outline=color, width=4)
-            said = f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits/px" if c.bits else "24 bits/px"
+            said = (
+                f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits/px"
+                if c.bits
+                else "24 bits/px"
+            )
             under = at[1] + side_px + 8
             canvas.text((at[0], under), c.label, color, fonts[19], stroke_width=0.4)
             canvas.text((at[0], under + 25), said, "#5c6068", fonts[17])
@@ -479,7 +529,9 @@ def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) ->
 
 def _point(photographs: dict, cols: list[Column], ours: Column | None) -> str:
     """Say the picture's point in one line: who is closest over all photographs."""
-    means = {c.label: np.mean([_psnr(x, c.decoded[n]) for n, x in photographs.items()]) for c in cols}
+    means = {
+        c.label: np.mean([_psnr(x, c.decoded[n]) for n, x in photographs.items()]) for c in cols
+    }
     ranked = sorted(means, key=lambda label: -means[label])
     listed = ", ".join(f"{label} {means[label]:.1f}" for label in ranked)
     scope = f"dB over all {len(photographs)} held-out photographs, one run a method: {listed}."
