@@ -27,7 +27,7 @@ CSS = Path(__file__).with_name("story.css")
 # Colors ------------------------------------------------------------------------------------------
 
 
-def _luminance(rgb: Sequence[float]) -> float:
+def _luminance(rgb: Float[np.ndarray, " 3"]) -> float:
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
@@ -285,7 +285,7 @@ def plane(
     side: float,
     *,
     within: Float[np.ndarray, "_ 2"],
-    radius: float = 8,
+    radius: float = 6,
 ) -> str:
     """Draw points and codes of the plane; `within`: points that decide what part of it is shown."""
     (x0, y0), (x1, y1) = np.quantile(within, (0.002, 0.998), axis=0)
@@ -336,8 +336,8 @@ class Group(NamedTuple):
     """Runs of one method in the chart of rate and fidelity."""
 
     key: str
-    bits: Sequence[float]
-    decibels: Sequence[float]
+    bits: Float[np.ndarray, " S"]
+    decibels: Float[np.ndarray, " S"]
 
 
 def rate_chart(
@@ -393,7 +393,7 @@ def rate_chart(
     return svg(WIDE, 456, *marks, label="fidelity against rate")
 
 
-def _around(values: np.ndarray, scale: Scale) -> np.ndarray:
+def _around(values: Float[np.ndarray, " Q"], scale: Scale) -> Int[np.ndarray, " _"]:
     """Give the places of ascending values within a scale, and one beyond at either end."""
     first, last = np.searchsorted(values, (scale.low, scale.high))
     return np.arange(max(first - 1, 0), min(last + 1, len(values)))

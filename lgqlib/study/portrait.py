@@ -38,7 +38,7 @@ PLAIN = 6.0
 """Gray levels of standard deviation below which a code's picture counts as one color."""
 MOST = 1024
 """Codes on the map, the most used first."""
-HUES = {18: "reds", 45: "browns", 70: "yellows", 170: "greens", 260: "blues", 330: "purples"}
+HUES = {14: "reds", 45: "browns", 70: "yellows", 170: "greens", 260: "blues", 330: "purples"}
 
 
 class NotTold(ValueError):
@@ -275,9 +275,8 @@ def kind_of(tile: Float[np.ndarray, "f f 3"]) -> tuple[str, str]:
     """Say which region of a codebook a code's picture belongs to, and what it shows itself."""
     color, gray = tile.mean((0, 1)), tile @ [0.299, 0.587, 0.114]
     if gray.std() < PLAIN:
-        hue, _, chroma = colorsys.rgb_to_hsv(*color / 255)[0] * 360, 0, np.ptp(color)
-        light = gray.mean()
-        if chroma < 26:
+        hue, light = colorsys.rgb_to_hsv(*color / 255)[0] * 360, gray.mean()
+        if np.ptp(color) < min(26, 0.4 * color.max() + 4):
             name = "whites" if light > 190 else "blacks" if light < 55 else "grays"
         else:
             name = next((name for top, name in HUES.items() if hue < top), "reds")
@@ -309,8 +308,9 @@ def what_it_learned(p: Portrait) -> Block:
     mosaic = np.where(grid[..., None, None, None] >= 0, tiles[grid], 128)
     mosaic = rearrange(mosaic, "i j a b c -> (i a) (j b) c").round().astype(np.uint8)
     centers = _centers(regions, cell)
-    strength = [np.ptp(t.mean((0, 1))) + 3 * t.mean(2).std() for t in tiles]
-    chosen = _numbered(grid, regions, centers, np.sqrt(p.counts[used]) * strength)
+    strength = [np.ptp(t.mean((0, 1))) + 4 * t.mean(2).std() for t in tiles]
+    often = p.counts[used] >= np.median(p.counts[used])
+    chosen = _numbered(grid, regions, centers, often * strength)
     lines = f'<s style="background-size:{cell:g}px {cell:g}px"></s>'
     boxes = "".join(
         draw.frame(j * cell, i * cell, cell, cell, str(number))
@@ -358,7 +358,7 @@ def _thumb(tile: Float[np.ndarray, "f f 3"], side: int) -> np.ndarray:
 
 
 def _centers(regions: np.ndarray, cell: float) -> dict[str, tuple[int, int]]:
-    """Place the names of up to seven regions where most of their codes are, none over another."""
+    """Place the names of up to nine regions where most of their codes are, none over another."""
     found, (n, _) = {}, regions.shape
     names, counts = np.unique(regions[regions != ""], return_counts=True)
     for name in names[np.argsort(-counts)]:
@@ -367,7 +367,7 @@ def _centers(regions: np.ndarray, cell: float) -> dict[str, tuple[int, int]]:
             near = np.s_[max(0, i - int(40 / cell)) : i + int(40 / cell) + 1]
             density[near, max(0, j - int(130 / cell)) : j + int(130 / cell) + 1] = 0
         place = np.unravel_index(density.argmax(), density.shape)
-        if density[place] > 0.3 and len(found) < 7:
+        if density[place] > 0.3 and len(found) < 9:
             margin = min(n // 3, int(4.2 * len(name) / cell))
             found[str(name)] = int(place[0]), int(np.clip(place[1], margin, n - 1 - margin))
     return found
@@ -442,7 +442,8 @@ def where_it_is_unsure(p: Portrait) -> Block:
         draw.panel(draw.doubt_chart(*every, side=(wide, max(tall - 6, 190))), wide, head="<b>One against the other</b>"),
         cls="top",
     )  # fmt: skip
-    body += draw.row(*(_choices(p, letter, name, at, doubt[at]) for letter, at in picked.items()))
+    choices = (_choices(p, letter, name, at, doubt[at]) for letter, at in picked.items())
+    body += draw.row(*choices, cls="bottom")
     direction = side(low, high)
     n = len(trends)
     interval = (
@@ -579,8 +580,7 @@ def how_it_learned(p: Portrait) -> Block:
         ends = [f"1/{1 / v:,.0f}" if v < 0.1 else f"{v:.2g}" for v in (max(colder), min(colder))]
         said += f"Its temperature falls from {ends[0]} to {ends[1]} of the first split’s. "
         if max(colder) < coldest:
-            said += "Training is colder than any split of the toy: it moves codes, it does not "
-            said += "split them. "
+            said += "That is colder than any split of the toy: these pictures show no splits. "
     aside = draw.tag("p", "<b>The tokenizer’s own training</b><br>" + said, cls="aside")
     body = toy + draw.row(aside, *parts, cls="top second")
     caption = "Above, the method on the colors of one photograph, nothing of this tokenizer: big "

@@ -79,7 +79,7 @@ class Standing(NamedTuple):
         return "level with" if near else "not told apart from"
 
     def __str__(self) -> str:
-        interval = f" [{self.low:+.2f}, {self.high:+.2f}]" if self.seeds > 1 else ""
+        interval = " (one seed)" if self.seeds < 2 else f" [{self.low:+.2f}, {self.high:+.2f}]"
         return f"{self.mean:+.2f} dB{interval}".replace("-", "−")
 
 
@@ -99,7 +99,8 @@ def said(standings: list[Standing]) -> str:
         if own:
             digits = [2 if abs(s.mean) < 0.095 else 1 for s in own]
             named = [f"{s.label} ({s.mean:+.{n}f} dB)" for s, n in zip(own, digits, strict=True)]
-            parts.append(f"{word} {_listed(named)}".replace("-0", "−0").replace("(-", "(−"))
+            seen = " on one seed" if own[0].seeds < 2 else ""
+            parts.append(f"{word} {_listed(named)}{seen}".replace("(-", "(−"))
     return ", ".join(parts)
 
 
@@ -129,14 +130,14 @@ class Peers:
         runs = {m: Run(self.study / c["run"].iloc[0]) for m, c in self.cohorts.items()}
         return {m: Portrait(run, self.cache) for m, run in runs.items()}
 
-    def numbers(self, method: str) -> tuple[list[float], list[float]]:
+    def numbers(self, method: str) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
         """Give the bits a pixel and dB of a method's runs."""
         cohort = self.cohorts[method]
-        return tuple(cohort[k].astype(float).tolist() for k in self.keys[::-1])
+        return tuple(cohort[k].to_numpy(dtype=np.float64) for k in self.keys[::-1])
 
     def curves(self, photographs) -> dict[str, Float[np.ndarray, "Q 2"]]:
         """Give the codecs' bits a pixel of all photographs together, and mean dB, by quality."""
-        most, pixels = 1.25 * max(max(self.numbers(m)[0]) for m in self.cohorts), sum(
+        most, pixels = 1.25 * max(self.numbers(m)[0].max() for m in self.cohorts), sum(
             x.shape[0] * x.shape[1] for x in photographs.values())  # fmt: skip
         curves = {}
         for name in CODECS:
@@ -153,10 +154,10 @@ class Peers:
 
 def standings(peers: Peers, jpeg: Float[np.ndarray, "Q 2"] | None) -> dict[str, Standing]:
     """Hold LGQ against every peer, paired by seed; their dB are moved to LGQ's bits along JPEG."""
-    bits, ours = (np.mean(v) for v in peers.numbers("lgq"))
+    bits, _ = (np.mean(v) for v in peers.numbers("lgq"))
     moved = {}
     for method, cohort in peers.cohorts.items():
-        b, db = map(np.array, peers.numbers(method))
+        b, db = peers.numbers(method)
         shift = 0.0 if jpeg is None else np.interp(bits, *jpeg.T) - np.interp(b, *jpeg.T)
         moved[method] = cohort.assign(story_db=db + shift)
     found = {}
@@ -194,15 +195,14 @@ def against_its_peers(peers: Peers, curves: dict) -> Block:
             bars.append((bits, db, db - codec.mean, text, "gap"))
         title = f"At {bits:.2f} bits a pixel LGQ is {said([*found.values()])}"
         title += f"; {bars[-1][3]}" if codec else ""
-        title += " (one seed)" if all(s.seeds < 2 for s in found.values()) else ""
         title = escape(title if found or codec else "LGQ alone: no peer has its seeds")
         moved = [abs(db - np.mean(peers.numbers(m)[1]) - s.mean) for m, s in found.items()]
         if codec and moved:
             caption += "Methods differ in bits, so their dB are first moved to LGQ’s bits along "
             caption += f"JPEG’s curve (by {max(moved):.1f} dB at most). "
         listed = ", ".join(f"{s.label} {s}" for s in found.values())
-        how = "with 95 % intervals" if any(s.seeds > 1 for s in found.values()) else "one seed: no intervals"  # fmt: skip
-        caption += f"LGQ less each, paired by seed, {how}: {listed}. " if listed else ""
+        caption += "LGQ less each, paired by seed, with 95 % intervals of several seeds: "
+        caption += f"{listed or 'none'}. "
         tokenizer = peers.portraits["lgq"]
         raw = np.log2(tokenizer.run.config.quantizer.num_codes) / tokenizer.factor**2
         if bits > raw:
@@ -352,7 +352,7 @@ def runs_table(study: Path, failed: int) -> Block:
         rows.append(f"<tr><td>{key}{escape(name_of(method))}</td><td>{len(cohort)}</td>"
                     f"{''.join(cells)}</tr>")  # fmt: skip
     count, total = sum(map(len, peers.cohorts.values())), len(peers.runs)
-    title = f"The {count} runs behind this page" + (f", of {total}" if total > count else "")
+    title = f"The {_counted(count, 'run')} behind this page" + (f", of {total}" if total > count else "")
     title += f"; {failed} failed" if failed else ""
     caption = (
         "Mean, and the range over seeds. Coded: written by a range coder that knows how often "
