@@ -208,3 +208,15 @@ def require(*, kind: type = int, least: float = 1, most: float = 2**31, **values
     for name, value in values.items():
         if type(value) not in (int, kind) or not least <= value <= most:
             raise ValueError(f"{name} = {value!r}: it must be {right}.")
+
+
+def here(*folders: Path | str) -> list[Path]:
+    """Give folders as absolute paths, by one rule wherever a notebook is started.
+
+    A relative one is below the project, the nearest folder above the working directory that holds
+    `notebooks/01_train.ipynb`; outside of a project it is below the working directory.
+    """
+    now = Path.cwd()
+    tops = (top for top in (now, *now.parents) if (top / "notebooks" / "01_train.ipynb").exists())
+    top = next(tops, now)
+    return [top / folder for folder in folders]

@@ -123,13 +123,15 @@ def whole_images(
     Sides are cropped around the center to a multiple of `multiple` pixels, at most `largest`.
     """
     chosen = np.unique(np.linspace(0, len(image_set) - 1, min(limit, len(image_set))).astype(int))
+    stems = [Path(name).stem for name in image_set.names]
+    names = stems if len(set(stems)) == len(stems) else image_set.names
     found = []
     for i in chosen.tolist():
         image = image_set.image(i)
         height, width = (min(side, largest) // multiple * multiple for side in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         crop = image[top : top + height, left : left + width]
-        found.append((Path(image_set.names[i]).stem, rearrange(crop, "h w c -> c h w").clone()))
+        found.append((names[i], rearrange(crop, "h w c -> c h w").clone()))
     return found
 
 

@@ -69,7 +69,8 @@ class Work:
     def check(self) -> None:
         """Raise ValueError for a notebook that is missing, or lacks a parameter it will get."""
         needed = {name: {"run"} for name in self.study.notebooks}
-        needed |= {name: {"study"} for name in self.study.summary}
+        needed |= {name: {"run"} for name in self.study.looks["notebooks"]}
+        needed |= {name: set() for name in self.study.summary}
         needed[self.study.notebooks[0]] = {*self.study.runs[0].parameters, "runs", "cache"}
         for name, parameters in needed.items():
             missing = parameters - parameters_of(file := self.notebooks / f"{name}.ipynb")
@@ -96,6 +97,16 @@ class Work:
         needed = [] if trained else [train]
         return needed + [job for job in rest if state != "done" or not job.output.exists()]
 
+    def looks(self) -> dict[str, list[Job]]:
+        """Give the notebooks that look at the best finished run of each method, by run."""
+        methods, names = self.study.looks["methods"], self.study.looks["notebooks"]
+        with contextlib.suppress(ValueError):  # no run is finished
+            runs = finished(self.folder).sort_values("psnr", ascending=False)
+            best = runs[runs["method"].isin(methods)].drop_duplicates("method")["run"]
+            folders = [self.folder / run for run in best]
+            return {f.name: [self.job(n, f, run=str(f)) for n in names] for f in folders}
+        return {}
+
     def job(self, name: str, folder: Path, **values: str | int) -> Job:
         """Give a notebook of a run's folder, or of the study's, with its parameters."""
         notebook = self.notebooks / f"{name}.ipynb"
@@ -118,7 +129,8 @@ class Work:
             tasks = {p.name: jobs for p in todo if (jobs := self.jobs_of(p))}
             for planned in todo:
                 Run.create(folder, planned.config)
-            summary = {n: [self.job(n, folder, study=str(folder))] for n in self.study.summary}
+            place = {"study": str(folder), "out": str(folder)}
+            summary = {n: [self.job(n, folder, **place)] for n in self.study.summary}
             summary = {n: j for n, j in summary.items() if tasks or not j[0].output.exists()}
             if skipped := len(todo) - len(tasks):
                 _say(f"{skipped} of {len(todo)} runs are done already")
@@ -127,13 +139,21 @@ class Work:
             environment = dict.fromkeys(THREADS, str(threads or max(1, CPU_COUNT // workers)))
             how = {"cell_limit": self.study.cell_limit, "environment": environment, "gpus": gpus}
             failed = []
-            if tasks or summary:
+            how["stop"] = stop
+            if tasks or summary or _missing(self.looks()):
                 with cluster(workers, scheduler) as client:
-                    failed += _execute(client, tasks, folder, received, {"stop": stop, **how})
+                    failed += _execute(client, tasks, folder, received, how)
                     if any(state_of(folder / planned.name) == "done" for planned in todo):
-                        failed += _execute(client, summary, folder, received, {"stop": stop, **how})
+                        last = _missing(self.looks()) | summary
+                        failed += _execute(client, last, folder, received, how)
             build_report(folder)
             return failed, stop.exists()
+
+
+def _missing(tasks: Mapping[str, list[Job]]) -> dict[str, list[Job]]:
+    """Leave out the notebooks that are there."""
+    left = {name: [j for j in jobs if not j.output.exists()] for name, jobs in tasks.items()}
+    return {name: jobs for name, jobs in left.items() if jobs}
 
 
 def _execute(

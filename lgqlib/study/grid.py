@@ -12,6 +12,9 @@ variants:                   # the grid once more for each, with further override
     method: lgq             # takes the place of the grid's
     temperature.kind: cosine  # or several values, [cosine, linear]
 notebooks: [01_train, 02_evaluate]   # of each run, in this order (this is the default)
+looks:                      # executed for the best finished run (by PSNR) of each of these methods
+  notebooks: [03_geometry]
+  methods: [lgq, vq]
 summary: [06_compare]       # executed once, at the end
 cell_limit: 86400           # seconds that a notebook's cell may take (this is the default)
 """
@@ -47,6 +50,13 @@ properties:
       properties: {name: {type: string, minLength: 1}}
       additionalProperties: {minItems: 1, uniqueItems: true}
   notebooks: {type: array, items: *name, minItems: 1, uniqueItems: true}
+  looks:
+    type: object
+    additionalProperties: false
+    required: [notebooks, methods]
+    properties:
+      notebooks: {type: array, items: *name, minItems: 1, uniqueItems: true}
+      methods: {type: array, items: *name, minItems: 1, uniqueItems: true}
   summary: {type: array, items: *name, uniqueItems: true}
   cell_limit: {type: number, exclusiveMinimum: 0}
 """)
@@ -72,6 +82,7 @@ class Study:
     name: str
     runs: list[PlannedRun]
     notebooks: list[str]
+    looks: Mapping[str, list[str]]  # `notebooks`, and the `methods` of whose best runs they are
     summary: list[str]
     cell_limit: float  # seconds
 
@@ -120,7 +131,8 @@ def parse_study(value: Any, *, folder: Path = Path()) -> Study:
                 seen.append(settings)
                 run = _planned(name, settings, base, folder)
                 runs.setdefault(run.name, run)  # two ways to one config are one run
-    default = {"notebooks": ["01_train", "02_evaluate"], "summary": [], "cell_limit": 86_400}
+    default = {"notebooks": ["01_train", "02_evaluate"]}
+    default |= {"looks": {"notebooks": [], "methods": []}, "summary": [], "cell_limit": 86_400}
     return Study(value["name"], [*runs.values()], *(value.get(k, v) for k, v in default.items()))
 
 
