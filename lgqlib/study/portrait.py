@@ -72,6 +72,11 @@ class Portrait:
         return escape(name_of(self.run.config.quantizer.method))
 
     @property
+    def num_images(self) -> int:
+        """Images that it was trained on."""
+        return len(load(self.run.config.data, "train", cache=self.cache))
+
+    @property
     def factor(self) -> int:
         """Pixels a token is wide."""
         return self.run.config.backbone.downsample
@@ -160,7 +165,7 @@ class Portrait:
         return _psnr(self.photographs[name], self.decoded[name])
 
 
-def _patches(image: Pixels, f: int) -> UInt8[np.ndarray, "N f f 3"]:
+def _patches(image: np.ndarray, f: int) -> np.ndarray:
     return rearrange(image, "(h a) (w b) c -> (h w) a b c", a=f, b=f)
 
 
@@ -221,6 +226,8 @@ def what_it_does(p: Portrait) -> Block:
         cls="top",
     )  # fmt: skip
     raw = np.log2(p.tokenizer.num_codes) / f**2
+    train = p.run.config.train
+    seen = f"{train.num_steps:,} steps of {train.batch_size} crops from {p.num_images:,} images"
     caption = f"Follow the white frame: {w} × {h} pixels become {w // f} × {h // f} numbers, and "
     caption += "the numbers alone become pixels again. "
     caption += (
@@ -232,6 +239,7 @@ def what_it_does(p: Portrait) -> Block:
     )
     caption += f"how often each code occurs in training photographs, {bits:.3f}"
     caption += " (more: this photograph uses other codes)." if bits > raw else "."
+    caption += f" This tokenizer saw {seen}." if train.num_steps else ""
     title = f"{p.label} turns this photograph into {indices.size:,} integers, "
     title += f"{24 / bits:.0f} times smaller; it comes back at {db:.1f} dB"
     return Block(title, body, caption, "02_evaluate")
@@ -391,7 +399,7 @@ def _numbered(grid, regions, centers, weights) -> list[tuple[int, int]]:
     return sorted(chosen)
 
 
-def _contexts(p: Portrait, code: int, count: int = 6) -> list[Pixels]:
+def _contexts(p: Portrait, code: int | np.integer, count: int = 6) -> list[Pixels]:
     """Cut out real places of a code with two tokens around, from near to far from the code."""
     places, f = [], p.factor
     for name, indices in p.indices.items():
@@ -478,7 +486,7 @@ def _at(values: np.ndarray, share: float) -> tuple[int, int]:
     return int(row + i), int(col + j)
 
 
-def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: float) -> str:
+def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: np.floating) -> str:
     """Show the codes between which a token wavers, and what is left for all others."""
     sites = p.tokenizer.quantizer.sites
     shares = probabilities(p.points[name][at][None].detach(), sites.detach(), p.width)[0].numpy()

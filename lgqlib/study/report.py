@@ -70,7 +70,7 @@ def build_report(
         f'<h2 id="{title}">{title}</h2>\n{part}' for title, part in parts.items() if part
     )
     body += "</div>"
-    _write(folder / "index.html", _document(study.name, body))
+    _write(folder / "index.html", _document(study.name, body, f"LGQ in nine findings: study {study.name}"))
     return folder / "index.html"
 
 
@@ -129,10 +129,10 @@ class _Figures(Preprocessor):
         return cell, resources
 
 
-def _document(title: str, body: str) -> str:
+def _document(title: str, body: str, head_line: str = "") -> str:
     head = '<meta charset="utf-8">\n<meta name="viewport" content="width=1300">\n'
     head += f"<title>{escape(title)}</title>\n<style>{style()}</style>"
-    body = f"<body><main>\n<h1>{escape(title)}</h1>\n{body}\n</main></body>"
+    body = f"<body><main>\n<h1>{escape(head_line or title)}</h1>\n{body}\n</main></body>"
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n{body}\n</html>\n'
 
 

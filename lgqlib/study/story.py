@@ -456,7 +456,9 @@ def lead(study: Path) -> str:
         scale += f"{steps} steps of training, " if len(learned) else ""
         scale += f"{sizes} codes, data: {_listed(sorted(set(map(str, runs['data.name']))))}, "
         scale += f"{_listed([f'{n:,}' for n in images])} held-out crops"
-        text += f" <b>This study is small or large by this: {escape(scale)}.</b>"
+        if "num_photographs" in runs and runs["num_photographs"].notna().all():
+            scale += f", {int(runs['num_photographs'].max())} whole held-out photographs"
+        text += f" <strong>Read all numbers at this scale: {escape(scale)}.</strong>"
     return f'<p class="lead">{text}</p>'
 
 
