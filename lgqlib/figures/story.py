@@ -225,8 +225,8 @@ def doubt_chart(
         marks += [_line(34, float(y(value)), side[0], float(y(value)), "grid")]
     for value in x.ticks(5):
         marks += [words(float(x(value)), side[1] + 14, f"{value:g}", "small", text_anchor="middle")]
-    marks += [words(40, 14, "error of a token, gray levels"), words(side[0], side[1] + 32, "its doubt, bits",
-              text_anchor="end")]  # fmt: skip
+    marks += [words(40, 14, "error of a token, gray levels")]
+    marks += [words(side[0], side[1] + 32, "its doubt, bits", text_anchor="end")]
     return svg(side[0], side[1] + 36, *marks, label="error of a token against its doubt")
 
 

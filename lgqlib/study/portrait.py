@@ -180,8 +180,8 @@ def detail(name: str, image: Pixels, width: int, height: int, *, multiple: int =
     if name in DETAILS:
         x, y = DETAILS[name][0] - width // 2, DETAILS[name][1] - height // 2
     else:  # where there is most contrast of large areas
-        means = uniform_filter(image.mean(2), 8)
-        spread = uniform_filter(means**2, (height, width)) - uniform_filter(means, (height, width))**2  # fmt: skip
+        means, box = uniform_filter(image.mean(2), 8), (height, width)
+        spread = uniform_filter(means**2, box) - uniform_filter(means, box) ** 2
         inner = spread[height // 2 : tall - height // 2, width // 2 : wide - width // 2]
         y, x = np.unravel_index(inner.argmax(), inner.shape) if inner.size else (0, 0)
     x, y = (int(np.clip(v, 0, room)) for v, room in ((x, wide - width), (y, tall - height)))
@@ -337,8 +337,9 @@ def what_it_learned(p: Portrait) -> Block:
                  (p.tiles[code], real[code])]  # fmt: skip
         shown += [draw.picture(c, 56, sharp=True, cls="ctx") for c in _contexts(p, code)]
         head = f"<b>{said}</b> code {code}, {share:.2f} % of tokens"
-        rows.append(f'<div class="code"><b class="badge in">{number}</b>'
-                    f'<div class="what">{head}<div class="ctxrow">{"".join(shown)}</div></div></div>')  # fmt: skip
+        what = draw.tag("div", head + draw.tag("div", "".join(shown), cls="ctxrow"), cls="what")
+        badge = draw.tag("b", str(number), cls="badge in")
+        rows.append(draw.tag("div", badge + what, cls="code"))
     heads = '<div class="heads"><span>decoded</span><span>real</span>'
     heads += "<span>real places, from typical to far, the code’s own pixels framed</span></div>"
     shown_map = draw.picture(mosaic, side, sharp=True, over=lines + boxes + names, cls="map",
@@ -409,8 +410,8 @@ def _contexts(p: Portrait, code: int | np.integer, count: int = 6) -> list[Pixel
         places += [(d, name, i, j) for d, (i, j) in zip(away, inner.tolist(), strict=True)]
     places.sort()
     picked = sorted({round(q) for q in np.linspace(0, len(places) - 1, count)}) if places else []
-    cuts = (places[i] for i in picked)
-    return [p.photographs[n][f * (i - 2) : f * (i + 3), f * (j - 2) : f * (j + 3)] for _, n, i, j in cuts]  # fmt: skip
+    cuts = ((n, f * (i - 2), f * (j - 2)) for _, n, i, j in (places[k] for k in picked))
+    return [p.photographs[n][y : y + 5 * f, x : x + 5 * f] for n, y, x in cuts]
 
 
 # 3: where it is unsure ---------------------------------------------------------------------------
@@ -443,13 +444,13 @@ def where_it_is_unsure(p: Portrait) -> Block:
             draw.color_bar(wide, "0", f"{tops[1]:.0f} gray levels or more")]  # fmt: skip
     every = [np.concatenate([v.ravel() for v in of.values()]) for of in (doubts, errors)]
     tall = wide * doubt.shape[0] / doubt.shape[1]
-    body = draw.row(
-        draw.panel(draw.picture(p.photographs[name], wide, over=frames), wide, head="<b>Photograph</b>"),
-        draw.panel(maps[0] + bars[0], wide, head="<b>Doubt</b> of each token"),
-        draw.panel(maps[1] + bars[1], wide, head="<b>Error</b> of each token"),
-        draw.panel(draw.doubt_chart(*every, side=(wide, max(tall - 6, 190))), wide, head="<b>One against the other</b>"),
-        cls="top",
-    )  # fmt: skip
+    shown = {
+        "<b>Photograph</b>": draw.picture(p.photographs[name], wide, over=frames),
+        "<b>Doubt</b> of each token": maps[0] + bars[0],
+        "<b>Error</b> of each token": maps[1] + bars[1],
+        "<b>One against the other</b>": draw.doubt_chart(*every, side=(wide, max(tall - 6, 190))),
+    }
+    body = draw.row(*(draw.panel(part, wide, head=head) for head, part in shown.items()), cls="top")
     choices = (_choices(p, letter, name, at, doubt[at]) for letter, at in picked.items())
     body += draw.row(*choices, cls="bottom")
     direction = side(low, high)
@@ -466,7 +467,10 @@ def where_it_is_unsure(p: Portrait) -> Block:
     title = f"{say[direction]} (rank correlation {_signed(mean)})"
     caption = "Doubt is the entropy of a token’s soft choice among the codes: 0 bits, one code; "
     caption += "3 bits, as unsure as between 8. A typical token wavers between "
-    caption += f"{2 ** every[0].mean():.1f} codes. The choice is as soft as the codebook is coarse, at its "
+    caption += (
+        f"{2 ** every[0].mean():.1f} codes. The choice is as soft as the codebook is coarse, at "
+    )
+    caption += "its "
     caption += "“natural width”: a distance counts relative to the mean error of a token "
     caption += "(2 D / C in the notebooks). "
     caption += f"Right: a dot is a token, the line the mean of each tenth. Correlation {interval}."

@@ -70,7 +70,10 @@ def build_report(
         f'<h2 id="{title}">{title}</h2>\n{part}' for title, part in parts.items() if part
     )
     body += "</div>"
-    _write(folder / "index.html", _document(study.name, body, f"LGQ in nine findings: study {study.name}"))
+    _write(
+        folder / "index.html",
+        _document(study.name, body, f"LGQ in nine findings: study {study.name}"),
+    )
     return folder / "index.html"
 
 

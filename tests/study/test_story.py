@@ -132,7 +132,10 @@ def test_the_map_holds_every_code_once_and_neighbors_are_alike():
 def test_a_picture_is_named_by_what_it_shows_and_a_detail_lies_inside():
     flat, edge = np.full((4, 4, 3), [200.0, 20, 20]), np.full((4, 4, 3), 200.0)
     edge[:, 2:] = 20
-    assert kind_of(flat)[0] == "reds" and kind_of(edge) == ("upright edges", "light left, dark right")
+    assert kind_of(flat)[0] == "reds" and kind_of(edge) == (
+        "upright edges",
+        "light left, dark right",
+    )
     image = np.random.default_rng(0).integers(0, 255, (40, 70, 3), dtype=np.uint8)
     for name in ("chelsea", "other"):
         x, y, w, h = detail(name, image, 48, 56, multiple=4)
