@@ -422,7 +422,9 @@ def where_it_is_unsure(p: Portrait) -> Block:
     sites, f = p.tokenizer.quantizer.sites, p.factor
     doubts, errors, trends = {}, {}, []
     for name, points in p.points.items():
-        found = soft_assign(points.flatten(0, 1).detach(), sites.detach(), p.width)
+        widths = p.tokenizer.quantizer.widths
+        with torch.no_grad():
+            found = soft_assign(points.flatten(0, 1), sites, p.width, widths=widths)
         shape = points.shape[:2]
         doubts[name] = (found.entropy / np.log(2)).numpy().reshape(shape)
         gap = p.photographs[name].astype(float) - p.decoded[name]
@@ -524,7 +526,9 @@ def what_the_temperature_does(p: Portrait) -> Block:
     warmth = [split * step, *np.geomspace(split, 1, 4), 1 / step]
     name = [*p.photographs][min(1, len(p.photographs) - 1)]
     image, points = p.photographs[name], p.points[name].detach()
-    sites, codebook = (t.detach() for t in (tokenizer.quantizer.sites, tokenizer.codebook))
+    sites, widths = tokenizer.quantizer.sites.detach(), tokenizer.quantizer.widths
+    if sites.shape != tokenizer.codebook.shape:
+        raise NotTold("its codes are not vectors of their own")
     side = min(image.shape[:2])
     left, top = (image.shape[1] - side) // 2, (image.shape[0] - side) // 2
     wide, gap = 164, (draw.WIDE - 7 * 164) / 6
@@ -532,8 +536,8 @@ def what_the_temperature_does(p: Portrait) -> Block:
     for value in [*warmth, 0]:
         with torch.no_grad():
             if value:
-                p_nk = probabilities(points.flatten(0, 1), sites, value * width)
-                soft = rearrange(p_nk @ codebook, "(h w) c -> 1 c h w", h=points.shape[0])
+                soft = soft_assign(points.flatten(0, 1), sites, value * width, widths=widths)
+                soft = rearrange(soft.average, "(h w) c -> 1 c h w", h=points.shape[0])
                 decoded = tokenizer.decode_latents(soft)[0].permute(1, 2, 0)
                 pixels = ((decoded + 1) * 127.5).clamp(0, 255).round().byte().numpy()
             else:

@@ -67,7 +67,7 @@ def build_report(
     body += f'<div class="more"><p>{len(rows)} runs: {counts or "no run yet"}. All numbers, one '
     body += f'row a run: <a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
     body += "\n".join(
-        f'<h2 id="{title}">{title}</h2>\n{part}' for title, part in parts.items() if part
+        f'<h2 id="{title.split()[0]}">{title}</h2>\n{part}' for title, part in parts.items() if part
     )
     body += "</div>"
     _write(

@@ -197,7 +197,8 @@ def against_its_peers(peers: Peers, curves: dict) -> Block:
             bars.append((bits, db, db - codec.mean, text, "gap"))
         title = f"At {bits:.2f} bits a pixel LGQ is {said([*found.values()])}"
         title += f"; {bars[-1][3]}" if codec else ""
-        title = escape(title if found or codec else "LGQ alone: no peer has its seeds")
+        alone = f"At {bits:.2f} bits a pixel LGQ has {db:.1f} dB; no peer has its seeds"
+        title = escape(title if found else alone)
         moved = [abs(db - np.mean(peers.numbers(m)[1]) - s.mean) for m, s in found.items()]
         if codec and moved:
             caption += "Methods differ in bits, so their dB are first moved to LGQ’s bits along "
@@ -380,7 +381,7 @@ def tell(study: Path, cache: Path) -> list[Block]:
 
     def of_lgq(block):
         if hero != "lgq":
-            raise NotTold("this study has no finished run of LGQ")
+            raise NotTold("no finished run of LGQ at the codebook’s size that most methods have")
         return block(portrait)
 
     def compared():
@@ -540,11 +541,9 @@ def _point(photographs: dict, cols: list[Column]) -> str:
     gaps = {c.label: [_psnr(x, c.decoded[n]) for n, x in photographs.items()] for c in cols}
     means = sorted(((np.mean(v), label) for label, v in gaps.items()), reverse=True)
     listed = ", ".join(f"{label} {db:.1f}" for db, label in means)
-    return (
-        "LGQ (Learnable Geometric Quantization) turns photographs into integers whose meaning it "
-        f"learns.\nMean dB over all {len(photographs)} held-out photographs, one run a method, JPEG "
-        f"at LGQ’s bits: {listed}."
-    )
+    what = "LGQ (Learnable Geometric Quantization) turns photographs into integers, and learns "
+    what += f"what each integer means.\nMean dB over all {len(photographs)} held-out photographs, "
+    return what + f"one run a method, JPEG at LGQ’s bits: {listed}."
 
 
 if __name__ == "__main__":

@@ -47,6 +47,10 @@ def test_all_blocks_are_told_once_and_need_no_network(study, monkeypatch):
     monkeypatch.setattr(story, "tell", lambda *_: pytest.fail("told again"))
     assert build_report(study, story=True, cache=cache).read_text() == text
     assert build_report(study).read_text() == text, "what was told stays on the page"
+    page = study / "report" / next(study.glob("lgq*")).name / "03_geometry.html"
+    page.parent.mkdir()
+    page.write_text("")
+    assert f'<a href="{page.parent.name}/03_geometry.html">' in build_report(study).read_text()
 
 
 def test_what_is_kept_is_dropped_when_an_evaluation_changes(study, monkeypatch):
