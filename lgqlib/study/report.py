@@ -16,9 +16,11 @@ from nbconvert.preprocessors import Preprocessor
 from pandas import DataFrame
 from plotly.offline import get_plotlyjs
 
+from lgqlib.figures.story import style
 from lgqlib.files import read_json, replacing
 from lgqlib.study.comparison import comparison_note, comparison_table
 from lgqlib.study.results import FAILURE_FILE, finished, study_runs, write_results
+from lgqlib.study.story import lead, story_html
 
 PLOTLY = "plotly.min.js"
 OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
@@ -28,17 +30,16 @@ OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
 {{% block jupyter_widgets %}}{{% endblock %}}
 """
 """nbconvert's template without the scripts that it would fetch."""
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
-pre { overflow-x: auto; font-size: 12px; }
-"""
 
 
-def build_report(study: Path | str) -> Path:
-    """Write results.parquet, results.csv and report/ of a study; give the path of the page."""
+def build_report(
+    study: Path | str, *, story: bool = False, cache: Path | str = "data/cache"
+) -> Path:
+    """Write results.parquet, results.csv and report/ of a study; give the path of the page.
+
+    `story`: compute what the page tells of the runs, a minute, where it is not kept yet. `cache`:
+    folder of decoded images, which it reads.
+    """
     study = Path(study)
     table, folder = write_results(study), study / "report"
     if not (folder / PLOTLY).exists():
@@ -60,10 +61,19 @@ def build_report(study: Path | str) -> Path:
         "Failed": "\n".join(failures),
         "Runs": runs.to_html(index=False, border=0, escape=False),
     }
-    body = f"<p>{len(rows)} runs: {counts or 'no run yet'}. All numbers, one row a run: "
-    body += f'<a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
-    body += "\n".join(f"<h2>{title}</h2>\n{part}" for title, part in parts.items() if part)
-    _write(folder / "index.html", _document(study.name, body))
+    failed = int((table["state"] == "failed").sum())
+    where = Path(cache) if story else None
+    body = f"{lead(study)}\n{story_html(study, folder, failed=failed, cache=where)}\n"
+    body += f'<div class="more"><p>{len(rows)} runs: {counts or "no run yet"}. All numbers, one '
+    body += f'row a run: <a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
+    body += "\n".join(
+        f'<h2 id="{title.split()[0]}">{title}</h2>\n{part}' for title, part in parts.items() if part
+    )
+    body += "</div>"
+    _write(
+        folder / "index.html",
+        _document(study.name, body, f"LGQ in nine findings: study {study.name}"),
+    )
     return folder / "index.html"
 
 
@@ -122,9 +132,10 @@ class _Figures(Preprocessor):
         return cell, resources
 
 
-def _document(title: str, body: str) -> str:
-    head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>'
-    body = f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>"
+def _document(title: str, body: str, head_line: str = "") -> str:
+    head = '<meta charset="utf-8">\n<meta name="viewport" content="width=1300">\n'
+    head += f"<title>{escape(title)}</title>\n<style>{style()}</style>"
+    body = f"<body><main>\n<h1>{escape(head_line or title)}</h1>\n{body}\n</main></body>"
     return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n{body}\n</html>\n'
 
 
