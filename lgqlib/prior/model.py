@@ -84,10 +84,11 @@ class Prior(nn.Module):
         own = (queries @ keys[tokens][:, :, None])[..., 0].logsumexp(-1)
         hidden, weight = tokens, torch.zeros(())
         if drawn is not None:
-            keys = torch.cat([keys[drawn], torch.zeros_like(keys[:1])])  # the last is hidden, or
+            never = F.pad(torch.full_like(keys[:1, :1], -1e4), (keys.shape[1] - 1, 0))
+            keys = torch.cat([keys[drawn], never])  # hidden where the token itself is not drawn
             place = torch.full((self.num_codes,), len(drawn), device=drawn.device)
             place[drawn] = torch.arange(len(drawn), device=drawn.device)
-            hidden = place[tokens]  # the token's own
+            hidden = place[tokens]
             weight = ((self.num_codes - 1) / (len(drawn) - (hidden < len(drawn)).float())).log()
         hidden = hidden.repeat_interleave(queries.shape[1])
         others = LogSum.apply(queries.flatten(0, 1), keys, hidden).view(queries.shape[:2])
@@ -163,7 +164,7 @@ def fit(
     num_steps: int = 1500,
     seed: int = 0,
     device: str = "",
-    lr: float = 2e-3,
+    lr: float = 5e-3,
     batch_size: int = 512,
     progress: bool = True,
 ) -> Prior:

@@ -43,7 +43,7 @@ def count_bits(
     if clusters > 1:
         share = (counts + num_codes * share) / (counts.sum(1, keepdim=True) + num_codes)
     else:
-        share = share.expand(2, -1)
+        share = share.expand(2, -1).contiguous()
     bits = -share.double().log2().flatten()
     return torch.stack([bits[pairs(m)].mean() for m in held_out])
 
