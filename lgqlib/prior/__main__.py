@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lgqlib.data.images import decode
+from lgqlib.data.store import decode
 from lgqlib.files import replacing
 from lgqlib.prior import compress, decompress, pretrained
 

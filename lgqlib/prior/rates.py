@@ -30,7 +30,7 @@ def count_bits(
         with torch.random.fork_rng():
             torch.manual_seed(0)
             centers = initial_codes(codebook.detach().float(), clusters, "kmeans")
-        cluster[:-1] = nearest(codebook.detach().float(), centers)
+        cluster[:-1] = nearest(codebook.detach().float(), centers)[:, 0]
     cluster[-1] = outside
 
     def pairs(indices: Tensor) -> Tensor:
