@@ -3,7 +3,7 @@
 from lgqlib.prior.codec import cheaper_tokens, compress, decompress, pretrained, tokens_of
 from lgqlib.prior.heads import HEADS
 from lgqlib.prior.model import Prior, fit
-from lgqlib.prior.rates import count_bits, prior_bits
+from lgqlib.prior.rates import count_bits, file_rates, head_rates, prior_bits
 
 __all__ = [
     "HEADS",
@@ -12,7 +12,9 @@ __all__ = [
     "compress",
     "count_bits",
     "decompress",
+    "file_rates",
     "fit",
+    "head_rates",
     "pretrained",
     "prior_bits",
     "tokens_of",

@@ -1,14 +1,20 @@
 """What a token costs: by counts of codes, by its left neighbor, and under a prior."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+import pandas
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from lgqlib.prior.codec import tokens_of
-from lgqlib.prior.model import fit
+from lgqlib.data import to_uint8
+from lgqlib.measure.codecs import CODECS, curve
+from lgqlib.measure.images import psnr
+from lgqlib.prior.codec import HEADER, cheaper_tokens, tokens_of, write
+from lgqlib.prior.heads import HEADS
+from lgqlib.prior.model import Prior, fit
 from lgqlib.quantizers.assignment import nearest
 from lgqlib.quantizers.start import initial_codes
 from lgqlib.tokenizer import Tokenizer
@@ -77,3 +83,61 @@ def prior_bits(
         "prior_steps": num_steps,
         "prior_tokens": tokens,
     }
+
+
+@torch.no_grad()
+def file_rates(
+    tokenizer: Tokenizer,
+    prior: Prior,
+    images: Mapping[str, UInt8[Tensor, "3 _ _"]],
+    *,
+    weight: float = 0.0,
+) -> pandas.DataFrame:
+    """Write each image as a file, and hold it against JPEG and WebP at equal bits: a row an image.
+
+    `bits_per_token` is the model's; `bits_per_pixel` is of the whole file, `excess` how much longer
+    its stream is than the model says, and `psnr` of what comes out of it. `JPEG`, `WebP`: PSNR of
+    files of as many bits, between the nearest qualities. `weight`: of bits in the choice of tokens
+    (`cheaper_tokens`).
+    """
+    rows = []
+    for name, image in images.items():
+        options = {"weight": weight} if weight else {}
+        tokens = (cheaper_tokens if weight else tokens_of)(tokenizer, image, **options)
+        content = write(tokenizer, prior, tokens, size=tuple(image.shape[1:]))
+        decoded = to_uint8(tokenizer.decode(tokens[None]))[:, :, : image.shape[1], : image.shape[2]]
+        bits, size = float(prior.nll(tokens).double().sum()), 8 * len(content) / image[0].numel()
+        row = {
+            "name": name,
+            "tokens": tokens.numel(),
+            "bits_per_token": bits / tokens.numel(),
+            "bits_per_pixel": size,
+            "excess": 8 * (len(content) - HEADER.size) / bits - 1,
+            "psnr": float(psnr(decoded.cpu() / 255, image[None] / 255)),
+        }
+        for codec in CODECS:
+            points = curve(image.permute(1, 2, 0).numpy(), codec)
+            row[codec] = float(np.interp(np.log(size), np.log(points[:, 0]), points[:, 1]))
+        rows.append(row)
+    return pandas.DataFrame(rows)
+
+
+def head_rates(
+    codebook: Float[Tensor, "K c"],
+    maps: Sequence[Int[Tensor, "_ _"]],
+    held_out: Sequence[Int[Tensor, "_ _"]],
+    *,
+    num_steps: int,
+    seed: int = 0,
+    progress: bool = True,
+) -> pandas.DataFrame:
+    """Fit a prior with every head in equal steps: a row a head, with its bits a held-out token."""
+    rows = []
+    for head in HEADS:
+        options = {"num_steps": num_steps, "seed": seed, "progress": progress}
+        prior = fit(codebook, maps, head=head, **options)
+        bits = torch.cat([prior.nll(indices).flatten() for indices in held_out])
+        row = {"num_codes": len(codebook), "head": head, "bits": float(bits.double().mean())}
+        parameters = sum(parameter.numel() for parameter in prior.parameters())
+        rows.append(row | {"steps": num_steps, "parameters": parameters})
+    return pandas.DataFrame(rows)
