@@ -1,0 +1,168 @@
+"""What a token costs: by which model, where in a photograph, and against JPEG and WebP."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas
+import plotly.graph_objects as go
+from jaxtyping import Float, UInt8
+
+from lgqlib.figures.pictures import colored, data_uri, picture_grid
+from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, color_of, panels, titled
+
+CODEC_COLORS = {"JPEG": ORANGE, "WebP": SKY}
+HEAD_COLORS = {"geometric": BLUE, "softmax": GREEN, "embeddings": PURPLE}
+HEAD_LABELS = {
+    "geometric": "Gaussians at the codes",
+    "softmax": "softmax on vectors",
+    "embeddings": "softmax on embeddings",
+}
+
+
+def costs(bits: Mapping[str, Float[np.ndarray, " n"]], *, num_codes: int) -> go.Figure:
+    """Draw the bits a token under each model: the mean of photographs, and every one as a point."""
+    fig, (panel,) = panels(height=380)
+    for at, values in enumerate(bits.values()):
+        panel.bars([at], [values.mean()], text=f"{values.mean():.2f}", width=0.6)
+        spread = np.linspace(-0.2, 0.2, len(values))
+        panel.dots(at + spread, values, color=BLUE, size=5)
+    nominal = np.log2(num_codes)
+    panel.rule(y=nominal, annotation_text=f"by name, log2 K = {nominal:.4g}")
+    panel.axes(
+        y="bits a token",
+        x_tickvals=list(range(len(bits))),
+        x_ticktext=list(bits),
+        y_range=[0, max(nominal, max(v.max() for v in bits.values())) * 1.08],
+    )
+    first, last = (list(bits)[at] for at in (0, -1))
+    return titled(
+        fig,
+        f"A token costs {bits[last].mean():.2f} bits when its neighbors are known, "
+        f"{bits[first].mean():.2f} by counts of codes alone",
+        f"Means of {len(bits[last])} whole held-out photographs; every point is one of them.",
+    )
+
+
+def bit_map(
+    image: UInt8[np.ndarray, "H W 3"],
+    decoded: UInt8[np.ndarray, "H W 3"],
+    bits: Float[np.ndarray, "h w"],
+) -> go.Figure:
+    """Show a photograph, what comes back, and the bits of every token."""
+    fig, (left, middle, right) = panels(
+        cols=3, titles=("photograph", "decoded", "bits of each token"), height=400
+    )
+    left.picture(data_uri(image))
+    middle.picture(data_uri(decoded))
+    top = float(np.quantile(bits, 0.99))
+    right.picture(
+        data_uri(colored(bits, scale="Inferno", high=top)),
+        customdata=bits[..., None],
+        hoverinfo=None,
+        hovertemplate="row %{y}, column %{x}<br>%{customdata[0]:.1f} bits<extra></extra>",
+    )
+    ranked = np.sort(bits.ravel())[::-1]
+    share = ranked[: len(ranked) // 4].sum() / ranked.sum()
+    return titled(
+        fig,
+        f"A quarter of the tokens takes {share:.0%} of the bits; the mean is {bits.mean():.2f}",
+        f"Black costs nothing, bright {top:.0f} bits or more. Edges and fine texture cost, "
+        "whatever continues its neighbors is nearly free.",
+    )
+
+
+def heads(table: pandas.DataFrame) -> go.Figure:
+    """Draw the bits a token of every head at each K; columns `num_codes`, `head`, `bits`, `steps`,
+    `parameters`.
+    """
+    fig, (panel,) = panels(height=360)
+    for head, part in table.groupby("head", sort=False):
+        panel.bars(
+            [f"K = {k:,}" for k in part["num_codes"]],
+            part["bits"],
+            *(HEAD_LABELS[head], HEAD_COLORS[head]),
+            text=[f"{b:.2f}" for b in part["bits"]],
+            customdata=part["parameters"],
+            hovertemplate="%{x}: %{y:.2f} bits, %{customdata:,} parameters<extra></extra>",
+        )
+    panel.axes(y="bits a token", y_rangemode="tozero")
+    wide = table.pivot(index="num_codes", columns="head", values="bits")
+    gain = wide["softmax"] - wide["geometric"]
+    said = ", ".join(
+        f"{abs(g):.2f} {'below' if g > 0 else 'above'} at K = {k:,}" for k, g in gain.items()
+    )
+    return titled(
+        fig,
+        f"Gaussians at the codes against a softmax on the same vectors, bits a token: {said}",
+        f"Held-out photographs after {table['steps'].iloc[0]} steps of each. The Gaussians know "
+        "where a code lies; a softmax has to meet it first.",
+    )
+
+
+def rate_distortion(
+    files: Mapping[float, pandas.DataFrame],
+    curves: Mapping[str, Float[np.ndarray, "n Q 2"]],
+    *,
+    method: str = "lgq",
+) -> go.Figure:
+    """Draw files of tokens against JPEG and WebP: mean curves, and each photograph's difference.
+
+    `files`: by the weight of bits, tables of `file_rates`, first that of weight 0. `curves`: by
+    codec, bits a pixel and PSNR of every photograph.
+    """
+    plain = next(iter(files.values()))
+    fig, (left, right) = panels(cols=2, height=440, column_widths=[0.6, 0.4])
+    for codec, points in curves.items():
+        left.line(*points.mean(0).T, codec, CODEC_COLORS[codec], mode="lines+markers")
+    means = pandas.DataFrame([t[["bits_per_pixel", "psnr"]].mean() for t in files.values()])
+    left.dots(
+        *(means["bits_per_pixel"], means["psnr"], "tokens and prior", color_of(method)),
+        mode="lines+markers",
+        size=9,
+        text=[f"weight of bits {weight:g}" for weight in files],
+        hovertemplate="%{text}<br>%{x:.3f} bits a pixel, %{y:.2f} dB<extra></extra>",
+    )
+    span = [0, 3 * float(plain["bits_per_pixel"].mean())]
+    inside = [p.mean(0)[p.mean(0)[:, 0] < span[1], 1] for p in curves.values()]
+    ends = np.concatenate([*inside, means["psnr"]])
+    left.axes(
+        *("whole file, bits a pixel", "PSNR, dB"),
+        x_range=span,
+        y_range=[ends.min(), ends.max() + 1],
+    )
+    order = plain.sort_values("JPEG", key=lambda jpeg: plain["psnr"] - jpeg)
+    for codec in curves:
+        gains = order["psnr"] - order[codec]
+        right.dots(gains, order["name"], codec, CODEC_COLORS[codec], size=9, showlegend=False)
+    right.rule(x=0)
+    right.axes("dB above the codec at equal bits")
+    fig.update_layout(legend={"orientation": "h", "y": -0.18})
+    said = [
+        f"{(plain['psnr'] - plain[c]).mean():+.2f} dB against {c} "
+        f"({int((plain['psnr'] > plain[c]).sum())} of {len(plain)})"
+        for c in curves
+    ]
+    return titled(
+        fig,
+        f"At equal bits of the whole file: {', '.join(said)}",
+        "Left: means of the photographs; along our line the choice of tokens trades error for "
+        "bits. Right: each photograph, nearest tokens. The weights of tokenizer and prior, which "
+        "both sides have, are not counted.",
+    )
+
+
+def samples(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> go.Figure:
+    """Show what the prior draws."""
+    return titled(
+        picture_grid({"drawn": list(pictures)}),
+        "What the prior draws is texture, without objects: it sees two rows and two tokens",
+        "Smooth areas, edges and grain continue for a few tokens; nothing holds a shape together.",
+    )
+
+
+def cheaper(files: Mapping[float, pandas.DataFrame]) -> str:
+    """Say what a weight of bits in the choice of tokens saves and costs."""
+    tables = list(files.values())
+    saved = 1 - tables[-1]["bits_per_pixel"].sum() / tables[0]["bits_per_pixel"].sum()
+    lost = (tables[0]["psnr"] - tables[-1]["psnr"]).mean()
+    return f"weight {list(files)[-1]:g}: {saved:.0%} fewer bits for {lost:.2f} dB"

@@ -1,0 +1,230 @@
+"""A prior is causal and exact, learns what its tokens hold, and writes files that come back."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from lgqlib.data import to_uint8
+from lgqlib.prior import (
+    HEADS,
+    Prior,
+    cheaper_tokens,
+    compress,
+    count_bits,
+    decompress,
+    fit,
+    pretrained,
+    prior_bits,
+    tokens_of,
+)
+from lgqlib.prior.codec import HEADER
+from lgqlib.prior.model import NEIGHBORS
+
+K = 50
+
+
+def prior_of(head="geometric", num_codes=K, seed=0):
+    """Give a prior of random weights, also where they start at zero."""
+    torch.manual_seed(seed)
+    prior = Prior(torch.randn(num_codes, 3), head=head)
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return prior
+
+
+def walk(*shape, seed=0):
+    """Give a map in which every token is near the one to its left."""
+    steps = torch.randint(-1, 2, shape, generator=torch.Generator().manual_seed(seed))
+    return (25 + steps.cumsum(1)).clamp(0, K - 1)
+
+
+def photograph(height=43, width=61, seed=0):
+    noise = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    smooth = F.interpolate(noise, (height, width), mode="bilinear")
+    return (smooth[0] * 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def pair(trained):
+    """Give a tokenizer and a prior that saw a little."""
+    tokenizer = trained("lgq").tokenizer()
+    maps = [tokens_of(tokenizer, photograph(seed=seed)) for seed in range(1, 9)]
+    return tokenizer, fit(tokenizer.codebook, maps, num_steps=30, progress=False)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_the_loss_and_its_gradient_are_those_of_the_probabilities(head, monkeypatch):
+    monkeypatch.setattr("lgqlib.prior.heads.CELLS", {"cpu": 3 * K})  # several chunks
+    prior = prior_of(head).double()
+    neighbors, tokens = torch.randint(K + 1, (7, 12)), torch.randint(K, (7,))
+    probs = prior.probs(neighbors)
+    torch.testing.assert_close(probs.sum(-1), torch.ones(7).double())
+    dense, ours = -probs[torch.arange(7), tokens].log(), prior(neighbors, tokens)
+    torch.testing.assert_close(ours, dense)
+    weights, parameters = torch.rand(7).double(), list(prior.parameters())
+    for a, b in zip(
+        torch.autograd.grad(ours @ weights, parameters),
+        torch.autograd.grad(dense @ weights, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_drawn_codes_stand_for_all():
+    prior = prior_of(num_codes=400)
+    neighbors, tokens = torch.randint(401, (64, 12)), torch.randint(400, (64,))
+    exact = prior(neighbors, tokens)
+    torch.testing.assert_close(prior(neighbors, tokens, torch.randperm(400)), exact)
+    draws = [prior(neighbors, tokens, torch.randperm(400)[:100]) for _ in range(300)]
+    sums = torch.stack(draws).exp().mean(0)  # 1 / p, of which an estimate is unbiased
+    torch.testing.assert_close(sums, exact.exp(), rtol=0.1, atol=0)
+
+
+def test_a_token_changes_the_cost_of_itself_and_of_those_that_see_it():
+    tokens = torch.randint(K, (9, 10))
+    other = tokens.clone()
+    other[4, 5] = (tokens[4, 5] + 1) % K
+    prior = prior_of()
+    changed = (prior.nll(other) - prior.nll(tokens)).abs() > 1e-6
+    seeing = {(4, 5), *((4 - i, 5 - j) for i, j in NEIGHBORS)}
+    assert {tuple(place) for place in changed.nonzero().tolist()} == seeing
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (1, 5), (6, 1)])
+def test_the_wavefront_meets_every_token_with_the_probabilities_of_its_cost(shape):
+    prior, tokens = prior_of(), torch.randint(K, shape)
+    bits = torch.zeros(shape)
+
+    def known(probs, rows, columns):
+        chosen = tokens[rows, columns]
+        bits[rows, columns] = -probs[torch.arange(len(chosen)), chosen].log2()
+        return chosen
+
+    assert torch.equal(prior.along(*shape, known), tokens)
+    torch.testing.assert_close(bits, prior.nll(tokens), rtol=1e-4, atol=1e-3)
+
+
+def test_codes_in_another_order_have_the_same_probabilities():
+    codebook, order = torch.randn(K, 3), torch.randperm(K)
+    maps = [walk(12, 12)]
+    first = fit(codebook, maps, num_steps=5, progress=False)
+    inverse = order.argsort()
+    second = fit(codebook[order], [inverse[m] for m in maps], num_steps=5, progress=False)
+    torch.testing.assert_close(second.nll(inverse[maps[0]]), first.nll(maps[0]))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_it_learns_what_neighbors_tell_the_same_for_a_seed(head):
+    codebook = torch.linspace(-1, 1, K)[:, None]
+    maps = [walk(32, 32, seed=seed) for seed in range(1, 5)]
+    priors = [
+        fit(codebook, maps, head=head, num_steps=150, seed=seed, progress=False)
+        for seed in (0, 0, 1)
+    ]
+    held_out = walk(32, 32, seed=9)
+    costs = [prior.nll(held_out) for prior in priors]
+    assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[0], costs[2])
+    (counted,) = count_bits(maps, [held_out], codebook)
+    assert costs[0].mean() < (counted - 2 if head == "geometric" else counted - 0.5)
+
+
+def test_counts_of_codes_and_of_pairs():
+    maps, held_out = [walk(64, 64)], walk(16, 16, seed=3)
+    codebook = torch.linspace(-1, 1, K)[:, None]
+    n = np.bincount(maps[0].flatten(), minlength=K)
+    by_hand = -np.log2((n + 0.5) / (n.sum() + K / 2))[held_out.numpy()].mean()
+    (zero_order,) = count_bits(maps, [held_out], codebook)
+    assert float(zero_order) == pytest.approx(by_hand, rel=1e-6)
+    (left,) = count_bits(maps, [held_out], codebook, clusters=K)
+    assert np.log2(3) < float(left) < np.log2(3) + 1  # three steps are equally likely
+
+
+def test_samples_are_tokens_and_have_a_seed():
+    samples = [prior_of().sample(5, 6, seed=seed) for seed in (0, 0, 1)]
+    assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
+    assert samples[0].min() >= 0 and samples[0].max() < K
+
+
+def test_a_photograph_comes_back_bit_for_bit_from_as_many_bytes_as_the_model_says(pair):
+    tokenizer, prior = pair
+    image = photograph(203, 301)  # no multiples of four
+    content = compress(*pair, image)
+    tokens = tokens_of(tokenizer, image)
+    back = decompress(*pair, content)
+    assert back.shape == image.shape
+    whole = to_uint8(tokenizer.decode(tokens[None]))[0]
+    assert torch.equal(back, whole[:, :203, :301])
+    bits = float(prior.nll(tokens).sum())
+    assert bits < 8 * (len(content) - HEADER.size) < 1.005 * bits + 32
+
+
+def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
+    tokenizer, content = pair[0], compress(*pair, photograph())
+    with pytest.raises(ValueError, match="begin with LGQ1"):
+        decompress(*pair, b"\x89PNG" + content)
+    for end in range(0, len(content), 7):
+        with pytest.raises(ValueError, match="begin with LGQ1|torn or damaged"):
+            decompress(*pair, content[:end])
+    for place in range(4, len(content), 5):
+        damaged = bytearray(content)
+        damaged[place] ^= 16
+        with pytest.raises(ValueError, match="torn or damaged"):
+            decompress(*pair, bytes(damaged))
+    other = fit(tokenizer.codebook, [tokens_of(tokenizer, photograph())], num_steps=1)
+    with pytest.raises(ValueError, match="of another tokenizer or prior, with K = 64"):
+        decompress(tokenizer, other, content)
+    probs = Prior.probs
+    monkeypatch.setattr(Prior, "probs", lambda self, x: probs(self, x) ** 1.01)
+    with pytest.raises(ValueError, match="floats differ"):
+        decompress(*pair, content)
+
+
+def test_a_little_error_buys_bits(pair):
+    tokenizer, prior = pair
+    image = photograph(64, 64)
+    near, cheap = (cheaper_tokens(*pair, image, weight=weight) for weight in (0.0, 1.0))
+    assert torch.equal(near, tokens_of(tokenizer, image))
+    assert prior.nll(cheap).mean() < prior.nll(near).mean()
+
+
+@pytest.mark.parametrize("method", ["lgq", "fsq", "simvq"])
+def test_the_bits_of_any_method_under_its_own_prior(method, trained):
+    tokenizer = trained(method).tokenizer()
+    train_images, held_out = [photograph(seed=s) for s in range(4)], [photograph(40, 40, seed=7)]
+    options = {"num_steps": 40, "progress": False}
+    numbers = prior_bits(tokenizer, train_images, held_out, **options)
+    assert numbers == prior_bits(tokenizer, train_images, held_out, **options)
+    assert 0 < numbers["bits_per_token_prior"] < numbers["bits_per_token_counted"] + 1
+    assert numbers["bits_per_pixel_prior"] == numbers["bits_per_token_prior"] / 16
+    assert numbers["prior_tokens"] == 100
+
+
+def test_from_the_command_line_and_back(pair, tmp_path):
+    tokenizer, prior = pair
+    tokenizer.save_pretrained(tmp_path / "ours")
+    prior.save(tmp_path / "ours" / "prior.safetensors")
+    again = pretrained(tmp_path / "ours")
+    assert compress(*again, photograph()) == compress(*pair, photograph())
+    Image.fromarray(photograph().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+
+    def call(*names):
+        paths = [str(tmp_path / name) for name in names]
+        command = [sys.executable, "-m", "lgqlib.prior", *paths, "--folder", str(tmp_path / "ours")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "bits a pixel" in call("a.png", "a.lgq").stderr
+    assert call("a.lgq", "b.png").returncode == 0
+    want = decompress(*pair, (tmp_path / "a.lgq").read_bytes())
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), want.permute(1, 2, 0).numpy())
+    (tmp_path / "a.lgq").write_bytes(b"LGQ1")
+    assert "no file of tokens" in call("a.lgq", "b.png").stderr
+    with pytest.raises(ValueError, match="no tokenizer with a prior"):
+        pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not of this codebook"):
+        Prior.load(tmp_path / "ours" / "prior.safetensors", torch.randn(9, 2))
