@@ -237,20 +237,23 @@ class Explorer(anywidget.AnyWidget):
             "tokenizer": self.tokenizer,
             "selection": self.selection,
         }
-        # `<` in a string of JSON would end the script that holds it.
-        text = json.dumps(state, allow_nan=False).replace("<", "\\u003c")
-        title = self.meta["title"] or "Codebook"
-        page = (resources("lgqlib.explorers") / "static" / "page.html").read_text(encoding="utf-8")
-        parts = {
-            "TITLE": html.escape(title),
-            "STATE": text,
-            "BLOB": base64.b64encode(self.blob).decode(),
-            "SCRIPT": script().replace("</script", "<\\/script"),
-        }
-        page = re.sub("|".join(f"@{key}@" for key in parts), lambda m: parts[m[0][1:-1]], page)
+        text = page(state, self.blob)
         with files.replacing(Path(path)) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
         return Path(path)
+
+
+def page(state: dict[str, Any], blob: bytes) -> str:
+    """Give the text of a page that shows `state` and `blob`."""
+    # `<` in a string of JSON would end the script that holds it.
+    parts = {
+        "TITLE": html.escape(state["meta"]["title"] or "Codebook"),
+        "STATE": json.dumps(state, allow_nan=False).replace("<", "\\u003c"),
+        "BLOB": base64.b64encode(blob).decode(),
+        "SCRIPT": script().replace("</script", "<\\/script"),
+    }
+    empty = (resources("lgqlib.explorers") / "static" / "page.html").read_text(encoding="utf-8")
+    return re.sub("|".join(f"@{key}@" for key in parts), lambda m: parts[m[0][1:-1]], empty)
 
 
 def _names(tokenizers: list[Opened], names: list[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import { assignment, excess, LocalDecoder, repaint } from "./assigning.js";
 import { CodeMap, context, difference, differenceColor, drawCurve, drawLoupe, drawPhotograph, field, fit, mosaic, range, tile } from "./drawing.js";
-import { NONE, QUANTITIES, counted, css, number, parseCodes, pixels, scope, viridis } from "./values.js";
+import { NONE, QUANTITIES, counted, css, number, parseCodes, percent, pixels, scope, viridis } from "./values.js";
 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
@@ -40,6 +40,7 @@ export class Screen {
     this.typicals = new Map();
     this.excesses = new Map();
     this.keepLayer();
+    this.wasBoth = this.both;
     this.state.pin ??= this.home();
   }
 
@@ -209,6 +210,8 @@ export class Screen {
     if (pin?.code && view !== "both" && pin.code[0] !== view) this.state.pin = this.typical(...pin.code) === null ? this.home() : { token: this.typical(...pin.code) };
     this.state.view = view;
     if (String(before) !== String(this.meta.tokenizers[m].grids[photo])) this.state.pin = this.home();
+    if (this.both !== this.wasBoth) [this.state.layer, this.otherLayer] = [this.otherLayer ?? "", this.state.layer];
+    this.wasBoth = this.both;
     Object.assign(this.state, { paint: false, codes: [], hover: null });
     this.keepLayer();
     this.build();
@@ -267,9 +270,13 @@ export class Screen {
     const columns = element("div", { class: "columns" });
     root.replaceChildren(this.header(), columns, (this.ui.said = element("div", { class: "said", "aria-live": "polite" })));
     this.ui.colors = { line: color("line"), text: color("fg"), muted: color("muted"), first: color("first"), second: color("second") };
-    columns.append(this.codebook(this.views[0]), this.photograph());
-    if (both) columns.append(this.codebook(1));
-    columns.append(this.temperature(t));
+    columns.append(this.codebook(this.views[0]));
+    const photograph = this.photograph(), temperature = this.temperature(t);
+    columns.append(photograph);
+    if (both) {
+      photograph.append(temperature);
+      columns.append(this.codebook(1));
+    } else columns.append(temperature);
     this.draw();
   }
   header() {
@@ -334,9 +341,9 @@ export class Screen {
     const images = t.about.images > 0;
     const evidence = element(
       "div", { class: "evidence" },
-      element("div", { class: "rows" }, u.code, element("p", { text: "code" }), ...(images && t.about.decodes ? [u.mean, element("p", { text: "mean of its real patches" })] : [])),
-      element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: "real patches in their surroundings, nearest to farthest from the code" })] : [])),
-      element("div", { class: "grid" }, ...u.near, element("p", { text: "nearest codes" }), u.trust),
+      element("div", { class: "rows" }, u.code, element("p", { text: "code" }), ...(images && t.about.decodes ? [u.mean, element("p", { text: "real mean", title: "mean of the code’s real patches" })] : [])),
+      element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: this.both ? "real patches, nearest to farthest" : "real patches in context, nearest to farthest from the code" })] : [])),
+      element("div", { class: "grid" }, ...u.near, u.trust),
     );
     const bar = element("div", { class: "bar" }, element("h2", { text: this.both ? `${t.about.name} codebook` : "Codebook" }));
     if (!this.both) bar.append(this.seg("what the map shows", quantities, () => this.state.quantity, (q) => this.set({ quantity: q })));
@@ -353,7 +360,7 @@ export class Screen {
       canvas.style.cssText = "width:100%;aspect-ratio:1";
       const b = element("button", { class: "cell" }, share, rod, canvas, name);
       b.onclick = () => this.keep({ code: [m, b.code] });
-      return Object.assign(b, { share, rod, canvas, name });
+      return Object.assign(b, { share, rod, canvas, label: name });
     });
     const share = element("span"), rod = element("i"), name = element("span", { text: "others" }), box = element("div");
     box.style.cssText = "width:100%;aspect-ratio:1;border:1px dashed var(--line)";
@@ -371,7 +378,8 @@ export class Screen {
     const layers = this.seg("what the photograph shows", this.layers(), () => this.state.layer, (layer) => this.set({ layer, paint: this.state.paint && layer === "hard" }));
     ui.caption = element("p");
     ui.scale = element("p");
-    const caption = element("div", { class: "caption" }, ui.caption, ui.scale);
+    ui.noise = element("p");
+    const caption = element("div", { class: "caption" }, ui.caption, this.both ? ui.noise : null, ui.scale);
     const section = element("section", { class: "photograph", "aria-label": "photograph" }, bar, canvas);
     if (this.both) {
       const under = element("div", { class: "bar" }, layers);
@@ -388,7 +396,7 @@ export class Screen {
       const box = element("input", { type: "checkbox", onchange: () => this.set({ fixed: box.checked }) });
       box.checked = this.state.fixed;
       const bars = this.bars(m);
-      bars.prepend(element("div", { class: "headline" }, ui.sides[m].said, element("label", {}, box, " 0–100 %")));
+      bars.prepend(element("div", { class: "headline" }, ui.sides[m].said, element("label", { title: "bars from 0 to 100 %, or up to the largest" }, box, "0–100 %")));
       section.append(caption, bars);
     }
     return section;
@@ -424,15 +432,17 @@ export class Screen {
     say(ui.onset, "soft from: ", about.curve.one ? `1 bit at τ = ${number(about.curve.one)}` : about.curve.bits[0] >= 1 ? "above 1 bit at every τ" : "below 1 bit at every τ", ` (mean entropy of ${about.curve.tokens.toLocaleString("en")} tokens). `);
     ui.meaning = element("p", { text: "τ = 1 is the mixture’s own width 2D/C." + (about.tau_c ? " At τc and above all codes could merge into one." : "") });
     const jump = (tau, text) => element("button", { class: "plain", text, onclick: () => this.setTau(tau) });
-    const bar = element("div", { class: "bar" }, ui.tau, jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${number(about.tau_c)}`) : null);
+    const bar = element("div", { class: "bar" }, ui.tau);
+    const jumps = element("div", { class: "bar" }, jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${number(about.tau_c)}`) : null);
     const axes = element("div", { class: "caption" }, element("p", { class: "first", text: "mean entropy, bits" }), element("p", { class: "second", text: about.decodes && about.images ? "soft picture, dB" : "" }));
     axes.children[0].style.color = "var(--first)";
     axes.children[1].style.color = "var(--second)";
-    const head = element("div", {}, bar, axes, ui.curve, ui.range);
-    const words = element("div", {}, ui.onset, ui.meaning);
     const section = element("section", { class: "temperature", "aria-label": "temperature" });
-    if (this.both) return section.append(head, words), section;
-    head.append(words);
+    if (this.both) {
+      bar.append(...jumps.children);
+      return section.append(bar, ui.range), section;
+    }
+    const head = element("div", {}, bar, axes, ui.curve, ui.range, jumps, ui.onset, ui.meaning);
     const thumbs = element("div", { class: "thumbs" });
     for (const [layer, name] of this.layers()) {
       if (layer === "original") continue;
@@ -702,7 +712,8 @@ export class Screen {
     u.code.show(k, "tiles");
     u.mean.show(k, "real");
     u.near.forEach((b, i) => b.show(t.near[8 * k + i] === NONE ? null : t.near[8 * k + i], "tiles", t.near[8 * k + i]));
-    say(u.trust, "trust ", `${t.kept[k]} of ${t.around[k]}`, ` neighbors on the map are near in the codebook`);
+    say(u.trust, "nearest codes · trust ", `${t.kept[k]} of ${t.around[k]}`);
+    u.trust.title = "of its neighbors on the map, how many are among its 24 nearest codes";
     const factor = t.about.factor, around = 4 * factor;
     u.patches.forEach((b, i) => {
       const [n, row, column] = t.places.subarray(24 * k + 3 * i, 24 * k + 3 * i + 3), there = n !== NONE;
@@ -731,8 +742,8 @@ export class Screen {
     const [, w] = this.grid(t.m), most = this.state.fixed ? 1 : Math.max(...a.shares, 1e-6);
     const k = this.indices(t.m)[token], place = `row ${Math.floor(token / w)}, column ${token % w}`, i = a.codes.indexOf(k), p = i < 0 ? null : a.shares[i];
     const focus = this.focusCode(t.m), at = ` at τ = ${number(this.state.tau)}`;
-    if (stale) say(u.said, `code ${focus} is not in this photograph; bars of the token kept before, ${place}`);
-    else say(u.said, this.both ? `${t.about.name}, ${place}: code ` : `Token in ${place}: code `, String(k), ", p = ", p === null ? "below the twelve" : `${number(100 * p)} %`, ", ", `${number(a.bits)} bits`, at);
+    if (stale) say(u.said, `Code ${focus} is not here; below, in gray, the token looked at before: ${place}`);
+    else say(u.said, this.both ? `${t.about.name}, ${place}: code ` : `Token in ${place}: code `, String(k), ", p = ", p === null ? "below the twelve" : `${percent(p)} %`, ", ", `${number(a.bits)} bits`, at);
     u.said.title = u.said.textContent;
     u.bars.classList.toggle("stale", stale);
     const full = 64;
@@ -741,15 +752,15 @@ export class Screen {
       b.style.visibility = code === undefined ? "hidden" : "";
       if (code === undefined) return;
       b.code = code;
-      b.share.textContent = number(100 * a.shares[j]);
+      b.share.textContent = percent(a.shares[j]);
       b.rod.style.height = `${Math.max(1, (full * a.shares[j]) / most)}px`;
-      b.name.textContent = code;
-      b.setAttribute("aria-label", `code ${code}, ${number(100 * a.shares[j])} percent`);
+      b.label.textContent = code;
+      b.setAttribute("aria-label", `code ${code}, ${percent(a.shares[j])} percent`);
       const g = b.canvas.getContext("2d");
       g.imageSmoothingEnabled = false;
       tile(g, t, code, 0, 0, 64);
     });
-    u.others.share.textContent = number(100 * a.others);
+    u.others.share.textContent = percent(a.others);
     u.others.rod.style.height = `${Math.max(1, Math.min(full, (full * a.others) / most))}px`;
   }
   paintPhoto(token) {
@@ -786,20 +797,19 @@ export class Screen {
       ramp.style.background = `linear-gradient(90deg,${[0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1].map((x) => css(color(x))).join()})`;
       return [from, ramp, to];
     };
-    const bold = element("b", { text: this.both ? noise : "" });
+    ui.noise.replaceChildren(element("b", { text: noise }));
     let parts = [];
-    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4 gray levels`, `${this.names[1]} better by 4, over 5 × 5 tokens · `), bold];
+    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels, mean of 5 × 5 tokens`)];
     else if (state.layer === "error") parts = [...scale(viridis, "hard error 0", "64 gray levels (root mean square)")];
     else if (state.layer === "entropy") parts = [...scale(viridis, "0", `${number(Math.log2(this.active.K))} bits at τ = ${number(this.prepared(this.views[0], "entropy")[1])}`)];
-    else if (this.both) parts = [bold];
     else if (state.layer === "hard" && dB(this.views[0]) !== null) parts = ["hard codes: ", element("b", { text: `${dB(this.views[0]).toFixed(2)} dB` })];
-    else if (state.layer === "soft") parts = [`soft codes at τ = ${number(this.prepared(this.views[0], "soft")[1])}`];
+    else if (state.layer.startsWith("soft")) parts = [`soft codes at τ = ${number(this.prepared(+state.layer.slice(4) || this.views[0], "soft")[1])}`];
     ui.scale.replaceChildren(...parts);
   }
   paintTemperature() {
     const { state, ui } = this, m = this.views[0], t = this.tokenizers[m], about = t.about, n = state.photo;
     say(ui.tau, `Temperature τ = `, number(state.tau), " × 2D/C");
-    drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
+    if (!this.both) drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
     const low = Math.log(about.temperatures[0]), high = Math.log(about.temperatures.at(-1));
     ui.range.value = Math.round((1000 * (Math.log(state.tau) - low)) / (high - low));
     ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times 2D over C`);

@@ -18,11 +18,13 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .bar{display:flex;flex-wrap:wrap;align-items:center;gap:2px 8px;min-height:28px;margin-bottom:4px}
 .lgx .columns{display:grid;grid-template-columns:minmax(0,512fr) minmax(0,512fr) minmax(0,296fr);gap:24px}
 .lgx.both .columns{grid-template-columns:minmax(0,400fr) minmax(0,520fr) minmax(0,400fr)}
-.lgx.both .temperature{grid-column:1/-1}
+.lgx.both .evidence{grid-template-columns:56px minmax(0,1fr) 34%}
+.lgx.both .bars{height:118px;gap:3px}
+.lgx.both .words{min-height:48px}
 .lgx .square{width:100%;aspect-ratio:1;touch-action:none}
 .lgx .square:focus-visible,.lgx button:focus-visible,.lgx input:focus-visible{outline:2px solid var(--pick);outline-offset:1px}
 .lgx .photograph .square{background:var(--soft)}
-.lgx .seg{display:flex;border:1px solid var(--line);border-radius:5px;overflow:hidden}
+.lgx .seg{display:flex;flex-wrap:wrap;max-width:100%;border:1px solid var(--line);border-radius:5px;overflow:hidden}
 .lgx button{font:12px/20px system-ui,"Liberation Sans",sans-serif;color:var(--muted);background:none;border:0;margin:0;padding:1px 7px;cursor:pointer;white-space:nowrap}
 .lgx .seg button+button{border-left:1px solid var(--line)}
 .lgx .seg button:focus-visible{outline-offset:-2px}
@@ -35,20 +37,20 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .choice canvas{width:36px;height:36px;border-radius:4px}
 .lgx .thumb canvas{border-radius:3px}
 .lgx .find{display:flex;gap:4px;align-items:center}
-.lgx input.text{font:12px/20px system-ui,"Liberation Sans",sans-serif;width:150px;padding:1px 7px;border:1px solid var(--line);border-radius:5px;background:var(--bg);color:var(--fg)}
+.lgx input.text{font:12px/20px system-ui,"Liberation Sans",sans-serif;width:185px;padding:1px 7px;border:1px solid var(--line);border-radius:5px;background:var(--bg);color:var(--fg)}
 .lgx .legend{display:flex;align-items:flex-start;gap:5px;min-height:42px;margin-top:6px;overflow:hidden}
 .lgx .legend p{flex:0 1 auto;margin-right:auto;padding-top:2px}
 .lgx .legend .swatch{width:27px;flex:none}
 .lgx .legend .list{max-height:40px;overflow:auto;flex:1;user-select:text}
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
 .lgx .words{min-height:32px;margin:2px 0 4px}
-.lgx .head{white-space:nowrap;overflow:hidden;text-overflow:ellipsis;margin-bottom:4px;user-select:text}
+.lgx .head{min-height:32px;margin-bottom:4px;user-select:text}
 .lgx .evidence{display:grid;grid-template-columns:60px minmax(0,1fr) 34%;gap:10px}
 .lgx .evidence .rows,.lgx .evidence .grid{display:grid;gap:4px;align-content:start}
 .lgx .evidence .rows canvas{width:100%;aspect-ratio:1;outline:1px solid var(--line)}
 .lgx .evidence .grid{grid-template-columns:repeat(4,minmax(0,1fr))}
 .lgx .evidence p{font-size:11px;line-height:13px;grid-column:1/-1}
-.lgx .bars{display:grid;grid-template-columns:repeat(13,minmax(0,1fr));gap:6px;height:152px}
+.lgx .bars{display:grid;grid-template-columns:repeat(13,minmax(0,1fr));gap:6px;height:140px}
 .lgx .bars .cell{display:flex;flex-direction:column;justify-content:flex-end;align-items:stretch;padding:0;min-width:0}
 .lgx .bars .cell i{display:block;background:var(--first);margin:1px 0 3px;min-height:1px}
 .lgx .bars.second .cell i{background:var(--second)}
@@ -56,15 +58,17 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .bars span{font-size:11px;line-height:14px;text-align:center;color:var(--muted)}
 .lgx .bars .cell span:first-child{color:var(--fg)}
 .lgx .stale{opacity:.35}
-.lgx .caption{min-height:20px;margin-top:5px;display:flex;gap:8px;justify-content:space-between}
+.lgx .caption{flex-wrap:wrap;min-height:20px;margin-top:5px;display:flex;gap:8px;justify-content:space-between}
 .lgx .caption p:first-child{user-select:text}
 .lgx .token{margin-top:6px}
+.lgx .token label{white-space:nowrap;flex:none;display:flex;align-items:center;height:18px}
 .lgx .token label,.lgx .note{font-size:12px;color:var(--muted)}
 .lgx .token .headline{display:flex;gap:10px;justify-content:space-between}
 .lgx .curve{width:100%;height:128px;cursor:ew-resize;touch-action:none}
 .lgx input[type=range]{width:calc(100% - 46px);margin:2px 23px;accent-color:var(--pick)}
 .lgx .thumbs{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:8px;margin-top:6px}
-.lgx .thumb{padding:0;text-align:left;background:none!important;color:var(--muted)!important;min-width:0;line-height:16px;font-size:12px}
+.lgx .thumb{display:block;align-self:start;padding:0;text-align:left;background:none!important;color:var(--muted)!important;min-width:0;line-height:15px;font-size:12px;white-space:normal}
+.lgx .thumbs{align-content:start}
 .lgx .thumb canvas{width:100%;aspect-ratio:1;border:1px solid var(--line);background:var(--soft)}
 .lgx .thumb[aria-pressed=true] canvas{outline:2px solid var(--pick)}
 .lgx .loupes{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:6px;margin-top:6px}
@@ -75,19 +79,20 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .help p{margin-bottom:5px;color:var(--fg)}
 .lgx{position:relative}
 .lgx .said{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-.lgx.both .temperature{display:grid;grid-template-columns:minmax(0,296fr) minmax(0,296fr) minmax(0,700fr);gap:8px 24px;align-items:center}
 @container (max-width:1179px){
+.lgx.both .temperature{display:block}
 .lgx{padding:0 8px 8px;max-width:984px}
 .lgx .columns{grid-template-columns:minmax(0,416fr) minmax(0,512fr)}
 .lgx.both .columns{grid-template-columns:minmax(0,300fr) minmax(0,340fr) minmax(0,300fr);gap:14px}
 .lgx .temperature{grid-column:1/-1;display:grid;grid-template-columns:minmax(0,280fr) minmax(0,420fr) minmax(0,220fr);gap:0 20px}
 .lgx .thumbs{grid-template-columns:repeat(4,minmax(0,1fr))}
-.lgx .evidence{grid-template-columns:52px minmax(0,1fr) 32%;gap:8px}
+.lgx .evidence,.lgx.both .evidence{grid-template-columns:56px minmax(0,1fr) 32%;gap:8px}
 }
 @container (max-width:1279px){.lgx.both .bars .cell:nth-child(n+7):not(:last-child){display:none}.lgx.both .bars{grid-template-columns:repeat(7,minmax(0,1fr))}}
 @container (max-width:899px){
+.lgx .thumbs{grid-template-columns:repeat(4,minmax(0,1fr))}
 .lgx .columns,.lgx.both .columns{grid-template-columns:minmax(0,1fr)}
-.lgx .temperature,.lgx.both .temperature{grid-template-columns:minmax(0,1fr)}
+.lgx .temperature,minmax(0,1fr)}
 .lgx .photograph{order:-1}
 }
 `;

@@ -39,7 +39,7 @@ export class Store {
   // The picture if it is there; otherwise null now, and `then` once it came.
   picture(name, then) {
     if (this.pictures.has(name)) return this.pictures.get(name);
-    if (this.has(name) && !this.loading.has(name)) this.load(name).then(then);
+    if (this.has(name)) this.load(name).then(then);
     return null;
   }
   // The bytes of a gray picture.
@@ -98,6 +98,7 @@ export const number = (x) => {
   const a = Math.abs(x);
   return a === 0 ? "0" : a >= 100 ? x.toFixed(0) : a >= 10 ? x.toFixed(1) : a >= 0.095 ? x.toFixed(2) : x.toPrecision(2);
 };
+export const percent = (x) => (x >= 0.095 ? (100 * x).toFixed(0) : x >= 0.0005 ? (100 * x).toFixed(1) : x > 0 ? "<0.1" : "0");
 const COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 export const counted = (n, one) => `${COUNTS[n] ?? n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}`;
 
