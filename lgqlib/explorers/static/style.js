@@ -92,7 +92,8 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 @container (max-width:899px){
 .lgx .thumbs{grid-template-columns:repeat(4,minmax(0,1fr))}
 .lgx .columns,.lgx.both .columns{grid-template-columns:minmax(0,1fr)}
-.lgx .temperature,minmax(0,1fr)}
+.lgx .temperature{grid-template-columns:minmax(0,1fr);gap:12px}
+.lgx .evidence,.lgx.both .evidence{grid-template-columns:72px minmax(0,1fr) 34%}
 .lgx .photograph{order:-1}
 }
 `;
