@@ -18,7 +18,7 @@ from lgqlib.files import read_json
 from lgqlib.measure import METRICS
 from lgqlib.study.claims import claims_table
 from lgqlib.study.comparison import ablations, against, at_equal_rate, points, tabulated
-from lgqlib.study.results import cohorts, collect
+from lgqlib.study.results import finished
 
 COMPARED = ("psnr", "ssim", "kid", "active", "perplexity", "bits_per_token_coded")
 MORE = ("latent_error", "effective_dim", "geometry_efficiency", "perplexity_share")
@@ -26,32 +26,31 @@ MORE = ("latent_error", "effective_dim", "geometry_efficiency", "perplexity_shar
 
 def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     """Give what a study was, and its tables."""
-    table, found = collect(study), cohorts(study)
-    done = table[table["state"] == "done"]
-    keys = [m.key for m in METRICS.values() if (m.compared or m.key in MORE) and m.key in done]
-    means = points(found, keys)
+    runs = finished(study)
+    keys = [m.key for m in METRICS.values() if (m.compared or m.key in MORE) and m.key in runs]
+    means = points(runs, keys)
     for key in [key for key in keys if f"{key}.high" in means]:
         half = (means[f"{key}.high"] - means[key]).map(" ± {:.2g}".format, na_action="ignore")
         means[key] = means[key].map("{:.4g}".format) + half.fillna("")
-    peers = [m for m in dict.fromkeys(c.method for c in found) if m != "lgq"]
+    peers = [m for m in runs["method"].unique() if m != "lgq"]
     pairs = [(peer, metric, rate) for peer in peers for metric in ("psnr", "kid") for rate in RATES]
-    equal = [d for d in (at_equal_rate(found, "lgq", *pair) for pair in pairs) if d is not None]
-    of = done.iloc[0]
+    equal = [d for d in (at_equal_rate(runs, "lgq", *pair) for pair in pairs) if d is not None]
+    of = runs.iloc[0]
     about = (
         f"Command: `python -m lgqlib.study notebooks/studies/{study.name}.yaml`. Data: "
         f"`{of['data.name']}`, {of['num_images']:.0f} held-out crops of {of['data.size']} pixels a "
         f"side, {of['num_tokens']:.0f} tokens; {of['train.num_steps']} steps of "
         f"{of['train.batch_size']} images. Features: {of.get('extractor')}, "
         f"{of.get('preprocessing')}. Everything through decode(encode(x)). ± is half of Student's "
-        "95 % interval over seeds, which gives the verdicts; the bootstrap is over seeds and images"
+        "95 % interval over seeds, which gives the verdicts"
     )
     return about, {
         "Means over seeds": means[["name", "num_codes", "seeds", *keys]],
-        "LGQ less each peer, at equal K": tabulated(against(found, COMPARED)),
+        "LGQ less each peer, at equal K": tabulated(against(runs, COMPARED)),
         "LGQ less each peer, at an equal rate": tabulated(equal),
-        "Variants less LGQ": tabulated(ablations(found, COMPARED)),
-        "The paper's claims": claims_table(found).reset_index(names="claim id"),
-        "Every run": done[["run", "variant", "seed", *keys]],
+        "Variants less LGQ": tabulated(ablations(runs, COMPARED)),
+        "The paper's claims": claims_table(runs).reset_index(names="claim id"),
+        "Every run": runs[["run", "variant", "seed", *keys]],
     }
 
 

@@ -117,11 +117,11 @@ def finish(config: Config, folder: Path, kills: int, chance: random.Random) -> t
         assert aim and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXFSZ), died
         died.append(aim)
         if (path / "config.json").exists():  # all that is left can be read, and no step is lost
-            run = Run.open(path)
+            run = Run(path)
             _ = run.metrics(), run.snapshots(), run.load_checkpoint()
             assert run.step >= step, f"step {run.step} after {step}: {died}"
             step = run.step
-    run = Run.open(path)
+    run = Run(path)
     assert run.is_complete, f"step {run.step} after {died}"
     with run.locked():  # as the next who writes would
         assert not [*path.rglob("*.tmp.*")], f"leftovers of {died}"
@@ -195,7 +195,7 @@ def damage(count: int, seed: int, folder: Path) -> str:
     read_set = partial(load, config.data, cache=cache)
     path, newest = run.path, max(run.path.glob("checkpoints/*"))
     kinds: dict[str, tuple[list[Path], Callable]] = {
-        "config": ([path / "config.json"], lambda: Run.open(path).config.to_dict()),
+        "config": ([path / "config.json"], lambda: Run(path).config.to_dict()),
         "checkpoint": ([newest], run.load_checkpoint),
         "snapshot": ([*path.glob("snapshots/*")], run.snapshots),
         "metrics": ([path / "metrics.jsonl"], run._records),

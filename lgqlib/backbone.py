@@ -1,6 +1,6 @@
 """Encoder and decoder: `patch` for a laptop, `vqgan` as in the paper.
 
-Both map images [B, 3, S, S] in [-1, 1] to latents [B, C, S/f, S/f] and back, f the downsampling
+Both map images [B, 3, H, W] in [-1, 1] to latents [B, C, H/f, W/f] and back, f the downsampling
 factor. Beside the network runs a linear path: latents = W patch + b + network, images = W' z + b' +
 network. It starts at the principal components of training patches and the networks' last layers at
 zero, so that training starts from the best linear tokenizer; all of it is trained.
@@ -84,7 +84,7 @@ class PatchNetwork(nn.Module):
         self.blocks = nn.Sequential(*[ResidualBlock(width, width, eps) for _ in range(depth)])
         self.head = nn.Sequential(_groups(width, eps), nn.SiLU(), nn.Conv2d(width, dim, 1))
 
-    def forward(self, images: Float[Tensor, "b 3 S S2"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.head(self.blocks(self.stem(images)))
 
 
@@ -99,7 +99,7 @@ class PatchUnfolding(nn.Module):
         self.last = nn.Conv2d(width, 3 * downsample**2, 1)
         self.shuffle = nn.PixelShuffle(downsample)
 
-    def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S2"]:
+    def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         return self.shuffle(self.last(F.silu(self.norm(self.blocks(self.stem(z_q))))))
 
 
@@ -129,7 +129,7 @@ class VQGANNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.head = nn.Sequential(_groups(last, eps), nn.SiLU(), nn.Conv2d(last, dim, 3, 1, 1))
 
-    def forward(self, images: Float[Tensor, "b 3 S S2"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.head(self.layers(images))
 
 
@@ -151,7 +151,7 @@ class VQGANUnfolding(nn.Module):
         self.layers, self.norm = nn.Sequential(*layers), _groups(last, eps)
         self.last = nn.Conv2d(last, 3, 3, 1, 1)
 
-    def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S2"]:
+    def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         return self.last(F.silu(self.norm(self.layers(z_q))))
 
 
@@ -178,7 +178,7 @@ class Encoder(nn.Module):
             _zero(self.network.head[-1])
         self.norm = LatentNorm(norm, dim)
 
-    def forward(self, images: Float[Tensor, "b 3 S S2"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.norm(_sum(self.linear, self.network, images))
 
 
@@ -201,7 +201,7 @@ class Decoder(nn.Module):
         """The layer at whose weight the adaptive loss compares gradients (VQGAN, equation 7)."""
         return self.network.last if self.network is not None else self.linear[0]
 
-    def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S2"]:
+    def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         return _sum(self.linear, self.network, z_q)
 
 
@@ -219,7 +219,7 @@ def build_backbone(family: str, start: str, *, norm: str, **shape: int) -> tuple
 
 @torch.no_grad()
 def start_linear(
-    encoder: Encoder, decoder: Decoder, images: Float[Tensor, "n 3 S S2"], *, whiten: bool
+    encoder: Encoder, decoder: Decoder, images: Float[Tensor, "n 3 H W"], *, whiten: bool
 ) -> None:
     """Start the linear path at the principal components of the images' patches.
 
@@ -249,7 +249,7 @@ def start_linear(
 
 @torch.no_grad()
 def fit_linear(
-    decoder: Decoder, z_q: Float[Tensor, "n c h w"], images: Float[Tensor, "n 3 S S2"]
+    decoder: Decoder, z_q: Float[Tensor, "n c h w"], images: Float[Tensor, "n 3 H W"]
 ) -> None:
     """Fit the decoder's linear path to quantized latents of images, by least squares.
 

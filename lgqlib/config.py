@@ -27,7 +27,7 @@ SMALLEST = 11
 
 
 def number(default: Any, least: float, most: float = math.inf, *, above: bool = False) -> Any:
-    """Give a field for numbers from `least` (or `above` it) to `most`."""
+    """Make a field that holds numbers from `least`, or `above` it, to `most`."""
     sign = ">" if above else ">="
     right = f"a finite number {sign} {least}" + (f" and <= {most:g}" if most < math.inf else "")
 
@@ -38,7 +38,7 @@ def number(default: Any, least: float, most: float = math.inf, *, above: bool = 
 
 
 def one_of(default: str, *choices: str) -> Any:
-    """Give a field for one of some words."""
+    """Make a field that holds one of some words."""
     right = "one of " + ", ".join(map(repr, choices))
     return field(default=default, metadata={"fits": choices.__contains__, "right": right})
 
@@ -377,35 +377,31 @@ class Config:
         """
         if not isinstance(changes, str | Mapping):
             raise ValueError(f"overrides = {changes!r}: it must be text, name=value name=value.")
-        tree: dict = {}
+        values = self.to_dict()
         for name, value in (_pairs(changes) if isinstance(changes, str) else changes).items():
             *path, last = name.split(".")
-            node = tree
+            section: Any = values
             for part in path:
-                node = node.setdefault(part, {})
-                if not isinstance(node, dict):
-                    raise ValueError(f"override {name!r}: {part!r} has a value of its own as well.")
-            node[last] = value
-        return _replaced(self, tree, "")
+                section = section.setdefault(part, {})
+                if not isinstance(section, dict):
+                    raise ValueError(f"override {name!r}: {part!r} has a value of its own.")
+            section[last] = value
+        return Config.from_dict(values)
 
     def to_dict(self) -> dict:
         """Give the config as nested dicts that JSON can hold."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Mapping) -> "Config":
+    def from_dict(cls, values: Mapping) -> "Config":
         """Read what `to_dict` wrote; every field must be there, and none besides."""
-        if not isinstance(value, Mapping):
-            raise ValueError(f"the config is {value!r}: it must hold fields.")
-        if missing := _missing(cls(), value, ""):
-            raise ValueError(f"the config lacks {', '.join(missing)}.")
-        return _replaced(cls(), value, "")
+        return _read(cls, values, "")
 
     @property
     def run_name(self) -> str:
         """Name the run after what it is, with a hash of everything that it is."""
         # As it is read back: a whole number in a field of type float is a float.
-        text = json.dumps(_replaced(self, self.to_dict(), "").to_dict(), sort_keys=True)
+        text = json.dumps(Config.from_dict(self.to_dict()).to_dict(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         method, num_codes = self.quantizer.method, self.quantizer.num_codes
         return f"{method}-{self.data.name}-K{num_codes}-s{self.seed}-{digest}"
@@ -422,33 +418,19 @@ def _pairs(text: str) -> dict[str, str]:
     return dict(item.split("=", 1) for item in items)
 
 
-def _missing(like: Any, value: Mapping, prefix: str) -> list[str]:
-    names = []
-    for name, default in vars(like).items():
-        if name not in value:
-            names.append(prefix + name)
-        elif is_dataclass(default) and isinstance(value[name], Mapping):
-            names += _missing(default, value[name], f"{prefix}{name}.")
-    return names
-
-
-def _replaced(old: Any, changes: Mapping[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(type(old))
-    new = {}
-    for name, value in changes.items():
-        current = vars(old).get(name)
-        if name not in vars(old):
-            known = ", ".join(sorted(vars(old)))
-            raise ValueError(f"unknown field {prefix + name!r}; known here: {known}.")
-        if not is_dataclass(current):
-            new[name] = _cast(prefix + name, value, hints[name])
-        elif isinstance(value, Mapping):
-            new[name] = _replaced(current, value, f"{prefix}{name}.")
-        else:
-            raise ValueError(
-                f"{prefix + name} = {value!r}: it holds fields; set one by its dotted name."
-            )
-    return dataclasses.replace(old, **new)
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """Read a section, strictly, or the value of a field."""
+    if not is_dataclass(kind):
+        return _cast(name, value, kind)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name or 'the config'} = {value!r}: it holds fields with dotted names.")
+    kinds, prefix = typing.get_type_hints(kind), name and f"{name}."
+    for unknown in value.keys() - kinds.keys():
+        known = ", ".join(sorted(kinds))
+        raise ValueError(f"unknown field {prefix + unknown!r}; known here: {known}.")
+    if missing := [prefix + item for item in kinds if item not in value]:
+        raise ValueError(f"the config lacks {', '.join(missing)}.")
+    return kind(**{item: _read(kinds[item], value[item], prefix + item) for item in kinds})
 
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -1,28 +1,33 @@
 """Files that are whole or not there, checksums that find damage, and a lock that no kill leaves.
 
-What the library reads back is sealed: its JSON ends with a checksum of the rest. That JSON is a
-file, a line of metrics, or the header of arrays, whose own checksum it then holds.
+All JSON is sealed: it ends with a checksum of the rest, whether it is a file, a line of metrics or
+the header of arrays, whose own checksum it then holds.
 """
 
 import contextlib
-import errno
 import fcntl
 import hashlib
-import itertools
 import json
 import math
 import os
+import ssl
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
+from tqdm.auto import tqdm
 
-LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What a file system without locks answers."""
+CHECKSUM = ', "checksum": "'
+TIMEOUT = 30  # seconds without a byte before a connection counts as lost
+NETWORK = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)  # never the disk
+DAMAGED = "damaged: its checksum is not the one that was written"
 
 
 @contextlib.contextmanager
@@ -32,6 +37,17 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"could not write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Let an error of the block say which file cannot be read, why, and what to do."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path} is missing.{remedy}") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error}).{remedy}") from None
 
 
 @contextlib.contextmanager
@@ -61,32 +77,22 @@ def sweep(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool | None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Lock the file `path` until the block or the process ends; yield whether the lock is held.
 
-    False: another process has it, and `wait` is false. None: the file system has no locks, and
-    whoever uses it keeps two writers apart.
+    It is not when another process has it and `wait` is false. On a file system without locks, whose
+    users must keep two writers apart, it counts as held.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a", encoding="utf-8")  # noqa: SIM115
     with file:
-        held: bool | None = True
+        held = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held = False
         except OSError as error:
-            if error.errno not in LOCKLESS:
-                raise
-            held = None
+            held = not isinstance(error, BlockingIOError)
         yield held
-
-
-# JSON and arrays, with checksums ------------------------------------------------------------------
-
-CHECKSUM = ', "checksum": "'
-OTHER = "damaged: its checksum is not the one that was written"
 
 
 def seal(value: Mapping[str, Any], *, indent: int | None = None) -> str:
@@ -104,48 +110,35 @@ def unseal(text: bytes) -> dict[str, Any]:
     body, mark, checksum = text.strip().rpartition(CHECKSUM.encode())
     plain = body + b"}"
     if not mark or checksum != hashlib.sha256(plain).hexdigest().encode() + b'"}':
-        raise ValueError(OTHER)
+        raise ValueError(DAMAGED)
     return json.loads(plain)
 
 
-@contextlib.contextmanager
-def reading(what: Path | str, remedy: str = "") -> Iterator[None]:
-    """Let an error of the block say what cannot be read, why, and what to do."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise ValueError(f"{what} is missing.{remedy}") from None
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise ValueError(f"{what} cannot be read ({error}).{remedy}") from None
-
-
-def write_json(path: Path, value: Any, *, sealed: bool = False) -> None:
-    """Write `value` as JSON, atomically; without a seal a number that is NaN is refused."""
-    text = seal(value, indent=1) if sealed else json.dumps(value, indent=1, allow_nan=False)
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write `value` as sealed JSON, whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(seal(value, indent=1) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, *, sealed: bool = False, remedy: str = "") -> Any:
-    """Read JSON. Raises ValueError that names the file when it is missing or damaged."""
+def read_json(path: Path, *, remedy: str = "") -> dict[str, Any]:
+    """Read sealed JSON. Raises ValueError that names the file when it is missing or damaged."""
     with reading(path, remedy):
-        return (unseal if sealed else json.loads)(path.read_bytes())
+        return unseal(path.read_bytes())
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> str:
-    """Write arrays, and what JSON can hold `about` them, as safetensors; give their checksum."""
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Write arrays, and what JSON can hold `about` them, as safetensors."""
     arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-    checksum = _checksum(arrays)
-    content = save(arrays, metadata={"about": seal({**about, "arrays": checksum})})
+    header = {"about": seal({**about, "arrays": hashlib.sha256(save(arrays)).hexdigest()})}
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return checksum
+        temporary.write_bytes(save(arrays, metadata=header))
 
 
 def read_about(path: Path, *, remedy: str = "") -> dict[str, Any]:
-    """Read only what stands `about` arrays, whose damage is not seen."""
+    """Read only what stands `about` arrays, whose damage is not seen; null is NaN."""
     with reading(path, remedy), safe_open(path, "numpy") as file:
-        return unseal((file.metadata() or {}).get("about", "").encode())
+        about = unseal((file.metadata() or {}).get("about", "").encode())
+    return {name: math.nan if value is None else value for name, value in about.items()}
 
 
 def read_arrays(path: Path, *, remedy: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -153,8 +146,8 @@ def read_arrays(path: Path, *, remedy: str = "") -> tuple[dict[str, np.ndarray],
     about = read_about(path, remedy=remedy)
     with reading(path, remedy):
         arrays = load_file(path)
-        if _checksum(arrays) != about["arrays"]:
-            raise ValueError(OTHER)
+        if hashlib.sha256(save(arrays)).hexdigest() != about.pop("arrays"):
+            raise ValueError(DAMAGED)
     return arrays, about
 
 
@@ -164,44 +157,66 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(arrays.items()):
-        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
-        digest.update(value)
-    return digest.hexdigest()
+def download(url: str, path: Path, *, digest: str, instead: str) -> None:
+    """Download `url` to `path` unless it is there; `digest` is the SHA-256 of the right bytes.
+
+    An interrupted download stays beside `path` as `.part`, and the next call continues it. Raises
+    ConnectionError, with what to do `instead`, when the server or the connection fails; OSError
+    when the disk is full; ValueError for other bytes.
+    """
+    part = path.with_name(path.name + ".part")
+    with locked(path.with_name(path.name + ".lock")):
+        if path.exists():
+            return
+        try:
+            found = sha256(part) if part.exists() else ""
+            if found != digest:
+                _fetch(url, part)
+                found = sha256(part)
+        except NETWORK as error:
+            text = f"cannot download {url} ({getattr(error, 'reason', error)})."
+            raise ConnectionError(f"{text} Try again to continue, or {instead}") from None
+        except OSError as error:
+            raise OSError(error.errno, f"could not write {part}: {error.strerror}") from error
+        if found != digest:
+            part.unlink()
+            text = "a damaged download or another file. It was removed; try again, or"
+            raise ValueError(f"{url} has SHA-256 {found}, not {digest}: {text} {instead}")
+        with replacing(path) as temporary:
+            part.rename(temporary)
 
 
-# Parameters of notebooks, refused by their names before anything is computed with them ------------
+def _fetch(url: str, part: Path) -> None:
+    present = part.stat().st_size if part.exists() else 0
+    request = Request(url, headers={"Range": f"bytes={present}-"} if present else {})
+    with urlopen(request, timeout=TIMEOUT) as response:
+        # A server that ignores the range answers 200 with the whole file: start over.
+        begin = present if response.status == 206 else 0
+        total = begin + int(response.headers.get("Content-Length", 0))
+        bar = tqdm(desc=part.stem, initial=begin, total=total or None, unit="B", unit_scale=True)
+        with open(part, "ab" if begin else "wb") as file, bar:
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+    if part.stat().st_size < total:
+        raise ConnectionError("the connection was lost")
 
 
-def require(right: str, fits: Callable[[Any], bool], **values: Any) -> None:
-    """Raise ValueError, by its name and with what is `right`, for a value that does not fit."""
+def require(*, kind: type = int, least: float = 1, most: float = 2**31, **values: Any) -> None:
+    """Raise ValueError, by its name, for a value that is no number of `kind` in [least, most]."""
+    right = f"a {'whole ' if kind is int else ''}number from {least} to {most}"
     for name, value in values.items():
-        if not fits(value):
+        if type(value) not in (int, kind) or not least <= value <= most:
             raise ValueError(f"{name} = {value!r}: it must be {right}.")
 
 
-def require_whole(*, least: int = 1, most: int = 2**31, **values: Any) -> None:
-    """Refuse what is no whole number in [least, most]."""
-    right = f"a whole number from {least} to {most}"
-    require(right, lambda x: type(x) is int and least <= x <= most, **values)
+def here(*folders: Path | str) -> list[Path]:
+    """Give folders as absolute paths, by one rule wherever a notebook is started.
 
-
-def require_folder(**values: Any) -> None:
-    """Refuse what is no path."""
-    right = "the path of a folder"
-    require(right, lambda x: isinstance(x, str | os.PathLike) and "\0" not in str(x), **values)
-
-
-def require_falling(**values: Any) -> None:
-    """Refuse what is no finite number > 0, or not below the one before it."""
-    right = "a finite number > 0"
-    require(right, lambda x: type(x) in (int, float) and 0 < x < math.inf, **values)
-    for (above, most), (name, value) in itertools.pairwise(values.items()):
-        require(f"below {above} = {most!r}", lambda x, most=most: x < most, **{name: value})
-
-
-def require_one_of(choices: tuple[str, ...], **values: Any) -> None:
-    """Refuse what is none of the choices."""
-    require(f"one of {', '.join(choices)}", lambda x: x in choices, **values)
+    A relative one is below the project, the nearest folder above the working directory that holds
+    `notebooks/01_train.ipynb`; outside of a project it is below the working directory.
+    """
+    now = Path.cwd()
+    tops = (top for top in (now, *now.parents) if (top / "notebooks" / "01_train.ipynb").exists())
+    top = next(tops, now)
+    return [top / folder for folder in folders]

@@ -4,6 +4,7 @@ from typing import Any
 
 from lgqlib.config import Config
 from lgqlib.quantizers import METHODS, known
+from lgqlib.quantizers.fsq import matching_levels
 
 LAPTOP: dict[str, Any] = {
     "data.size": 32,
@@ -83,28 +84,42 @@ LGQ: dict[str, Any] = {
 
 WHITENED: dict[str, Any] = {"backbone.start": "whitened"}
 """For methods that presume latents of unit variance in every channel."""
-LEVELS: dict[str, Any] = WHITENED | {"backbone.dim": 4}
-"""With as many channels as levels nothing is projected."""
+LEVELS: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4, "train.lr": 4e-3}
+"""Bounds reach farther into the latents, and few channels have many levels each."""
+COARSE: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4}
 SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}
 """One channel a bit: K = 2^10."""
 SLOW: dict[str, Any] = {"backbone.norm": "layer", "train.codebook_lr": 1.0}
 """IBQ's gradient reaches all codes: faster, without a norm, nine of 1,024 are left."""
-UNLEARNED: dict[str, Any] = {"backbone.family": "linear", "train.num_steps": 0}
+UNLEARNED: dict[str, Any] = {
+    "backbone.family": "linear",
+    "backbone.start": "pca",
+    "backbone.norm": "none",
+    "train.num_steps": 0,
+}
 """The linear path as it starts, and the centers of k-means."""
+
+
+def _baselines(downsample: int) -> dict[str, dict[str, Any]]:
+    """Give k-means on patches, all of whose channels are kept, and on their components."""
+    return {
+        "kmeans": UNLEARNED | {"backbone.dim": 3 * downsample**2},
+        "pca_kmeans": UNLEARNED,
+    }
+
+
 PEERS: dict[str, dict[str, Any]] = {
     "fsq": LEVELS,
-    "ifsq": LEVELS,
-    "simvq": WHITENED,
+    "ifsq": LEVELS | {"quantizer.scale": 0.5, "train.lr": 2e-3},
+    "simvq": WHITENED | {"backbone.dim": 3, "train.lr": 4e-3, "train.codebook_lr": 3.0},
     "lfq": SIGNS,
     "bsq": SIGNS,
     "ibq": SLOW,
-    "kmeans": UNLEARNED,
-    "pca_kmeans": UNLEARNED,
 }
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
-    "laptop": (LAPTOP, {"lgq": LGQ, **PEERS, "kmeans": UNLEARNED | {"backbone.dim": 48}}),
-    "paper": (PAPER | LINEAR, {"lgq": LGQ}),
-    "authors": (AUTHORS, {"lgq": AUTHORS_LGQ}),
+    "laptop": (LAPTOP, {"lgq": LGQ, **PEERS, **_baselines(4)}),
+    "paper": (PAPER | LINEAR, {"lgq": LGQ, "fsq": COARSE, **_baselines(16)}),
+    "authors": (AUTHORS, {"lgq": AUTHORS_LGQ, **_baselines(16)}),
 }
 """By name: what a preset starts from, and each method's recipe at that scale."""
 
@@ -127,4 +142,6 @@ def preset(
     changes |= {"quantizer.method": method, "seed": seed}
     if num_codes is not None:
         changes["quantizer.num_codes"] = num_codes
+    if method in ("fsq", "ifsq"):  # with as many channels as levels nothing is projected
+        changes["backbone.dim"] = len(matching_levels(changes["quantizer.num_codes"]))
     return Config().override(changes)

@@ -11,12 +11,8 @@ lock              held by the process that trains
 
 import contextlib
 import dataclasses
-import datetime
-import json
 import logging
-import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,9 +27,8 @@ from lgqlib.config import Config
 from lgqlib.tokenizer import Tokenizer
 
 KEPT_CHECKPOINTS = 2
-HASH = re.compile(r"(?<=-)[0-9a-f]{10}$")  # of the config, at the end of a run's name
 GO_ON = " Remove it to go on from the checkpoint before."
-AGAIN = " Run notebook 02_evaluate again."
+EVALUATE = " Run notebook 02_evaluate on the run."
 LOG = logging.getLogger(__name__)
 
 
@@ -61,44 +56,24 @@ class Snapshot:
 
 
 class Run:
-    """A folder that holds one run. Equal configs have the same folder; two runs never share one."""
+    """A folder that holds one run, or a ValueError that says why not; equal configs share one."""
 
     def __init__(self, path: Path | str):
-        files.require_folder(run=path)
-        self.path = Path(path)
-        file = self.path / "config.json"
-        if not file.is_file():
-            raise ValueError(
-                f"{path} is not a run: it has no config.json. Train one with 01_train."
-            )
-        with files.reading(file):
-            self.config = Config.from_dict(json.loads(file.read_bytes()))
-        # A folder under another name (a copy, say) has no hash to hold the config against.
-        found, right = HASH.search(self.path.name), HASH.search(self.config.run_name)
-        if found and found[0] != right[0]:
-            raise ValueError(
-                f"{file} has the hash {right[0]}, not the folder's {found[0]}: "
-                "it was damaged or edited; train the run again."
-            )
+        self.path, file = Path(path), Path(path) / "config.json"
+        with files.reading(file, " Notebook 01_train writes it where there is none."):
+            self.config = Config.from_dict(files.unseal(file.read_bytes()))
 
     @classmethod
     def create(cls, root: Path | str, config: Config) -> "Run":
         """Make, or find, the folder of `config` under `root`."""
-        files.require_folder(runs=root)
         path = Path(root) / config.run_name
         if not (path / "config.json").exists():
             files.write_json(path / "config.json", config.to_dict())
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path | str) -> "Run":
-        """Open a run's folder. Raises ValueError, with what to do, when it is none."""
-        return cls(path)
-
-    @classmethod
     def all(cls, root: Path | str) -> list["Run"]:
         """Give the runs below `root`, the newest last; what is damaged is logged and left out."""
-        files.require_folder(runs=root)
         runs = []
         for file in sorted(Path(root).rglob("config.json"), key=lambda file: file.stat().st_mtime):
             try:
@@ -123,23 +98,17 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for writing; the system frees it when the process dies.
-
-        Raises RuntimeError that names the owner when another process holds it.
-        """
+        """Hold the run for writing, or raise RuntimeError that names the process that does."""
         lock = self.path / "lock"
         with files.locked(lock, wait=False) as held:
-            if held is False:
-                owner = lock.read_text(encoding="utf-8").strip() or "another process"
+            if not held:
+                owner = lock.read_text(encoding="utf-8") or "another process"
                 raise RuntimeError(f"{self.path} is being written by {owner}.")
-            now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
             with files.naming(lock):
-                lock.write_text(f"process {os.getpid()}, started {now}\n", encoding="utf-8")
+                lock.write_text(f"process {os.getpid()}", encoding="utf-8")
             for folder in (self.path, self.path / "checkpoints", self.path / "snapshots"):
                 files.sweep(folder)
             yield
-
-    # Metrics -------------------------------------------------------------------------------------
 
     def log(self, step: int, split: str, **numbers: float) -> None:
         """Append one line to the metrics. A number that is not finite is written as null."""
@@ -151,11 +120,8 @@ class Run:
         """Read whole lines; a last one that was torn by a kill is left out."""
         path = self.path / "metrics.jsonl"
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        records = []
-        for number, line in enumerate(lines, start=1):
-            with files.reading(f"{path}, line {number},", " Without it, training goes on."):
-                records.append(files.unseal(line))
-        return records
+        with files.reading(path, " Without the file, training goes on."):
+            return [files.unseal(line) for line in lines]
 
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after `step`, and a torn last line: training will log it again."""
@@ -168,18 +134,13 @@ class Run:
         records = self._records()
         return pandas.DataFrame(records, columns=None if records else ["step", "split"])
 
-    # Checkpoints ---------------------------------------------------------------------------------
-
     def _steps(self, kind: str) -> list[Path]:
         return sorted((self.path / kind).glob("step-*.safetensors"))
 
     def save_checkpoint(
         self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], **state: Any
     ) -> None:
-        """Write a checkpoint whole, then remove all but the newest few.
-
-        `tensors`: by part (`tokenizer`, `training`, `ema`), then by name; `state`: what JSON holds.
-        """
+        """Write tensors, by part and name, and a state that JSON holds; keep the newest few."""
         arrays = {
             f"{part}/{name}": value.detach().cpu().numpy()
             for part, values in tensors.items()
@@ -209,13 +170,10 @@ class Run:
     @property
     def tau(self) -> float:
         """Temperature of the newest checkpoint's last step."""
-        return _number(self.state.get("tau"))
+        return self.state.get("tau", np.nan)
 
     def load_checkpoint(self, device: str = "cpu") -> Checkpoint | None:
-        """Read and verify the newest checkpoint, or None before the first.
-
-        Raises ValueError that names the file and what to do when it is damaged.
-        """
+        """Read and verify the newest checkpoint; None before the first."""
         found = self._steps("checkpoints")
         if not found:
             return None
@@ -227,39 +185,30 @@ class Run:
         return Checkpoint(state["step"], state, tensors)
 
     def tokenizer(self, device: str = "cpu") -> Tokenizer:
-        """Load the trained tokenizer for evaluation, with averaged weights where they were kept.
-
-        Raises ValueError before the first checkpoint, or when it does not fit the config.
-        """
+        """Load the trained tokenizer for evaluation, with averaged weights where they were kept."""
         checkpoint = self.load_checkpoint(device)
         if checkpoint is None:
             raise ValueError(f"{self.path} has no checkpoint yet: train it with notebook 01_train.")
-        tokenizer = Tokenizer(self.config)
+        tokenizer, tensors = Tokenizer(self.config), checkpoint.tensors
         try:
-            tokenizer.load_state_dict(
-                checkpoint.tensors.get("ema", checkpoint.tensors["tokenizer"])
-            )
+            tokenizer.load_state_dict(tensors.get("ema", tensors["tokenizer"]))
         except RuntimeError as error:
             text = f"the checkpoint does not fit its config.json ({error})."
             raise ValueError(f"{self.path}: {text}") from None
         return tokenizer.to(device).eval()
 
-    # Snapshots and the evaluation ----------------------------------------------------------------
-
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Write one snapshot, whole."""
         path = self.path / "snapshots" / f"step-{snapshot.step:08d}.safetensors"
-        about = {"step": snapshot.step, "tau": snapshot.tau, "tau_c": snapshot.tau_c}
-        files.write_arrays(path, {k: v for k, v in vars(snapshot).items() if k not in about}, about)
+        arrays = dict(vars(snapshot))
+        about = {name: arrays.pop(name) for name in ("step", "tau", "tau_c")}
+        files.write_arrays(path, arrays, about)
 
     def snapshots(self) -> list[Snapshot]:
         """Read all snapshots, in the order of training."""
-        found = []
-        for path in self._steps("snapshots"):
-            arrays, about = files.read_arrays(path, remedy=" Remove it; the rest is unharmed.")
-            tau, tau_c = _number(about["tau"]), _number(about["tau_c"])
-            found.append(Snapshot(about["step"], tau, tau_c, **arrays))
-        return found
+        remedy = " Remove it; the rest is unharmed."
+        found = [files.read_arrays(path, remedy=remedy) for path in self._steps("snapshots")]
+        return [Snapshot(**about, **arrays) for arrays, about in found]
 
     @property
     def notebooks(self) -> Path:
@@ -272,22 +221,14 @@ class Run:
         """Write the evaluation: numbers as JSON, and arrays (per image, per code) beside them."""
         file = self.path / "evaluation.json"
         # Killed between the two, a run has no evaluation rather than one of two halves.
-        with files.naming(file):
-            file.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         files.write_arrays(self.path / "evaluation.safetensors", arrays, {})
-        files.write_json(file, {"step": self.step, **numbers}, sealed=True)
+        files.write_json(file, {"step": self.step, **numbers})
 
     def evaluation(self) -> dict:
         """Give the evaluation's numbers. Raises ValueError before there are any."""
-        path = self.path / "evaluation.json"
-        if not path.exists():
-            raise ValueError(f"{self.path} has no evaluation yet: run notebook 02_evaluate on it.")
-        return files.read_json(path, sealed=True, remedy=AGAIN)
+        return files.read_json(self.path / "evaluation.json", remedy=EVALUATE)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Give the evaluation's arrays. Raises ValueError when they are damaged or missing."""
-        return files.read_arrays(self.path / "evaluation.safetensors", remedy=AGAIN)[0]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+        return files.read_arrays(self.path / "evaluation.safetensors", remedy=EVALUATE)[0]

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -15,9 +16,11 @@ from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
 from lgqlib.quantizers.assignment import mean_over_ranks
-from lgqlib.quantizers.base import Quantized
+from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
 from lgqlib.quantizers.lgq import LGQ, prune
 
+SHIPPED = Path(__file__).parent / "pretrained"
+"""Tokenizers that come with the package, a folder each."""
 MOMENTUM = 0.98
 """Of the running moments behind tau_c: about fifty steps of memory."""
 DISTORTION_MOMENTUM = 0.9
@@ -27,7 +30,7 @@ DISTORTION_MOMENTUM = 0.9
 class Reconstruction(NamedTuple):
     """What a forward pass of the tokenizer gives."""
 
-    images: Float[Tensor, "b 3 S S"]
+    images: Float[Tensor, "b 3 H W"]
     """In [-1, 1], up to what the decoder overshoots."""
     quantized: Quantized
     latents: Float[Tensor, "b c h w"]
@@ -63,6 +66,29 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         self.register_buffer("distortion", torch.zeros(()))  # running D, summed over channels
         self.register_buffer("trained_tau", torch.full((), math.nan))
 
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options) -> "Tokenizer":
+        """Open a tokenizer: one that ships (`SHIPPED`), a folder, or a name on the Hub.
+
+        Every tensor must be there, with its shape, and none besides; `options` are
+        `huggingface_hub`'s. Raises ValueError that names what is missing or does not fit.
+        """
+        shipped = SHIPPED / name
+        folder = shipped if (shipped / "config.json").exists() else Path(name)
+        for file in ("config.json", "model.safetensors") if folder.is_dir() else ():
+            if not (folder / file).is_file():
+                raise ValueError(f"{folder} has no {file}: save_pretrained writes it.")
+        try:
+            return super().from_pretrained(
+                str(folder if folder.is_dir() else name), **{"strict": True, **options}
+            )
+        except OSError as error:
+            known = ", ".join(sorted(path.name for path in SHIPPED.glob("*/")))
+            said = f"neither one that ships ({known}) nor a folder, and the Hub: {error}"
+            raise ValueError(f"{name!r} is {said}") from None
+        except RuntimeError as error:  # of load_state_dict, which lists the tensors
+            raise ValueError(f"{name} does not hold the weights of its config: {error}") from None
+
     @property
     def codebook(self) -> Float[Tensor, "K C"]:
         """What the decoder receives for each index."""
@@ -94,12 +120,12 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return self.quantizer.energy in ("squared", "norm")
 
     @torch.no_grad()
-    def initialize(self, images: Float[Tensor, "n 3 S S2"], *, chunk: int = 64) -> None:
+    def initialize(self, images: Float[Tensor, "n 3 H W"], *, chunk: int = 64) -> None:
         """Start backbone and codebook from real training images in [-1, 1], once, before training.
 
         First the linear path, at the principal components of their patches; then the quantizer,
-        from their latents; then the linear path back, from what the quantizer makes of them. The
-        same on all ranks when images and seed are.
+        from their latents; then the linear path back, where the quantizer bounds them. The same on
+        all ranks when images and seed are.
         """
         start = self.config.backbone.start
         if start != "random":
@@ -109,7 +135,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         flat = latents.movedim(1, -1).flatten(0, -2)
         self.quantizer.initialize(flat, start=q.start, prefit=q.prefit)
         indices = self.quantizer.encode(latents)
-        if start != "random":
+        if start != "random" and self.quantizer.bounded:
             fit_linear(self.decoder, self.quantizer.lookup(indices), images)
         self.observe(latents, indices)
 
@@ -117,37 +143,54 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def observe(self, latents: Float[Tensor, "b c h w"], indices: Int[Tensor, "b h w"]) -> None:
         """Add a training batch to the running moments and error of the latents, over all ranks."""
         errors = self.quantizer.points(latents) - F.embedding(indices, self.quantizer.sites)
-        now = mean_over_ranks(errors.square().sum(-1).mean())
+        now = mean_over_ranks(errors.square().sum(-1).mean()).to(self.distortion)
         self.distortion.lerp_(now, 1 - (DISTORTION_MOMENTUM if self.distortion > 0 else 0))
         if self._has_tau_c:
             flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
-            now = torch.stack(critical_moments(flat, self.quantizer.energy))
+            center = mean_over_ranks(flat.mean(0))
+            now = torch.stack(critical_moments(flat, self.quantizer.energy, center=center))
             self.moments.lerp_(mean_over_ranks(now), 1 - MOMENTUM)
             self.observed += 1
 
-    def latents(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b c h w"]:
-        """Encode images in [-1, 1] into normalized latents, float32."""
-        return self.encoder(images).float()
+    def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
+        """Encode images in [-1, 1] into normalized latents, float32.
 
-    def encode(self, images: Float[Tensor, "b 3 S S"]) -> Int[Tensor, "b h w"]:
+        Raises ValueError for sides that are no multiples of the downsampling factor.
+        """
+        factor, sides = self.config.backbone.downsample, tuple(images.shape[-2:])
+        if any(side % factor for side in sides):
+            raise ValueError(f"images of {sides} pixels: sides must be multiples of {factor}.")
+        return self.encoder(images.to(self._dtype)).float()
+
+    def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b h w"]:
         """Encode images in [-1, 1] into indices."""
         return self.quantizer.encode(self.latents(images))
 
-    def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 S S"]:
+    def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 H W"]:
         """Decode indices into images in [-1, 1]; ValueError for an index outside [0, K)."""
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < self.num_codes:
-            raise ValueError(
-                f"indices from {int(indices.min())} to {int(indices.max())}: "
-                f"they must be in [0, {self.num_codes})."
-            )
+        indices = as_indices(indices)
+        if not torch.compiler.is_exporting() and indices.numel():
+            low, high = int(indices.min()), int(indices.max())
+            if not 0 <= low <= high < self.num_codes:
+                said = f"indices from {low} to {high}: they must be in [0, {self.num_codes})."
+                raise ValueError(said)
         return self.decode_latents(self.quantizer.lookup(indices))
 
-    def decode_latents(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 S S"]:
+    def decode_latents(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Decode vectors, codes or any others (a soft average, say), into images in [-1, 1]."""
-        return self.decoder(z_q)
+        return self.decoder(z_q.to(self._dtype))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.encoder.parameters()).dtype
+
+    def _apply(self, fn, recurse: bool = True):
+        for child in self.children() if recurse else ():
+            child._apply(fn)
+        return super()._apply(float32_at_least(fn), recurse=False)  # the running statistics
 
     def forward(
-        self, images: Float[Tensor, "b 3 S S"], tau: float | Tensor | None = None
+        self, images: Float[Tensor, "b 3 H W"], tau: float | Tensor | None = None
     ) -> Reconstruction:
         """Reconstruct images: in training at temperature tau, in evaluation by the indices alone.
 

@@ -19,6 +19,7 @@ from lgqlib.config import Config
 from lgqlib.data import TrainingBatches, evaluation_images, load, to_model
 from lgqlib.evaluate import evaluate
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
+from lgqlib.quantizers.base import NonFinite
 from lgqlib.run import Checkpoint, Run, Snapshot
 from lgqlib.tokenizer import Reconstruction, Tokenizer
 
@@ -198,8 +199,11 @@ class Job:
         for group in self.optimizer.param_groups:
             group["lr"] = config.train.lr_at(step) * group["scale"]
 
-        with self.accelerator.autocast():
-            output = self.model(images, self.tau)
+        try:
+            with self.accelerator.autocast():
+                output = self.model(images, self.tau)
+        except NonFinite as error:
+            raise self._non_finite(str(error)) from None
         self.tokenizer.observe(output.latents, output.quantized.indices)  # before codes move
         total, terms = self.loss(images, output.images, output.quantized.terms)
         judging = self.judge is not None and step >= (
@@ -277,11 +281,13 @@ class Job:
         if (self.device.type == "cuda" and not writes) or torch.isfinite(total):
             return
         values = ", ".join(f"{k} = {v.item():.4g}" for k, v in terms.items())
-        raise NonFiniteLoss(
-            f"{self.run.name}: the loss is {total.item()} at step {step} (tau = {self.tau:.4g}; "
-            f"{values}). The last good checkpoint is of step {self.saved}, in "
-            f"{self.run.path / 'checkpoints'}; a smaller train.lr or a higher temperature.end may "
-            "help."
+        raise self._non_finite(f"the loss is {total.item()} ({values})")
+
+    def _non_finite(self, what: str) -> NonFiniteLoss:
+        return NonFiniteLoss(
+            f"{self.run.name}: {what} at step {self.step + 1}, tau = {self.tau:.4g}. The last good "
+            f"checkpoint is of step {self.saved}, in {self.run.path / 'checkpoints'}; a smaller "
+            "train.lr or a higher temperature.end may help."
         )
 
     # What is written -----------------------------------------------------------------------------

@@ -13,6 +13,7 @@ install_import_hook("lgqlib", "shapes.checked")
 
 from lgqlib.evaluate import evaluate_run
 from lgqlib.presets import preset
+from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
 from lgqlib.train import train
 
@@ -35,7 +36,8 @@ def tiny_config():
     """Give a tiny run's config for a method, with further overrides."""
 
     def config(method: str = "lgq", more: str = ""):
-        return preset("laptop", method=method).override(TINY).override(more)
+        start = {"train.num_steps": 0} if METHODS[method].baseline else {}
+        return preset("laptop", method=method).override(TINY).override(start).override(more)
 
     return config
 

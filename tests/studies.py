@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
@@ -15,7 +13,6 @@ def finished_run(
     *,
     more: str = "",
     numbers: dict | None = None,
-    per_image: dict | None = None,
     failure: dict | None = None,
     evaluated: bool = True,
     **named,
@@ -27,9 +24,8 @@ def finished_run(
         run.log(step, "timing", images_per_second=100.0 + step)
     run.save_checkpoint(20, {}, tau=0.1, tau_c=None)
     if evaluated:
-        arrays = {f"per_image.{k}": np.asarray(v) for k, v in (per_image or {}).items()}
         about = {"num_images": 256, "num_tokens": 16384, "extractor": "lite2", "kid": None}
-        run.save_evaluation(about | (numbers or {"psnr": 20.0, "active": 900}), arrays)
+        run.save_evaluation(about | (numbers or {"psnr": 20.0, "active": 900}), {})
     if failure is not None:
         write_json(run.path / FAILURE_FILE, failure)
     return run

@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 
 from lgqlib.config import TERMS, Config, LossConfig, TemperatureConfig, TrainConfig
-from lgqlib.presets import AUTHORS_LGQ, PRESETS, RECIPES, preset
+from lgqlib.presets import AUTHORS_LGQ, PRESETS, preset
 from lgqlib.quantizers import METHODS
 from lgqlib.quantizers.assignment import ENERGIES
-from lgqlib.quantizers.base import STARTS
+from lgqlib.quantizers.start import STARTS
 
 
 def test_json_round_trip_keeps_every_field():
@@ -26,7 +26,7 @@ def test_json_round_trip_keeps_every_field():
         ("train.lr=fast", "train.lr = 'fast': it must be a number"),
         ("train.lr=nan", "train.lr = nan: it must be a finite number > 0"),
         ("train.num_steps=2.5", "train.num_steps = '2.5': it must be a whole number"),
-        ("train.num_steps=0", "train.num_steps = 0: it must be a finite number >= 1"),
+        ("train.num_steps=-1", "train.num_steps = -1: it must be a finite number >= 0"),
         ("data.flip=1", "data.flip = '1': it must be true or false"),
         ("quantizer.lgq.energy=cubed", "quantizer.lgq.energy = 'cubed': it must be one of"),
         ("data.size=30 backbone.downsample=4", "data.size = 30: it must be a multiple of"),
@@ -35,7 +35,11 @@ def test_json_round_trip_keeps_every_field():
         ("quantizer.levels=8,8,4", "quantizer.levels = (8, 8, 4): it must be levels whose product"),
         ("backbone.dim=2 backbone.norm=layer", "backbone.norm = 'layer': it must be 'group' or"),
         ("quantizer.lgq.per_channel=true", "quantizer.levels = (): it must be given"),
-        ("quantizer.lgq.energy=cosine", "temperature.reduced = True: it must be False"),
+        ("quantizer.lgq.energy=cosine", "temperature.unit = 'self': it must be 'absolute'"),
+        ("backbone.start=xyz", "backbone.start = 'xyz': it must be one of 'pca', 'whitened'"),
+        ("backbone.family=linear backbone.start=random", "it must be 'pca' or 'whitened' with"),
+        ("quantizer.start=best", "quantizer.start = 'best': it must be one of '', 'random'"),
+        ("quantizer.scale=0", "quantizer.scale = 0.0: it must be a finite number > 0"),
         ("evaluation.distance=lpips.pt", "evaluation.distance = 'lpips.pt': it must be empty"),
         ("evaluation.extractor=vgg", "evaluation.extractor = 'vgg': it must be one of 'lite2'"),
         ("seed=-1", "seed = -1: it must be between 0"),
@@ -109,7 +113,7 @@ def test_names_of_the_config_are_those_of_the_library():
     for energy in ENERGIES:
         config.override(f"quantizer.lgq.energy={energy}")
     for start in STARTS:
-        config.override(f"quantizer.lgq.initialization={start}")
+        config.override(f"quantizer.start={start}")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -117,8 +121,9 @@ def test_names_of_the_config_are_those_of_the_library():
 def test_every_preset_and_recipe_is_a_valid_config(name, method):
     config = preset(name, method=method, seed=3)
     assert (config.quantizer.method, config.seed) == (method, 3)
-    changes = METHODS[method].weights | RECIPES[name].get(method, {})
+    changes = METHODS[method].weights | PRESETS[name][1].get(method, {})
     assert config.override(changes) == config
+    assert (config.train.num_steps == 0) == METHODS[method].baseline
 
 
 def test_unknown_presets_and_methods_are_refused():
@@ -136,5 +141,5 @@ def test_authors_preset_is_the_published_setting():
     assert (temperature.kind, temperature.start, temperature.end) == ("linear", 1.0, 0.1)
     assert config.loss.perceptual == config.loss.adversarial == 0
     laptop = preset("laptop").override(AUTHORS_LGQ)
-    assert not laptop.temperature.reduced
+    assert laptop.temperature.unit == "absolute"
     assert laptop.quantizer.lgq.codebook_loss == "commit"

@@ -15,6 +15,7 @@ from lgqlib.run import Run
 from lgqlib.train import train
 
 pytestmark = pytest.mark.xdist_group("distributed")
+UNITS = ("", " distortion", " moments")
 TEN_STEPS = (
     "train.num_steps=10 train.log_every=1 train.eval_every=0 train.lr=5e-4 "
     "train.checkpoint_every=10 loss.usage=1"
@@ -44,10 +45,13 @@ class Job(loop.Job):
 
     def save(self):
         super().save()
-        found[self.config.quantizer.method] = self.tokenizer.codebook.detach().contiguous()
+        method, tokenizer = self.config.quantizer.method, self.tokenizer
+        found[method] = tokenizer.codebook.detach().contiguous()
+        for name in ("distortion", "moments"):
+            found[f"{method} {name}"] = getattr(tokenizer, name)
 
 loop.Job = Job  # trains as ever, and shows what each rank holds
-for run in map(Run.open, sys.argv[4:]):
+for run in map(Run, sys.argv[4:]):
     loop.train(run.config, run, cache=cache, progress=False)
 
 rank, given = torch.distributed.get_rank(), load_file(folder / "given.safetensors")
@@ -117,9 +121,10 @@ def together(folder, tiny_config, torchrun):
     return runs[1], [load_file(folder / f"rank-{rank}.safetensors") for rank in range(2)]
 
 
-def test_every_rank_holds_the_same_codebook(together):
-    for method in ("lgq", "vq_ema"):
-        assert torch.equal(*(seen[method] for seen in together[1]))
+def test_every_rank_holds_the_same_codebook_and_unit_of_the_temperature(together):
+    for name in (f"{method}{what}" for method in ("lgq", "vq_ema") for what in UNITS):
+        assert torch.equal(*(seen[name] for seen in together[1]))
+        assert together[1][0][name].abs().sum() > 0
 
 
 def test_gradients_through_a_mean_over_ranks_are_those_of_the_whole_batch(folder, together):

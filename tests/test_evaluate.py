@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from lgqlib.config import BackboneConfig, Config, QuantizerConfig
 from lgqlib.data.batches import to_model, to_uint8
-from lgqlib.evaluate import evaluate, latent_geometry, reference_features
+from lgqlib.evaluate import OCTAVES, evaluate, evaluate_whole, latent_geometry, reference_features
 from lgqlib.measure import METRICS
 from lgqlib.measure.distances import kernel_distance
 from lgqlib.measure.features import LiteFeatures
@@ -140,6 +140,29 @@ def test_what_is_not_asked_for_is_left_out_and_large_images_get_ms_ssim(tokenize
     assert light == {name: whole.numbers[name] for name in light}
     large = evaluate(tokenizer, images(1, 176), progress=False)
     assert large.numbers["ms_ssim"] == large.per_image["ms_ssim"].mean()
+
+
+def test_photographs_of_any_sides_are_measured_whole(tokenizer, everything):
+    photographs = {f"{w}": images(1, 48, seed=w)[0, :, :, :w].contiguous() for w in (48, 28)}
+    counts = everything["train_counts"]
+    numbers, arrays = evaluate_whole(tokenizer, photographs, train_counts=counts)
+    psnr, errors, streams = [], [], []
+    for name, x in photographs.items():
+        with torch.no_grad():
+            streams.append(tokenizer.encode(to_model(x[None])))
+            y = to_uint8(tokenizer.decode(streams[-1]))[0]
+        assert np.array_equal(arrays[f"decoded.{name}"], y.permute(1, 2, 0))
+        psnr.append(peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=255))
+        errors.append((x.double() - y).square().mean() / 255**2)
+    assert arrays["whole.psnr"] == pytest.approx(psnr, rel=1e-12)
+    assert numbers["whole_psnr"] == pytest.approx(np.mean(psnr), rel=1e-12)
+    assert sum(numbers[name] for name in OCTAVES) == pytest.approx(np.mean(errors), rel=1e-9)
+    coded = coded_rate(torch.cat([stream.flatten() for stream in streams]), counts)
+    assert numbers["whole_bits_per_pixel"] == coded.num_bytes * 8 / (48 * 48 + 48 * 28)
+    assert numbers["num_photographs"] == 2 and set(numbers) <= set(METRICS)
+    assert METRICS["whole_psnr"].unit == "dB"
+    with pytest.raises(ValueError, match="sides must be multiples of 4"):
+        evaluate_whole(tokenizer, {"odd": images(1, 30)[0]}, train_counts=counts)
 
 
 def test_latents_are_held_against_their_codes(tokenizer):

@@ -1,165 +1,132 @@
-"""Notebooks refuse bad parameters and unfit runs by saying which and why; no kernel is started."""
+"""Notebooks refuse bad parameters and unfit runs by saying which and why; no kernel is started.
+
+As a script: read cases (name, until, values) as JSON, and write what each raised. A process of its
+own has no hook that checks types, which would refuse what the library is to refuse.
+"""
 
 import json
 import math
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import nbformat
 import pytest
-from cells import execute
 from PIL import Image
 
-from lgqlib.files import read_json, write_json
 from lgqlib.run import Run
 
-NAMES = ["02_evaluate", "03_geometry", "04_entropy", "05_temperature"]
-TINY = "data.eval_crops=16 backbone.width=16 backbone.depth=1 train.num_steps=2 train.batch_size=4"
-
-MISSING = "no such folder"
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 BAD = {
-    "00_lgq_in_the_plane": {
-        "num_points": [0, -3, 1.5, "many", math.nan, None],
-        "num_codes": [0, -1, 10_000, "x", math.nan],
-        "seed": [-1, "x", 0.5],
-        "hottest": [0, -1.0, math.nan, "hot", 0.001],
-        "coldest": [0, -1.0, math.nan, "cold", 7.0],
-        "num_taus": [0, -1, 2.5],
-    },
-    "01_train": {
-        "preset": ["desktop", 3, None],
-        "method": ["pq", 3, None],
-        "num_codes": [0, -1, 2**40, math.nan, 1.5, "many"],
-        "seed": [-1, math.nan, "x", 2**40],
-        "runs": [3, None],
-    },
-    "02_evaluate": {
-        "run": [3, MISSING],
-        "runs": [3],
-        "train_batches": [0, -1, math.nan, "x"],
-    },
-    "03_geometry": {
-        "run": [3, MISSING],
-        "num_images": [-1, math.nan, "x", 2.5],
-        "projection": ["tsne", 3, None],
-    },
-    "04_entropy": {"run": [3], "num_images": [-1, math.nan, "x"]},
-    "05_temperature": {
-        "run": [3],
-        "num_images": [-1, math.nan, "x"],
-        "image": [-2, 10**6, 0.5, "x"],
-        "num_codes": [0, -1, 10**6, math.nan],
-        "num_anneal": [0, -5, math.nan, "x"],
-    },
+    ("00_lgq_in_the_plane", "clusters("): [
+        *({"num_points": value} for value in (0, 1.5, "many", math.nan, None)),
+        *({"num_codes": 10_000}, {"seed": -1}, {"num_taus": 0}),
+        *({"hottest": math.nan}, {"coldest": "cold"}, {"coldest": 7.0}),
+    ],
+    ("01_train", "Run.create"): [
+        *({"preset": "desktop"}, {"preset": 3}, {"method": "pq"}, {"method": None}),
+        *({"num_codes": value} for value in (0, 2**40, math.nan, 1.5, "many")),
+        *({"seed": value} for value in (-1, math.nan, "x", 2**40)),
+    ],
+    ("02_evaluate", "evaluate_run("): [{"train_batches": math.nan}, {"train_batches": 0}],
+    ("03_geometry", "open_runs("): [{"num_images": 2.5}],
+    ("04_entropy", "open_runs("): [{"num_images": -1}],
+    ("05_temperature", "open_runs("): [
+        *({"num_images": "x"}, {"num_codes": 10**6}, {"num_anneal": math.nan}),
+        *({"num_images": 4, "image": value} for value in (-2, 10**6, 0.5, "x")),
+    ],
 }
-LAST = {
-    "00_lgq_in_the_plane": "clusters(",
-    "01_train": "Run.create",
-    "02_evaluate": "evaluate_run(",
-}
-"""Where a notebook has read all of its parameters, if not where it opens its runs."""
-
-
-def refusals(cases):
-    """Execute the cases in one process, and give what each raised."""
-    command = [sys.executable, str(Path(__file__).with_name("cells.py"))]
-    done = subprocess.run(
-        command, input=json.dumps(cases), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout)
-
-
+"""By notebook and the last cell that a refusal may take; the last parameter is the bad one."""
 OVERRIDES = {
     3: "overrides = 3",
     "train.lr='1": "overrides = ",
     "train.lr": "override 'train.lr'",
     "train.lrr=1": "train.lrr",
     "train.lr=nan": "train.lr = nan",
+    "train.batch_size=1099511627776": "train.batch_size = 1099511627776",
     "data.size=400": "data.size = 400",
     "quantizer.levels=8,8": "quantizer.levels = (8, 8)",
     "quantizer.num_codes=1023 quantizer.method=lfq": "quantizer.num_codes = 1023",
+    "quantizer.num_codes=34 quantizer.method=fsq": "quantizer.num_codes = 34: no levels",
+    "quantizer.num_codes=16 quantizer.levels=2,8 quantizer.method=fsq": "each must be at least 3",
     "data.name=imagefolder data.root=nowhere": "nowhere",
 }
 """Overrides of notebook 01, and what their refusal says."""
 
 
-def test_every_bad_parameter_is_refused_by_its_name(trained, cache, tmp_path):
-    run, cases, expected = str(trained("lgq").path), [], []
-    for name, bad in BAD.items():
-        for parameter, values in bad.items():
-            others = {"cache": str(cache)} if name[:2] > "00" else {}
-            if name[:2] > "01" and parameter not in ("run", "runs"):
-                others["run"] = run
-            if parameter == "image":
-                others["num_images"] = 4
-            until = LAST.get(name, "open_runs(")
-            cases += [(name, until, {**others, parameter: value}) for value in values]
-            expected += [(MISSING,) if v == MISSING else (parameter, str(v)) for v in values]
+def execute(name: str, until: str, values: dict) -> dict:
+    """Run a notebook's cells in this process, up to the one that holds `until`."""
+    scope = {"__name__": "__main__"}
+    for cell in nbformat.read(NOTEBOOKS / f"{name}.ipynb", 4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, name, "exec"), scope)
+            if "parameters" in cell.metadata.get("tags", []):
+                assert values.keys() <= scope.keys()
+                scope |= values
+            if until in cell.source:
+                return scope
+    raise AssertionError(f"{name} has no cell with {until}")
 
-    folders = {"runs": str(tmp_path), "cache": str(cache)}
+
+def raised(name: str, until: str, values: dict) -> str:
+    """Give what an execution raises, `ValueError: why`; nothing if it does not."""
+    try:
+        return execute(name, until, values) and ""
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_every_bad_parameter_is_refused_by_its_name(trained, cache, tmp_path):
+    run, told = {"run": str(trained("lgq").path), "cache": str(cache)}, []
+    for (name, until), bad in BAD.items():
+        others = {"00": {}, "01": {"cache": str(cache)}}.get(name[:2], run)
+        told += [((name, until, others | each), map(str, [*each.items()][-1])) for each in bad]
+    wrong = ("03_geometry", "Codes(", run | {"projection": "tsne"})
+    told.append((wrong, ["'tsne' of 5 channels: give pca, umap, or plane"]))
+
+    bare = str(Run.create(tmp_path / "bare", trained("lgq").config).path)
+    for name in ("02_evaluate", "03_geometry", "04_entropy", "05_temperature"):
+        until = "evaluate_run(" if name == "02_evaluate" else "open_views("
+        told.append(((name, until, {"run": bare}), ["no checkpoint yet: train it", "01_train"]))
+        told.append(((name, until, {"runs": str(tmp_path)}), ["no trained run below", "01_train"]))
+
     for side in ("train", "val"):
         (tmp_path / "images" / side).mkdir(parents=True)
         Image.linear_gradient("L").resize((16, 16)).save(tmp_path / "images" / side / "one.png")
-    few = f"{TINY} data.name=imagefolder data.root={tmp_path / 'images'} data.size=16"
+    few = f"data.size=16 train.batch_size=4 data.name=imagefolder data.root={tmp_path / 'images'}"
     changes = OVERRIDES | {few: "quantizer.num_codes = 1024: the training images have 32"}
-    cases += [("01_train", "train(config", {**folders, "overrides": text}) for text in changes]
-    expected += [(said,) for said in changes.values()]
+    for text, said in changes.items():
+        values = {"runs": str(tmp_path), "cache": str(cache), "overrides": text}
+        told.append((("01_train", "train(config", values), [said]))
 
-    for case, said, parts in zip(cases, refusals(cases), expected, strict=True):
+    cases, expected = zip(*told, strict=True)
+    script = dict(input=json.dumps(cases), capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, __file__], **script)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for case, said, parts in zip(cases, json.loads(done.stdout), expected, strict=True):
         assert said.startswith("ValueError: "), (case, said)
         assert all(part in said for part in parts), (case, said)
 
 
-# Runs of other kinds and states -----------------------------------------------------------------
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-    whole = trained("lgq")
-    shutil.copytree(whole.path, tmp_path / "runs" / whole.name)
-    return Run.open(tmp_path / "runs" / whole.name)
-
-
-def opened(name, run, cache, **values):
-    until = "evaluate_run(" if name == "02_evaluate" else "open_views("
-    return execute(name, until, {"run": run, "cache": Path(cache), **values})
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_is_not_fit_says_what_to_do(name, copied, cache, tmp_path):
-    def refuses(says, run=str(copied.path), **more):
-        with pytest.raises(ValueError, match=says):
-            opened(name, run, cache, **more)
-
-    refuses("no trained run below .*: train one with notebook 01", run="", runs=str(tmp_path / "x"))
-    file = copied.path / "config.json"
-    config = read_json(file)
-    write_json(file, config | {"version": 0})
-    refuses("config.json .*version = 0: .* train the run again")
-    write_json(file, config | {"train": {k: v for k, v in config["train"].items() if k != "lr"}})
-    refuses("config.json .*lacks train.lr")
-    write_json(file, config)
-    shutil.rmtree(copied.path / "checkpoints")
-    (copied.path / "evaluation.json").unlink()
-    refuses("has no checkpoint yet: train it with notebook 01_train")
-
-
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
-def test_a_run_of_another_method_is_opened(name, trained, cache):
-    views = opened(name, str(trained("fsq").path), cache, num_images=4)
-    assert "fsq" in views["this"].name
-
-
-@pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
-def test_a_run_that_still_trains_is_opened_as_far_as_it_is(name, copied, cache):
-    """It holds the lock, has one checkpoint of two, a torn line of metrics and no evaluation."""
+def test_runs_of_other_methods_or_that_still_train_are_opened(name, trained, cache, tmp_path):
+    values = {"run": str(trained("fsq").path), "cache": cache, "num_images": 4}
+    assert "fsq" in execute(name, "open_views(", values)["this"].name
+    copied = Run(shutil.copytree(trained("lgq").path, tmp_path / trained("lgq").name))
     newest = copied.path / "checkpoints" / "step-00000008.safetensors"
     (copied.path / "evaluation.json").unlink()
     with copied.locked():
         with open(copied.path / "metrics.jsonl", "a") as file:
             file.write('{"step": 8')
         newest.rename(newest.with_name(f".0.tmp.{newest.name}"))
-        scope = opened(name, str(copied.path), cache, num_images=4)
-    assert scope["this"].step == 4 and not scope["this"].is_complete
+        run = execute(name, "open_views(", values | {"run": str(copied.path)})["this"]
+    assert run.step == 4 and not run.is_complete
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    cases = json.load(sys.stdin)
+    output, sys.stdout = sys.stdout, sys.stderr
+    json.dump([raised(*case) for case in cases], output)

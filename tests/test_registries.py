@@ -16,7 +16,7 @@ from lgqlib.figures.style import color_of, dash_of, name_of
 from lgqlib.quantizers import METHODS, Method
 from lgqlib.quantizers.base import Quantized, Quantizer, straight_through
 from lgqlib.study.comparison import against, comparison_table, points, tabulated
-from lgqlib.study.results import cohorts
+from lgqlib.study.results import finished
 
 
 class Toy(Quantizer):
@@ -51,7 +51,7 @@ def test_a_method_of_one_row_trains_is_evaluated_compared_and_keeps_its_color(
     assert runs[0].evaluation()["psnr"] > 5 and runs[0].name.startswith("toy-photos-K64-s0-")
     for run in runs:
         shutil.copytree(run.path, tmp_path / run.name)
-    found = cohorts(tmp_path)
+    found = finished(tmp_path)
     assert set(comparison_table(found)["method"]) == {"Toy VQ", "LGQ"}
     drawn = points(found, ["psnr", "active", "bits_per_token_entropy", "images_per_second"])
     for fig in (figures.rate_distortion(drawn), figures.cost(drawn)):
@@ -82,11 +82,11 @@ def test_a_metric_of_one_row_is_compared_with_its_label_unit_and_direction(monke
         for seed in (0, 1, 2):
             numbers = {"toy_error": value + 0.01 * seed**2}
             finished_run(tmp_path, method=method, seed=seed, numbers=numbers)
-    found = cohorts(tmp_path)
+    found = finished(tmp_path)
     table = comparison_table(found).set_index("method")
     assert table.loc["FSQ", "toy error, toys ↓"] == "3.0 ± 0.0"
     (difference,) = against(found, ["toy_error"])
-    assert difference.verdict == "better" and difference.interval.mean == pytest.approx(-2)
+    assert difference.verdict == "better" and difference.difference == pytest.approx(-2)
     fig = figures.forest(tabulated([difference]), ["toy_error"], of="LGQ")
     assert fig.layout.annotations[0].text == "toy error, toys"
     assert metric_table({"toy_error": np.float64(2)}).loc["toy error, toys", "value"] == "2.0"

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from lgqlib.backbone import build_backbone
 from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
@@ -14,6 +13,10 @@ from lgqlib.train import train
 
 def images(n=2, size=32, seed=0):
     return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def smooth(x):
+    return torch.nn.functional.avg_pool2d(x, 9, 1, 4) * 4
 
 
 BINS = "quantizer.lgq.per_channel=true quantizer.levels=4,4,4 backbone.dim=3 train.eval_every=0"
@@ -47,25 +50,6 @@ def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
     assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
-@pytest.mark.parametrize("family", ["patch", "vqgan"])
-@pytest.mark.parametrize("norm", ["layer", "group", "group+layer", "none"])
-def test_backbones_fold_by_their_factor_and_back(family, norm):
-    encoder, decoder = build_backbone(family, downsample=8, width=8, depth=1, dim=6, norm=norm)
-    z = encoder(images())
-    assert z.shape == (2, 6, 4, 4)
-    assert decoder(z).shape == (2, 3, 32, 32)
-    if norm.endswith("layer"):
-        torch.testing.assert_close(z.mean(1), torch.zeros(2, 4, 4), atol=1e-5, rtol=0)
-        torch.testing.assert_close(z.var(1, correction=0), torch.ones(2, 4, 4), atol=1e-2, rtol=0)
-    if norm == "group":
-        assert abs(z.mean()) < 1e-5
-
-
-def test_unknown_backbone_is_refused():
-    with pytest.raises(ValueError, match="family = 'vit': it must be one of patch, vqgan"):
-        build_backbone("vit", downsample=4, width=8, depth=1, dim=4, norm="none")
-
-
 @pytest.mark.parametrize("energy", ["squared", "norm"])
 def test_tau_c_follows_the_latents_that_were_observed(energy, tiny_config):
     config = tiny_config("lgq", f"quantizer.lgq.energy={energy}")
@@ -73,15 +57,50 @@ def test_tau_c_follows_the_latents_that_were_observed(energy, tiny_config):
     assert math.isnan(tokenizer.tau_c)
     torch.manual_seed(0)
     z = torch.randn(4, 5, 50, 50) * torch.tensor([3.0, 1, 1, 1, 1]).reshape(5, 1, 1)
-    tokenizer.observe(z)
+    indices = torch.zeros(4, 50, 50, dtype=torch.int64)
+    tokenizer.observe(z, indices)
     first = tokenizer.tau_c
     if energy == "squared":
         assert first == pytest.approx(2 * 9, rel=0.05)
     for _ in range(20):
-        tokenizer.observe(z)
+        tokenizer.observe(z, indices)
     assert tokenizer.tau_c == pytest.approx(first, rel=1e-4)
-    tokenizer.observe(3 * z)
+    tokenizer.observe(3 * z, indices)
     assert first < tokenizer.tau_c < 9.1 * first
+
+
+def test_the_width_is_twice_the_running_error_a_channel(tiny_config):
+    tokenizer = Tokenizer(tiny_config("lgq")).train()
+    assert math.isnan(tokenizer.width)
+    errors = []
+    for seed in range(2):
+        z = tokenizer.latents(images(seed=seed))
+        out = tokenizer.quantizer(z, 0.5)
+        tokenizer.observe(z, out.indices)
+        errors.append((z - out.z_q).square().sum(1).mean().item())
+    assert tokenizer.width == pytest.approx(2 * (0.9 * errors[0] + 0.1 * errors[1]) / 5, rel=1e-5)
+    assert "distortion" in tokenizer.state_dict()
+
+
+@pytest.mark.parametrize("method", ["lgq", "fsq", "vqgan"])
+def test_the_start_is_of_the_images_alone_and_better_than_none(method, tiny_config):
+    more = "backbone.family=vqgan backbone.depth=1" if method == "vqgan" else ""
+    config = tiny_config("lgq" if method == "vqgan" else method, more)
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        tokenizer = Tokenizer(config)
+        tokenizer.initialize(photographs := smooth(images(16)))
+        found.append(tokenizer.eval()(photographs).images)
+    assert torch.equal(*found)
+    assert (found[0] - photographs).square().mean() < 0.7 * photographs.var()
+
+
+def test_images_of_other_sides_are_refused_and_oblong_ones_are_not(tiny_config):
+    tokenizer = Tokenizer(tiny_config("lgq")).eval()
+    assert tokenizer(images()[..., :24]).images.shape == (2, 3, 32, 24)
+    with pytest.raises(ValueError, match=r"images of \(32, 30\) pixels: sides must be multiples"):
+        tokenizer.encode(images()[..., :30])
 
 
 def test_training_forward_needs_its_mode_and_gives_terms(tiny_config):

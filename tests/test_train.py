@@ -111,17 +111,22 @@ def test_a_crash_between_checkpoints_loses_only_what_came_after(
 def test_every_method_trains_logs_and_evaluates(method, trained):
     run = trained(method)
     assert run.is_complete
-    metrics = run.metrics()
+    metrics, steps = run.metrics(), run.config.train.num_steps
+    assert steps == (0 if METHODS[method].baseline else 8)
+    assert [run.snapshots()[i].step for i in (0, -1)] == [0, steps]
+    numbers = run.evaluation()
+    assert numbers["num_images"] == 32
+    assert 5 < numbers["psnr"] < 40
+    assert numbers["num_tokens"] == 32 * 64
+    assert numbers["num_photographs"] == 9 and 5 < numbers["whole_psnr"] < 40
+    if steps == 0:
+        assert metrics.split.tolist() == ["val"] and 15 < metrics.psnr[0] < 40
+        return
     last = metrics[metrics.split == "train"].iloc[-1].dropna()
     assert {"loss", "reconstruction", "psnr", "active", "perplexity", "tau", "grad_norm"} <= {
         *last.index
     }
     assert 1 <= last.active <= run.config.quantizer.num_codes
-    numbers = run.evaluation()
-    assert numbers["num_images"] == 32
-    assert 5 < numbers["psnr"] < 40
-    assert numbers["num_tokens"] == 32 * 64
-    assert [run.snapshots()[i].step for i in (0, -1)] == [0, 8]
 
 
 def test_the_first_steps_follow_the_golden_curve(trained):
@@ -131,6 +136,25 @@ def test_the_first_steps_follow_the_golden_curve(trained):
     assert metrics.step.tolist() == golden["step"]
     assert metrics.loss.tolist() == pytest.approx(golden["loss"], rel=2e-3)
     assert metrics.psnr.tolist() == pytest.approx(golden["psnr"], rel=2e-3)
+
+
+@pytest.mark.parametrize("unit", ["self", "tau_c", "absolute"])
+def test_the_temperature_is_in_its_unit(unit, trained_in, tiny_config, monkeypatch):
+    units, advance = [], Job.advance
+
+    def watched(job, bar):
+        now = {"self": job.tokenizer.width, "tau_c": job.tau_c, "absolute": 1.0}
+        units.append(now[unit])
+        advance(job, bar)
+
+    monkeypatch.setattr(Job, "advance", watched)
+    more = f"temperature.unit={unit} temperature.kind=linear temperature.start=0.5"
+    run = trained_in(unit, tiny_config("lgq", f"{more} temperature.end=0.4 train.log_every=1"))
+    taus = run.metrics().query("split == 'train'").tau
+    schedule = [run.config.temperature.at(step, 8) for step in range(8)]
+    expected = [r * unit for r, unit in zip(schedule, units, strict=True)]
+    assert taus.tolist() == pytest.approx(expected, rel=1e-4)
+    assert (len(set(units)) > 6) == (unit == "self")
 
 
 @pytest.mark.parametrize("method", ["lgq", "vq_ema"])
@@ -179,10 +203,8 @@ def test_a_loss_that_is_no_number_stops_with_step_terms_and_checkpoint(
 
 def test_a_run_that_is_held_is_refused_with_the_owner_s_name(tmp_path, cache, tiny_config):
     run = Run.create(tmp_path, tiny_config("lgq"))
-    with (
-        run.locked(),
-        pytest.raises(RuntimeError, match=f"being written by process {os.getpid()}, started 20"),
-    ):
+    held = pytest.raises(RuntimeError, match=f"being written by process {os.getpid()}")
+    with run.locked(), held:
         train(run.config, run, cache=cache, progress=False)
     assert run.step == 0 and not len(run.metrics())
 

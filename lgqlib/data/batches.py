@@ -1,15 +1,16 @@
 """Crops of images: what the model trains and is evaluated on."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from lgqlib.data.store import ImageSet
-from lgqlib.files import require_whole
+from lgqlib.files import require
 
 TILED = 4
 """Crops that the area of an image must have room for, in the median, to be cut into tiles."""
@@ -47,7 +48,9 @@ class TrainingBatches:
         self._columns = (image_set.widths - size + 1).numpy()
         self._ends = np.cumsum(self._rows * self._columns)
         self.by_area = is_tiled(image_set, size=size)
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._order = lru_cache(2)(  # from another stream than the batches', seeded by two numbers
+            lambda epoch: np.random.default_rng([seed, epoch, 1]).permutation(len(image_set))
+        )
 
     @property
     def num_crops(self) -> int:
@@ -59,9 +62,7 @@ class TrainingBatches:
     ) -> tuple[UInt8[Tensor, "batch 3 size size"], Int64[Tensor, " batch"]]:
         """Give this rank's crops at `step`, with their labels."""
         image, top, left, flipped = (torch.from_numpy(x[self.share]) for x in self._draw(step))
-        if not self.flip:
-            flipped = torch.zeros_like(flipped)
-        crops = _crops(self.images, image, top, left, size=self.size, flipped=flipped)
+        crops = _crops(self.images, image, top, left, size=self.size, flipped=flipped & self.flip)
         return crops.to(self.device), self.images.labels[image].to(self.device)
 
     def _draw(self, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -73,22 +74,14 @@ class TrainingBatches:
             place -= self._ends[image] - self._rows[image] * self._columns[image]
             top, left = np.divmod(place, self._columns[image])
         else:
-            image = self._visit(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+            # Epochs, each in its own order, follow each other without end.
+            count, first = len(self.images), step * self.batch_size
+            epochs = range(first // count, (first + self.batch_size - 1) // count + 1)
+            orders = np.concatenate([self._order(epoch) for epoch in epochs])
+            image = orders[first % count :][: self.batch_size]
             top = random.integers(self._rows[image])
             left = random.integers(self._columns[image])
         return image, top, left, random.random(self.batch_size) < 0.5
-
-    def _visit(self, positions: np.ndarray) -> np.ndarray:
-        """Give the image at each position of the endless sequence of shuffled epochs."""
-        epochs, within = np.divmod(positions, len(self.images))
-        image = np.empty_like(positions)
-        for epoch in np.unique(epochs).tolist():
-            if self._epoch != epoch:
-                # Another stream than the batches', which are seeded by two numbers.
-                random = np.random.default_rng([self.seed, epoch, 1])
-                self._epoch, self._order = epoch, random.permutation(len(self.images))
-            image[epochs == epoch] = self._order[within[epochs == epoch]]
-        return image
 
 
 def evaluation_images(
@@ -100,7 +93,7 @@ def evaluation_images(
     overlap; of other sets it is the center of every image. Of more than `limit` crops (0 takes all)
     that many are taken: as many of each image as it has, and spread over it.
     """
-    require_whole(least=0, most=2**63, **{"limit (num_images)": limit})
+    require(least=0, most=2**63, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)
     rows, columns = image_set.heights // size, image_set.widths // size
     if not is_tiled(image_set, size=size):
@@ -130,13 +123,15 @@ def whole_images(
     Sides are cropped around the center to a multiple of `multiple` pixels, at most `largest`.
     """
     chosen = np.unique(np.linspace(0, len(image_set) - 1, min(limit, len(image_set))).astype(int))
+    stems = [Path(name).stem for name in image_set.names]
+    names = stems if len(set(stems)) == len(stems) else image_set.names
     found = []
     for i in chosen.tolist():
         image = image_set.image(i)
         height, width = (min(side, largest) // multiple * multiple for side in image.shape[:2])
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         crop = image[top : top + height, left : left + width]
-        found.append((Path(image_set.names[i]).stem, rearrange(crop, "h w c -> c h w").clone()))
+        found.append((names[i], rearrange(crop, "h w c -> c h w").clone()))
     return found
 
 
@@ -168,15 +163,7 @@ def _check_sides(image_set: ImageSet, *, size: int) -> None:
         raise ValueError(f"data.size = {size}: {text}")
 
 
-def _crops(
-    image_set: ImageSet,
-    image: Int64[Tensor, " crops"],
-    top: Int64[Tensor, " crops"],
-    left: Int64[Tensor, " crops"],
-    *,
-    size: int,
-    flipped: Bool[Tensor, " crops"] | None = None,
-) -> UInt8[Tensor, "crops 3 size size"]:
+def _crops(image_set: ImageSet, image, top, left, *, size: int, flipped=None) -> Tensor:
     """Cut squares out of images in one gather: each line of a crop is a run of 3 * size bytes."""
     pixels, run = image_set.pixels, 3 * size
     start = image_set.offsets[image] + (top * image_set.widths[image] + left) * 3

@@ -2,25 +2,24 @@
 
 import hashlib
 import importlib.util
-import json
+import lzma
+import os
 import re
-import ssl
-from collections.abc import Iterable, Iterator, Mapping
+import stat
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 import numpy as np
 from einops import rearrange
-from tqdm.auto import tqdm
+from PIL import Image
 
 from lgqlib.config import DataConfig
-from lgqlib.data.folders import Archive, Folder, arrange, printable
-from lgqlib.data.store import ImageSet, Listing, open_or_build
-from lgqlib.files import locked, replacing, sha256
+from lgqlib.data.store import SUFFIXES, Entry, ImageSet, open_or_build, printable
+from lgqlib.files import download
 
 SPLITS = ("train", "val")
 VERSION = 3  # of what is stored: raise it when the decoding changes, to build all stores anew
@@ -34,7 +33,7 @@ class Row(NamedTuple):
     digest: str = ""  # SHA-256 of the archive
 
 
-HELD_OUT = {"00_243", "05_853", "09_455", "12_741", "13_471", "18_317"}
+SHOWN = {"00_243", "05_853", "09_455", "12_741", "13_471", "18_317"}
 FOOLBOX = (
     *("00_243", "01_559", "02_438", "03_990", "04_949", "05_853", "06_609", "07_609", "08_915"),
     *("09_455", "10_541", "11_630", "12_741", "13_471", "14_129", "15_99", "16_251", "17_22"),
@@ -55,7 +54,7 @@ SOURCES = {
         }
         | {
             f"imagenet_{name}": (
-                "val" if name in HELD_OUT else "train",
+                "val" if name in SHOWN else "train",
                 "foolbox",
                 f"data/imagenet_{name}.jpg",
             )
@@ -73,39 +72,35 @@ SOURCES = {
     ),
     "imagefolder": Row(),
 }
-# fmt: off
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)
-# fmt: on
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer")
+CIFAR10_CLASSES += ("dog", "frog", "horse", "ship", "truck")
 CIFAR10_BATCH = re.compile(r"(?:^|/)(data_batch_\d|test_batch)\.bin$")
 CIFAR10_RECORD = 1 + 3 * 32 * 32
+UNLABELED = "unlabeled"  # the class of images that lie in no folder of their own
+HELD_OUT = ("val", "valid", "validation", "test")  # beside train/, best first
+UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 
 
 def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     """Give the images of `config` in `split`, `train` or `val`, from their store below `cache`.
 
-    Raises ValueError for an unknown split, a missing folder or one without images; ConnectionError
-    when a download is needed and there is no network; OSError when the disk is full. Files that
-    cannot be read are logged and listed in `skipped`.
+    Files that cannot be read are logged and listed in `skipped`. Raises ValueError for a missing
+    folder or one without images, ConnectionError when a download fails, OSError on a full disk.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
-    name, row, root = config.name, SOURCES[config.name], Path(config.root)
-    if row.photographs and config.root:
-        text = "are embedded; for a folder use data.name = 'imagefolder'"
-        raise ValueError(f"data.root = {config.root!r}: {name} {text}")
-    cache = Path(cache)
-    if row.url and not config.root:
+    name, root, cache = config.name, Path(config.root), Path(cache)
+    row = Row() if config.root else SOURCES[name]
+    if row.url:
         root = cache / "downloads" / Path(row.url).name
         instead = f"set data.root to a folder of train/ and val/, or to {root.name}."
         download(row.url, root, digest=row.digest, instead=instead)
     if not row.photographs and not root.exists():
         raise ValueError(f"data.root = {str(root)!r}: it must be a folder of images, or its tar")
-    files = Wheels(row) if row.photographs else (Folder if root.is_dir() else Archive)(root)
+    files = partial(_photographs, row) if row.photographs else partial(_files, root)
+    # A tar is not entered to see that it is the same.
+    found = [entry[:3] for entry in (files() if row.photographs else _walk(root))]
     # A photograph smaller than a crop is refused, not enlarged.
     sizes = {"resize": config.resize, "at_least": 0 if row.photographs else config.size}
-    key = json.dumps([VERSION, files.key, split, sizes])
+    key = repr([VERSION, config.root and str(root.resolve()), found, split, sizes])
     store = f"{name}-{split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     try:
         return open_or_build(cache / "stores" / store, partial(_listing, files, split), **sizes)
@@ -113,105 +108,116 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
         raise ValueError(f"{config.root or name}: {error}") from None
 
 
-class Wheels:
-    """Photographs in installed wheels, as files of a folder for each side and photograph."""
-
-    def __init__(self, row: Row):
-        self.places, states = {}, []
-        for name, (split, package, file) in row.photographs.items():
-            spec = importlib.util.find_spec(package)
-            place = Path(spec.submodule_search_locations[0] if spec else package) / file
-            if not place.is_file():
-                raise ValueError(f"the photograph {place} is missing: install {package} as locked")
-            self.places[f"{split}/{name}/{place.name}"] = place
-            states.append(f"{place} {place.stat().st_size} {place.stat().st_mtime_ns}")
-        self.key, self.entries = "\n".join(states), [(path, "") for path in self.places]
-
-    def read(self, paths: Iterable[str]) -> Iterator[tuple[str, Path | bytes]]:
-        return ((path, self.places[path]) for path in paths)
+def _photographs(row: Row) -> Iterator[Entry]:
+    """Give photographs in installed wheels as files in train/ and val/, each a class of its own."""
+    for name, (split, package, file) in row.photographs.items():
+        spec = importlib.util.find_spec(package)
+        place = Path(spec.submodule_search_locations[0] if spec else package) / file
+        if not place.is_file():
+            raise ValueError(f"the photograph {place} is missing: install {package} as locked")
+        yield next(_walk(place))._replace(path=f"{split}/{name}/{place.name}")
 
 
-def _listing(files: Folder | Archive | Wheels, split: str) -> Listing:
-    """List the images of `split`, also those of the binary version of CIFAR-10."""
-    entries = list(files.entries)
-    found = {path: match[1] for path, _ in entries if (match := CIFAR10_BATCH.search(path))}
-    if found:
-        batches = [path for path, b in found.items() if (b == "test_batch") == (split == "val")]
-        return Listing(CIFAR10_CLASSES, None, _cifar10(files.read(batches)), [])
-    classes, labels, skipped = arrange(entries, split)
-    samples = ((printable(path), labels[path], file) for path, file in files.read(labels))
-    return Listing(classes, len(labels), samples, skipped)
+def _files(root: Path) -> Iterator[Entry]:
+    """Give what a folder holds, by name, or a tar, compressed or not, from front to back."""
+    for entry in _walk(root) if root.is_dir() else _unpacked(root):
+        is_named = Path(entry.path).suffix.lower() in SUFFIXES
+        yield entry._replace(reason=entry.reason or ("" if is_named else "not named as an image"))
 
 
-def _cifar10(batches: Iterable[tuple[str, Path | bytes]]) -> Iterator[tuple]:
+def _walk(root: Path, path: str = "", above: tuple = ()) -> Iterator[Entry]:
+    """Give the files of a folder, or a file itself; follow links, but never to a folder above."""
+    try:
+        status = os.stat(root / path)
+        is_folder = stat.S_ISDIR(status.st_mode)
+        names = sorted(os.listdir(root / path), key=os.fsencode) if is_folder else []
+    except OSError as error:
+        yield Entry(path, f"cannot be read ({error.strerror})")
+        return
+    identity = (status.st_dev, status.st_ino)
+    if not is_folder:
+        reason = "" if stat.S_ISREG(status.st_mode) else "not a regular file"
+        yield Entry(path, reason, (status.st_size, status.st_mtime_ns), partial(Path, root, path))
+    elif identity in above:
+        yield Entry(path, "a link back to a folder above it")
+    else:
+        for name in names:
+            if not name.startswith("."):
+                yield from _walk(root, os.path.join(path, name), (*above, identity))
+
+
+def _unpacked(root: Path) -> Iterator[Entry]:
+    try:
+        with tarfile.open(root, "r|*") as tar:  # nothing is extracted, and no link followed
+            for member in tar:
+                path = member.name.removeprefix("./")
+                if not (member.isdir() or any(p.startswith(".") for p in path.split("/"))):
+                    reason = "" if member.isreg() else "not a regular file"
+                    read = partial(lambda each: tar.extractfile(each).read(), member)
+                    yield Entry(path, reason, read=read)
+    except UNREADABLE as error:
+        raise ValueError(f"not a readable tar archive ({error})") from error
+
+
+def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Entry]]:
+    """Give the classes, and what there is of `split` with its labels.
+
+    With train/ and val/ or test/, those are the splits; otherwise one image in ten is held out. The
+    class is the first folder below: the same label in both splits, also where one has none of it.
+    """
+    found = list(files())
+    if any(CIFAR10_BATCH.search(entry.path) for entry in found):
+        return CIFAR10_CLASSES, _cifar10(files(), split)
+    images = [entry.path for entry in found if not entry.reason]
+    sides, class_of = _sides(images), {}
+    for side in sides.values():
+        for path in (path for path in images if path.startswith(side)):
+            head, slash, _ = path.removeprefix(side).partition("/")
+            class_of[path] = head if slash else UNLABELED
+    classes, side = sorted({*class_of.values()}, key=os.fsencode), sides[split]
+    labels = {name: label for label, name in enumerate(classes)}
+    chosen = {p for p in images if p.startswith(side)} if side else _hashed(images, split)
+    return tuple(map(printable, classes)), (
+        entry._replace(label=labels.get(class_of.get(entry.path), -1))
+        for entry in files()
+        if (entry.reason and entry.path.startswith(side)) or entry.path in chosen
+    )
+
+
+def _sides(images: list[str]) -> dict[str, str]:
+    """Find train/ and the folder beside it, at the top or in the only folder there; else none."""
+    tops = {path.partition("/")[0] for path in images}
+    base = f"{tops.pop()}/" if len(tops) == 1 and "train" not in tops else ""
+    heads = {path.removeprefix(base).rpartition("/")[0].partition("/")[0] for path in images}
+    if "train" not in heads:
+        return {"train": "", "val": ""}
+    if held_out := [name for name in HELD_OUT if name in heads]:
+        return {"train": f"{base}train/", "val": f"{base}{held_out[0]}/"}
+    remedy = "give the folder train itself to hold out a part of it"
+    raise ValueError(f"images in train/ but none in val/ or test/; {remedy}")
+
+
+def _hashed(images: list[str], split: str) -> set[str]:
+    """Hold out one image in ten, at least one, by a hash of its path: new ones move no other."""
+    ranks = {p: int.from_bytes(hashlib.sha256(os.fsencode(p)).digest()[:8]) for p in images}
+    held = {path for path, rank in ranks.items() if rank % 10 == 0}
+    if len(images) > 1:
+        held = held or {min(images, key=ranks.get)}
+        held -= {max(images, key=ranks.get)} if len(held) == len(images) else set()
+    return held if split == "val" else {*images} - held
+
+
+def _cifar10(files: Iterator[Entry], split: str) -> Iterator[Entry]:
     """Read the binary version: a label, then 32 x 32 values of red, of green and of blue."""
-    for path, content in batches:
+    for path, _, _, read, _ in files:
+        batch = CIFAR10_BATCH.search(path)
+        if not batch or (batch[1] == "test_batch") != (split == "val"):
+            continue
+        content = read()
         data = content if isinstance(content, bytes) else content.read_bytes()
         if len(data) % CIFAR10_RECORD:
             raise ValueError(f"{path} has {len(data)} bytes, not a multiple of {CIFAR10_RECORD}")
         records = np.frombuffer(data, dtype=np.uint8).reshape(-1, CIFAR10_RECORD)
         images = rearrange(records[:, 1:], "n (c h w) -> n h w c", c=3, h=32)
         for i, (label, image) in enumerate(zip(records[:, 0].tolist(), images, strict=True)):
-            if label >= len(CIFAR10_CLASSES):
-                raise ValueError(f"{path} has the label {label}, above 9")
-            yield f"{path}/{i:05d}", label, np.ascontiguousarray(image)
-
-
-# Downloads ---------------------------------------------------------------------------------------
-
-TIMEOUT = 30  # seconds without a byte before a connection counts as lost
-# What goes wrong on the way, never on the disk.
-NETWORK = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
-
-
-def download(url: str, path: Path, *, digest: str, instead: str) -> None:
-    """Download `url` to `path` unless it is there; `digest` is the SHA-256 of the right bytes.
-
-    An interrupted download stays beside `path` as `.part`, and the next call continues it. Raises
-    ConnectionError, with what to do `instead`, when the server cannot be reached or the connection
-    is lost; OSError when the disk is full; ValueError for other bytes.
-    """
-    if path.exists():
-        return
-    with locked(path.with_name(path.name + ".lock")):
-        part = path.with_name(path.name + ".part")
-        if path.exists():
-            return
-        _fetch(url, part, instead=instead)
-        found = sha256(part)
-        if found != digest:
-            part.unlink()
-            raise ValueError(
-                f"{url} has SHA-256 {found}, not {digest}: a damaged download or another file. "
-                f"It was removed; try again, or {instead}"
-            )
-        with replacing(path) as temporary:
-            part.rename(temporary)
-
-
-def _fetch(url: str, part: Path, *, instead: str) -> None:
-    present = part.stat().st_size if part.exists() else 0
-    request = Request(url, headers={"Range": f"bytes={present}-"} if present else {})
-    try:
-        with urlopen(request, timeout=TIMEOUT) as response:
-            # A server that ignores the range answers 200 with the whole file: start over.
-            begin = present if response.status == 206 else 0
-            total = begin + int(response.headers.get("Content-Length", 0))
-            sizes = dict(initial=begin, total=total or None, unit="B", unit_scale=True)
-            bar = tqdm(desc=f"download {part.stem}", **sizes)
-            with open(part, "ab" if begin else "wb") as file, bar:
-                while chunk := response.read(1 << 20):
-                    file.write(chunk)
-                    bar.update(len(chunk))
-        if part.stat().st_size < total:
-            raise ConnectionError("the connection was lost")
-    except NETWORK as error:
-        if isinstance(error, HTTPError):
-            error.close()
-            if error.code == 416:  # nothing is left to send: the checksum decides
-                return
-        reason = getattr(error, "reason", error)
-        text = f"cannot download {url} ({reason}). Try again to continue, or {instead}"
-        raise ConnectionError(text) from None
-    except OSError as error:
-        raise OSError(error.errno, f"could not write {part}: {error.strerror}") from error
+            yield Entry(f"{path}/{i:05d}", "", read=partial(Image.fromarray, image), label=label)

@@ -2,35 +2,40 @@
 
 import hashlib
 import logging
+import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.data.images import decode
 from lgqlib.files import locked, read_json, replacing, sha256, sweep, write_json
 
-WORKERS, AHEAD = 2, 32  # threads that decode, and the images that they decode before a write
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+# What is opened, whatever its name. Never what Pillow hands to another program, such as EPS.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+SMALLEST_SIDE = 8  # a smaller image is an icon, and scaling it up would teach interpolation
 VERIFIED = 1 << 28  # bytes; of a larger store only the size is verified when it is opened
 LOG = logging.getLogger(__name__)
 
 
-class Listing(NamedTuple):
-    """What a source holds, once somebody looks; of each image the name, label and content."""
+class Entry(NamedTuple):
+    """A file of a source, or what else has a name there; hidden ones are left out."""
 
-    classes: tuple[str, ...]
-    count: int | None
-    samples: Iterator[tuple[str, int, Path | bytes | UInt8[np.ndarray, "_ _ 3"]]]
-    skipped: list[tuple[str, str]]
+    path: str  # below the top
+    reason: str  # why it is no image; empty where its name says that it is one
+    state: tuple[int, ...] = ()  # changes when the file does
+    read: Callable[[], Path | bytes | Image.Image] = bytes
+    label: int = -1
 
 
 @dataclass(frozen=True)
@@ -63,28 +68,21 @@ class ImageSet:
         return replace(self, pixels=self.pixels.to(target))
 
 
-def open_or_build(
-    folder: Path, look: Callable[[], Listing], *, resize: int, at_least: int
-) -> ImageSet:
-    """Open the store in `folder`; when there is none, decode the images of what `look` gives.
+def open_or_build(folder: Path, look: Callable, **sizes: int) -> ImageSet:
+    """Open the store in `folder`, or build it of the classes and entries that `look` gives.
 
-    Of two processes one builds and the other waits. Raises ValueError when no image can be read,
-    OSError when the store cannot be written.
+    Of two processes one builds and the other waits.
     """
-    images = _open(folder)
-    if images is None:
-        with locked(folder / "lock") as held:
-            if held:
+    if (images := _open(folder)) is None:
+        with locked(folder / "lock"):
+            if (images := _open(folder)) is None:
                 sweep(folder)
-            images = _open(folder)
-            if images is None:
-                _build(folder, look(), resize=resize, at_least=at_least)
+                _build(folder, *look(), **sizes)
                 images = _open(folder)
     assert images is not None
-    if images.skipped:
-        said = "; ".join(f"{name!r}: {reason}" for name, reason in images.skipped[:10])
-        counts = f"{len(images.skipped)} skipped, {len(images)} read"
-        LOG.warning("%s: %s: %s", folder.name, counts, said)
+    if skipped := images.skipped:
+        said = "; ".join(f"{name!r}: {reason}" for name, reason in skipped[:10])
+        LOG.warning("%s: %d skipped, %d read: %s", folder.name, len(skipped), len(images), said)
     return images
 
 
@@ -94,7 +92,7 @@ def _open(folder: Path) -> ImageSet | None:
     if not index.exists():
         return None
     try:
-        about = read_json(index, sealed=True)
+        about = read_json(index)
         heights, widths, labels = (torch.tensor(about[k]) for k in ("heights", "widths", "labels"))
         lengths = heights * widths * 3
         total, size = int(lengths.sum()), file.stat().st_size
@@ -104,49 +102,83 @@ def _open(folder: Path) -> ImageSet | None:
         LOG.warning("%s; the store is built again", error)
         return None
     pixels = torch.from_file(str(file), shared=False, size=total, dtype=torch.uint8)
-    classes, names = tuple(about["classes"]), tuple(about["names"])
     skipped, offsets = tuple(map(tuple, about["skipped"])), lengths.cumsum(0) - lengths
-    sizes = (offsets, heights, widths, labels)
-    return ImageSet(pixels, *sizes, classes, names, skipped, about["content"])
+    said = (tuple(about["classes"]), tuple(about["names"]), skipped, about["content"])
+    return ImageSet(pixels, offsets, heights, widths, labels, *said)
 
 
-def _build(folder: Path, listing: Listing, *, resize: int, at_least: int) -> None:
-    """Decode every image into the folder: the pixels first, then their index."""
-    skipped, rows, digest = list(listing.skipped), [], hashlib.sha256()
-    (folder / "index.json").unlink(missing_ok=True)
-    with replacing(folder / "pixels.bin") as temporary:
+def _build(folder: Path, classes: tuple, entries: Iterator[Entry], **sizes: int) -> None:
+    skipped, rows, digest = [], [], hashlib.sha256()
+    (folder / "index.json").unlink(missing_ok=True)  # which says that the pixels are whole
+    with replacing(folder / "pixels.bin") as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow doubts about a file, it raises or reads
         with open(temporary, "wb") as file:
-            for name, label, pixels in _decoded(listing, resize=resize, at_least=at_least):
-                if isinstance(pixels, Exception):
-                    skipped.append((name, str(pixels) or type(pixels).__name__))
+            for path, reason, _, read, label in tqdm(entries, desc="decode", unit=" images"):
+                try:
+                    pixels = None if reason else decode(read(), **sizes)
+                except Exception as error:  # damaged files make Pillow raise nearly anything
+                    reason = str(error) or type(error).__name__
+                if reason:
+                    skipped.append((printable(path), reason))
                 else:
                     file.write(pixels)
                     digest.update(pixels)
-                    rows.append((*pixels.shape[:2], label, name))
+                    rows.append((*pixels.shape[:2], label, printable(path)))
         if not rows:
             said = "".join(f"; {name}: {reason}" for name, reason in skipped[:3])
             raise ValueError(f"no readable image, {len(skipped)} skipped{said}")
     heights, widths, labels, names = zip(*rows, strict=True)
-    about = dict(heights=heights, widths=widths, labels=labels, names=names, skipped=skipped)
-    about |= {"classes": listing.classes, "content": digest.hexdigest()}
-    write_json(folder / "index.json", about, sealed=True)
+    about = dict(heights=heights, widths=widths, labels=labels, names=names, classes=classes)
+    about |= {"skipped": skipped, "content": digest.hexdigest()}
+    write_json(folder / "index.json", about)
 
 
-def _decoded(
-    listing: Listing, *, resize: int, at_least: int
-) -> Iterator[tuple[str, int, np.ndarray | Exception]]:
-    """Decode in a few threads, and give the images in order, or why one cannot be read."""
+def decode(
+    content: Path | bytes | Image.Image, *, resize: int = 0, at_least: int = 0
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Read an image (a path, a file's bytes, or what Pillow has opened) as 8-bit RGB.
 
-    def attempt(sample: tuple) -> np.ndarray | Exception:
-        try:
-            return np.ascontiguousarray(decode(sample[2], resize=resize, at_least=at_least))
-        except Exception as error:  # damaged files make Pillow raise nearly anything
-            return error
+    EXIF rotation is applied, transparency is composited on white, 16 bits become 8, and of several
+    frames the first is taken. The short side is then scaled to `resize` pixels (0 keeps it), and up
+    to `at_least`. Raises ValueError for an image below 8 pixels, above Pillow's limit or without a
+    natural range of values, and what Pillow raises for a damaged file.
+    """
+    source = BytesIO(content) if isinstance(content, bytes) else content
+    try:
+        opened = source if isinstance(source, Image.Image) else Image.open(source, formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError("not an image of a known format") from None
+    with opened as image:
+        (width, height), short = image.size, min(image.size)
+        target, limit = max(resize or short, at_least), Image.MAX_IMAGE_PIXELS or math.inf
+        if short < SMALLEST_SIDE:
+            raise ValueError(f"{width} x {height} pixels, a side below {SMALLEST_SIDE}")
+        if width * height * max(1, target / short) ** 2 > limit:
+            raise ValueError(f"{width} x {height} pixels, as used above the limit of {limit}")
+        if resize:  # a JPEG decodes at a half or less for less; twice the target leaves room
+            image.draft(None, (2 * max(resize, at_least),) * 2)
+        image = _rgb(ImageOps.exif_transpose(image))
+    if target != (short := min(image.size)):
+        size = (max(target, round(side * target / short)) for side in image.size)
+        image = image.resize(tuple(size), Image.Resampling.BICUBIC)
+    return np.array(image)
 
-    bar = tqdm(desc="decode", total=listing.count, unit=" images")
-    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool, bar:
-        warnings.simplefilter("ignore")  # what Pillow doubts about a file, it raises or reads
-        while samples := list(islice(listing.samples, AHEAD)):
-            for (name, label, _), pixels in zip(samples, pool.map(attempt, samples), strict=True):
-                bar.update()
-                yield name, label, pixels
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit integer pixels, which have no natural range")
+        image = Image.fromarray(np.round(values / 257.0).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, which have no natural range")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.new("RGBA", layer.size, "white")
+        image.alpha_composite(layer)
+    return image.convert("RGB")
+
+
+def printable(name: str) -> str:
+    """Give `name` as text that any file can hold: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

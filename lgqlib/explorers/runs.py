@@ -18,10 +18,10 @@ def open_runs(run: str, others: str = "", *, runs: Path | str) -> dict[str, Run]
     `runs`. Keys are method names, with a number where one comes again; the run itself is first.
     Raises ValueError, with what to do, when there is none.
     """
-    opened = [Run.open(run) if run else Run.latest(runs)]
+    opened = [Run(run) if run else Run.latest(runs)]
     for name in others.split():
         inside = Path(runs) / name
-        opened.append(Run.open(inside if (inside / "config.json").exists() else name))
+        opened.append(Run(inside if (inside / "config.json").exists() else name))
     found: dict[str, Run] = {}
     for each in opened:
         method = each.config.quantizer.method

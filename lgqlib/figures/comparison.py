@@ -8,16 +8,7 @@ from collections.abc import Sequence
 import pandas
 import plotly.graph_objects as go
 
-from lgqlib.figures.style import (
-    FAINT,
-    Panel,
-    color_of,
-    dash_of,
-    figure,
-    name_of,
-    panels,
-    titled,
-)
+from lgqlib.figures.style import FAINT, Panel, color_of, dash_of, figure, name_of, panels, titled
 from lgqlib.measure import METRICS, metric
 
 INTERVAL = "Bars are Student's 95 % intervals over seeds; a point without one has a single seed."
@@ -32,80 +23,52 @@ def rate_distortion(points: pandas.DataFrame) -> go.Figure:
     Variants of a method that stands there plain are single marks.
     """
     shown = [key for key in FIDELITY if key in points]
-    fig, grid = panels(
-        rows=len(shown),
-        cols=len(RATES),
-        height=90 + 300 * len(shown),
-        horizontal_spacing=0.08,
-        vertical_spacing=0.1,
-    )
+    plain, variants = points[~points["ablation"]], points[points["ablation"]]
+    size = {"rows": len(shown), "cols": len(RATES), "height": 90 + 300 * len(shown)}
+    fig, grid = panels(**size, horizontal_spacing=0.08, vertical_spacing=0.1)
     for i, panel in enumerate(grid):
-        fidelity, rate = shown[i // len(RATES)], RATES[i % len(RATES)]
-        _lines(panel, points, rate, fidelity, legend=i == 0)
-        _variants(panel, points, rate, fidelity, legend=i == 0)
-        first = rate == RATES[0]
-        y = METRICS[fidelity].title if first else ""
-        panel.axes(METRICS[rate].title, y, log="x" if first else "")
+        y, x = shown[i // len(RATES)], RATES[i % len(RATES)]
+        _lines(panel, plain, x, y, legend=i == 0)
+        if len(variants) and x in points:
+            panel.dots(
+                *(variants[x], variants[y], "variants (see the ablations)"),
+                **{"color": variants["method"].map(color_of), "size": 7, "symbol": "x-thin-open"},
+                **{"text": variants["name"], "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}"},
+                **{"legendgroup": "variants", "showlegend": i == 0},
+            )
+        first = x == RATES[0]
+        panel.axes(METRICS[x].title, METRICS[y].title if first else "", log="x" if first else "")
     fig.update_layout(legend={"orientation": "h", "y": -0.12})
+    at = plain[plain["num_codes"] == plain["num_codes"].mode().max()]
+    best = {key: at.loc[(METRICS[key].better * at[key]).idxmax()] for key in shown}
+    said = [
+        f"{name_of(row['method'])} in {METRICS[k].label} ({row[k]:.4g})" for k, row in best.items()
+    ]
     return titled(
         fig,
-        _best(points),
+        f"At K = {at['num_codes'].iloc[0]:,} the best means are of {' and '.join(said)}",
         f"Up and to the left is better for PSNR, down and to the left for KID. {INTERVAL} "
         "Hover for the runs.",
     )
 
 
-def _plain(points: pandas.DataFrame) -> pandas.DataFrame:
-    return points[~points["ablation"]].sort_values("num_codes")
-
-
-def _lines(panel: Panel, points: pandas.DataFrame, x: str, y: str, *, legend: bool) -> None:
+def _lines(panel: Panel, plain: pandas.DataFrame, x: str, y: str, *, legend: bool) -> None:
     """Draw a line a method through its sizes of codebook, with intervals."""
-    for method, part in _plain(points).groupby("method", sort=False):
-        if x not in part or y not in part:
-            continue
-        ends = {
-            f"error_{axis}": (part[f"{key}.low"], part[f"{key}.high"])
-            for axis, key in (("x", x), ("y", y))
-            if f"{key}.low" in part
-        }
-        panel.dots(
-            *(part[x], part[y], name_of(method), color_of(method)),
-            **{"mode": "lines+markers", "line": {"dash": dash_of(method)}, "size": 8, **ends},
-            **{"legendgroup": method, "showlegend": legend},
-            customdata=part[["num_codes", "seeds", "runs"]].to_numpy(),
-            hovertemplate=f"{name_of(method)}, K = %{{customdata[0]}}<br>%{{x:.4g}}, %{{y:.4g}}"
-            "<br>%{customdata[1]} seeds: %{customdata[2]}<extra></extra>",
-        )
-
-
-def _variants(panel: Panel, points: pandas.DataFrame, x: str, y: str, *, legend: bool) -> None:
-    part = points[points["ablation"]]
-    if not len(part) or x not in part or y not in part:
-        return
-    panel.dots(
-        *(part[x], part[y], "variants (see the ablations)", part["method"].map(color_of)),
-        size=7,
-        symbol="x-thin-open",
-        text=part["name"],
-        hovertemplate="%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
-        legendgroup="variants",
-        showlegend=legend,
-    )
-
-
-def _best(points: pandas.DataFrame) -> str:
-    """Say which method is best in which metric at the largest K that most methods have."""
-    plain = _plain(points)
-    sizes = plain["num_codes"].value_counts()
-    num_codes = max(sizes[sizes == sizes.max()].index)
-    at = plain[plain["num_codes"] == num_codes]
-    said = []
-    for key in FIDELITY:
-        if key in at and at[key].notna().any():
-            best = at.loc[(METRICS[key].better * at[key]).idxmax()]
-            said.append(f"{name_of(best['method'])} in {METRICS[key].label} ({best[key]:.4g})")
-    return f"At K = {num_codes:,} the best means are of {' and '.join(said)}"
+    for method, part in plain.sort_values("num_codes").groupby("method", sort=False):
+        if x in part and y in part:
+            ends = {
+                f"error_{axis}": (part[f"{key}.low"], part[f"{key}.high"])
+                for axis, key in (("x", x), ("y", y))
+                if f"{key}.low" in part
+            }
+            panel.dots(
+                *(part[x], part[y], name_of(method), color_of(method)),
+                **{"mode": "lines+markers", "line": {"dash": dash_of(method)}, "size": 8, **ends},
+                **{"legendgroup": method, "showlegend": legend},
+                customdata=part[["num_codes", "seeds", "runs"]].to_numpy(),
+                hovertemplate="K = %{customdata[0]}<br>%{x:.4g}, %{y:.4g}<br>%{customdata[1]} "
+                "seeds: %{customdata[2]}",
+            )
 
 
 def codes_over_sizes(points: pandas.DataFrame) -> go.Figure:
@@ -113,72 +76,55 @@ def codes_over_sizes(points: pandas.DataFrame) -> go.Figure:
     keys = ("active", "perplexity", "active_share")
     titles = ("Active codes", "Perplexity", "Share of codes that are active")
     fig, grid = panels(cols=3, height=420, titles=titles, horizontal_spacing=0.08)
-    sizes = sorted(_plain(points)["num_codes"].unique())
+    plain = points[~points["ablation"]].sort_values("num_codes")
+    sizes = sorted(plain["num_codes"].unique())
     for key, panel in zip(keys, grid, strict=True):
-        _lines(panel, points, "num_codes", key, legend=key == "active")
-        share = key == "active_share"
+        _lines(panel, plain, "num_codes", key, legend=key == "active")
+        share = {"y_rangemode": "tozero", "y_tickformat": ".0%"} if key == "active_share" else {}
         if not share:
-            all_of = {"name": "all K", "showlegend": key == "active", "hoverinfo": "skip"}
-            panel.line(sizes, sizes, color=FAINT, dash="dot", **all_of)
-        axes = {"y_rangemode": "tozero", "y_tickformat": ".0%"} if share else {}
-        panel.axes(
-            *("K, codes", METRICS[key].title),
-            log="x" if share else "xy",
-            **{"x_tickvals": sizes, "x_tickformat": ","},
-            **axes,
-        )
+            panel.line(sizes, sizes, "all K", FAINT, dash="dot", showlegend=key == "active")
+        ticks = {"x_tickvals": sizes, "x_tickformat": ","}
+        panel.axes("K, codes", METRICS[key].title, log="x" if share else "xy", **ticks, **share)
     fig.update_layout(legend={"orientation": "h", "y": -0.2})
+    growth = {
+        name_of(method): part["perplexity"].iloc[-1] / part["perplexity"].iloc[0]
+        for method, part in plain.groupby("method", sort=False)
+        if len(part) > 1
+    }
+    said = ", ".join(f"{name} {factor:.1f}" for name, factor in growth.items())
     return titled(
         fig,
-        _growth(_plain(points)),
+        f"Perplexity from the smallest to the largest K grows by a factor of {said}"
+        if said
+        else "How many codes each method uses at this size of codebook",
         "A method that collapses stays flat where K grows. Counts grow with the tokens looked at, "
         f"so a share falls when K nears their number. {INTERVAL}",
     )
 
 
-def _growth(plain: pandas.DataFrame) -> str:
-    said = []
-    for method, part in plain.groupby("method", sort=False):
-        if len(part) > 1 and "perplexity" in part:
-            ends = part.sort_values("num_codes")["perplexity"].iloc[[0, -1]].to_numpy()
-            said.append(f"{name_of(method)} {ends[1] / ends[0]:.1f}")
-    if said:
-        return (
-            f"Perplexity from the smallest to the largest K grows by a factor of {', '.join(said)}"
-        )
-    return "How many codes each method uses at this size of codebook"
-
-
 def cost(points: pandas.DataFrame) -> go.Figure:
     """Draw the median training speed of each method at each K, images a second."""
     fig, (panel,) = panels(height=400)
-    for method, part in _plain(points).groupby("method", sort=False):
-        panel.bars(
-            [f"K = {k:,}" for k in part["num_codes"]],
-            part.get("images_per_second"),
-            *(name_of(method), color_of(method)),
-            customdata=part["runs"],
-            hovertemplate="%{x}: %{y:.0f} images/s<br>%{customdata}<extra></extra>",
-        )
-    speed = METRICS["images_per_second"].title
-    panel.axes("size of the codebook", speed, y_rangemode="tozero")
+    # A study may have several variants of a method and none without a name: their mean.
+    names = ["num_codes", "method", "images_per_second"]
+    plain = points[~points["ablation"]].reindex(columns=names)
+    speeds = plain.groupby(names[:2], sort=False)[names[2]].mean().unstack("method").sort_index()
+    for method, speed in speeds.items():
+        names = [f"K = {num_codes:,}" for num_codes in speeds.index]
+        hover = "%{x}: %{y:.0f} images/s"
+        panel.bars(names, speed, name_of(method), color_of(method), hovertemplate=hover)
+    panel.axes("size of the codebook", METRICS["images_per_second"].title, y_rangemode="tozero")
+    finding = "What a training step costs"
+    if "lgq" in speeds:
+        at = speeds[speeds["lgq"].notna()].iloc[-1].dropna()
+        said = [f"{at['lgq'] / at[m]:.2f} of {name_of(m)}'s" for m in at.index if m != "lgq"]
+        finding = f"At K = {at.name:,} LGQ trains at {', '.join(said) or 'its own'} speed"
     return titled(
         fig,
-        _slowest(_plain(points)),
+        finding,
         "Median over a run's steps, whole training steps with the backbone; the machine's own "
         "noise is in it, so read differences below a tenth as none.",
     )
-
-
-def _slowest(plain: pandas.DataFrame) -> str:
-    if "images_per_second" not in plain or "lgq" not in set(plain["method"]):
-        return "What a training step costs"
-    num_codes = plain[plain["method"] == "lgq"]["num_codes"].max()
-    # A study may have several variants of a method and none without a name: their mean.
-    at = plain[plain["num_codes"] == num_codes].groupby("method", sort=False)["images_per_second"]
-    at = at.mean()
-    said = [f"{at['lgq'] / at[m]:.2f} of {name_of(m)}'s" for m in at.index if m != "lgq"]
-    return f"At K = {num_codes:,} LGQ trains at {', '.join(said) or 'its own'} speed"
 
 
 def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go.Figure:
@@ -200,10 +146,9 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
     for key, panel in zip(shown, grid, strict=True):
         part = differences[differences["metric"] == key]
         decided = part["verdict"] != "undecided"
-        names = zip(part["a"], part["b"], part["at"], strict=True)
         panel.dots(
             part["difference"],
-            [f"{a} less {b}, {at}" for a, b, at in names],
+            part["a"] + " less " + part["b"] + ", " + part["at"],
             color=part["b"].map(color_of),
             size=9,
             symbol=decided.map({True: "circle", False: "circle-open"}),
@@ -219,6 +164,6 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
     return titled(
         fig,
         f"{len(differences)} differences of {of}: {said}",
-        "Mean difference with its 95 % interval over paired seeds (Student's; of seeds and images "
-        "with a single seed, which decides nothing). Filled where zero is excluded.",
+        "Mean difference with Student's 95 % interval over paired seeds; one seed has none and "
+        "decides nothing. Filled where zero is excluded.",
     )

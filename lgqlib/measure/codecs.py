@@ -20,7 +20,7 @@ def coded(
     file = BytesIO()
     Image.fromarray(image).save(file, quality=quality, **CODECS[codec])
     bits = 8 * file.tell() / (image.shape[0] * image.shape[1])
-    return bits, np.asarray(Image.open(file).convert("RGB"))
+    return bits, np.array(Image.open(file).convert("RGB"))
 
 
 def curve(image: UInt8[np.ndarray, "H W 3"], codec: str) -> np.ndarray:

@@ -5,11 +5,10 @@ download. `ScriptedFeatures` runs what a user brings as TorchScript (Inception, 
 """
 
 import hashlib
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,29 +29,11 @@ CHUNK_PIXELS = 2 * 224 * 224
 
 
 class Comparison(NamedTuple):
-    """Features of originals and reconstructions from one pass over each.
+    """Features of originals and reconstructions from one pass over each."""
 
-    `perceptual` is None for an extractor without a perceptual distance, and `original` is None when
-    the caller already has it.
-    """
-
-    perceptual: Float[Tensor, " B"] | None
-    original: Float[Tensor, "B D"] | None
+    perceptual: Float[Tensor, " B"] | None  # None without a perceptual distance
+    original: Float[Tensor, "B D"] | None  # None when the caller already has it
     reconstruction: Float[Tensor, "B D"]
-
-
-@runtime_checkable
-class Extractor(Protocol):
-    """What evaluation asks of a feature extractor; images are [B, 3, H, W] in [0, 1]."""
-
-    name: str  # network and version of its weights
-    preprocessing: str  # from pixels in [0, 1] to the network's input, in words
-
-    def pooled(self, images: Tensor) -> Tensor: ...
-
-    def compare(
-        self, originals: Tensor, reconstructions: Tensor, *, with_original: bool = True
-    ) -> Comparison: ...
 
 
 class LiteFeatures(nn.Module):
@@ -72,20 +53,15 @@ class LiteFeatures(nn.Module):
         path = Path(WEIGHT_FILES[variant]())
         network = EfficientNet.from_name(f"efficientnet-{variant}", image_size=None)
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.name = path.stem
-        self.side = side
+        self.name, self.side = path.stem, side
         self.preprocessing = f"8 bits, bilinear to {side} x {side}, (255 x - 127) / 128"
         _fold_network(network.eval())
-        self.stem, self.blocks = network._conv_stem, network._blocks
-        self.head = network._conv_head
-        self.dim = self.head.out_channels
+        self.stem, self.blocks, self.head = network._conv_stem, network._blocks, network._conv_head
         self.requires_grad_(False).to(memory_format=torch.channels_last)
 
     def pooled(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
         """Return the globally averaged activations before the classifier."""
-        return torch.cat(
-            [self._walk(x, num_blocks=len(self.blocks))[1] for x in self._chunks(images)]
-        )
+        return torch.cat([self._walk(x)[1] for x in self._chunks(images)])
 
     def perceptual(
         self, images: Float[Tensor, "B 3 H W"], targets: Float[Tensor, "B 3 H W"]
@@ -96,13 +72,7 @@ class LiteFeatures(nn.Module):
         the taps are averaged: LPIPS with all weights equal (Zhang et al. 2018, equation 1).
         Differentiable in `images`; `targets` get no gradient.
         """
-        distances = []
-        for x, y in zip(self._chunks(images), self._chunks(targets), strict=True):
-            with torch.no_grad():
-                target_taps, _ = self._walk(y, num_blocks=TAPS[-1] + 1)
-            taps, _ = self._walk(x, num_blocks=TAPS[-1] + 1)
-            distances.append(_tap_distance(taps, target_taps))
-        return torch.cat(distances)
+        return self.compare(targets, images, with_original=False).perceptual
 
     def compare(
         self,
@@ -112,38 +82,39 @@ class LiteFeatures(nn.Module):
         with_original: bool = True,
     ) -> Comparison:
         """Return perceptual distances and pooled features from one pass over each image."""
-        num_original = len(self.blocks) if with_original else TAPS[-1] + 1
         parts = []
         for x, y in zip(self._chunks(reconstructions), self._chunks(originals), strict=True):
-            target_taps, original = self._walk(y, num_blocks=num_original)
-            taps, pooled = self._walk(x, num_blocks=len(self.blocks))
-            parts.append((_tap_distance(taps, target_taps), original, pooled))
+            with torch.no_grad():
+                targets, original = self._walk(y, only_taps=not with_original)
+            taps, pooled = self._walk(x)
+            pairs = zip(taps, targets, strict=True)
+            squares = [(u - v).square().sum(1).mean((1, 2)) for u, v in pairs]
+            parts.append((torch.stack(squares).mean(0), original, pooled))
         perceptual, original, pooled = zip(*parts, strict=True)
-        return Comparison(
-            torch.cat(perceptual), torch.cat(original) if with_original else None, torch.cat(pooled)
-        )
+        original = torch.cat(original) if with_original else None
+        return Comparison(torch.cat(perceptual), original, torch.cat(pooled))
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
         if images.device.type != "cpu":
             return (images,)
         return images.split(max(1, CHUNK_PIXELS // self.side**2))
 
-    def _walk(self, images: Tensor, *, num_blocks: int) -> tuple[list[Tensor], Tensor | None]:
-        """Run the first `num_blocks` blocks; the pooled head follows only after all of them."""
+    def _walk(self, images: Tensor, *, only_taps: bool = False) -> tuple[list, Tensor | None]:
+        """Run the network; give unit-normalized features at the taps, and the pooled head."""
         x = images.to(self.head.weight.dtype)
-        if tuple(x.shape[-2:]) != (self.side, self.side):
+        size = (self.side, self.side)
+        if tuple(x.shape[-2:]) != size:
             shrinks = min(x.shape[-2:]) > self.side
-            size = (self.side, self.side)
             x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=shrinks)
         x = ((x * 255 - 127) / 128).contiguous(memory_format=torch.channels_last)
-        x = F.relu6(self.stem(x))
-        taps = []
-        for i, block in enumerate(self.blocks[:num_blocks]):
+        x, taps = F.relu6(self.stem(x)), []
+        for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in TAPS:
-                taps.append(_unit(x))
-        if num_blocks < len(self.blocks):
-            return taps, None
+            if i in TAPS:  # never below float32
+                tap = x.to(torch.promote_types(x.dtype, torch.float32))
+                taps.append(tap * torch.rsqrt(tap.square().sum(1, keepdim=True) + 1e-10))
+            if only_taps and i == TAPS[-1]:
+                return taps, None
         return taps, F.relu6(self.head(x)).mean((2, 3))
 
 
@@ -180,14 +151,17 @@ class ScriptedFeatures(nn.Module):
         with_original: bool = True,
     ) -> Comparison:
         """Return features of both sides, and the perceptual distance when its module was given."""
-        perceptual = None
+        perceptual, original = None, self.pooled(originals) if with_original else None
         if self.distance is not None:
             perceptual = self.distance(reconstructions.float(), originals.float()).flatten()
-        original = self.pooled(originals) if with_original else None
         return Comparison(perceptual, original, self.pooled(reconstructions))
 
 
-def build_extractor(name: str, distance: str = "") -> LiteFeatures | ScriptedFeatures | None:
+Extractor = LiteFeatures | ScriptedFeatures
+"""`name` and `preprocessing`, in words; `pooled` and `compare` of [B, 3, H, W] images in [0, 1]."""
+
+
+def build_extractor(name: str, distance: str = "") -> Extractor | None:
     """Give the extractor that `config.evaluation` names, or None for an empty name.
 
     Raises ValueError, with the path, for a file that is not there or not TorchScript.
@@ -195,18 +169,6 @@ def build_extractor(name: str, distance: str = "") -> LiteFeatures | ScriptedFea
     if name.endswith(".pt"):
         return ScriptedFeatures(name, distance_path=distance or None)
     return LiteFeatures(name) if name else None
-
-
-class _SameConv(nn.Conv2d):
-    """A strided convolution with TensorFlow's 'SAME' padding, which is uneven for even sides."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        padding: list[int] = []
-        for size in (x.shape[-1], x.shape[-2]):
-            total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-            padding += [total // 2, total - total // 2]
-        return super().forward(F.pad(x, padding))
 
 
 def _fold_network(network: EfficientNet) -> None:
@@ -223,38 +185,18 @@ def _fold_network(network: EfficientNet) -> None:
 
 
 def _fold(convolution: nn.Conv2d, normalization: nn.BatchNorm2d) -> nn.Conv2d:
-    fused = fuse_conv_bn_eval(convolution, normalization)
-    kernel, stride = fused.kernel_size[0], fused.stride[0]
-    kind = nn.Conv2d if stride == 1 else _SameConv
-    padding = kernel // 2 if stride == 1 else 0
-    folded = kind(
-        fused.in_channels, fused.out_channels, kernel, stride, padding, groups=fused.groups
-    )
-    folded.load_state_dict({"weight": fused.weight, "bias": fused.bias})
+    folded = fuse_conv_bn_eval(convolution, normalization)
+    if folded.stride == (1, 1):  # TensorFlow's 'SAME' padding, which here is even: needs no copy
+        folded.__class__, folded.padding = nn.Conv2d, tuple(k // 2 for k in folded.kernel_size)
     return folded
-
-
-def _unit(features: Tensor) -> Tensor:
-    """Scale the channel vector at each position to length one, never below float32."""
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
-    return features * torch.rsqrt(features.square().sum(1, keepdim=True) + 1e-10)
-
-
-def _tap_distance(taps: list[Tensor], targets: list[Tensor]) -> Tensor:
-    squares = [(x - y).square().sum(1).mean((1, 2)) for x, y in zip(taps, targets, strict=True)]
-    return torch.stack(squares).mean(0)
 
 
 def _load_script(path: str | Path) -> tuple[nn.Module, str]:
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
-            f"no feature extractor at {path}; give the path of a TorchScript file (torch.jit.save),"
-            " or use LiteFeatures, whose weights are installed with this package"
-        )
-    with (
-        warnings.catch_warnings()
-    ):  # torch prefers torch.export, but public extractors are TorchScript
+        remedy = "give a TorchScript file (torch.jit.save), or 'lite2', which is installed"
+        raise ValueError(f"no feature extractor at {path}; {remedy}")
+    with warnings.catch_warnings():  # torch prefers torch.export; public extractors are TorchScript
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             module = torch.jit.load(str(path), map_location="cpu")

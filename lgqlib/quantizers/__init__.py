@@ -62,7 +62,7 @@ _ROWS = (
         {"loss.commit": 1.0, "loss.codebook": 0.25, "loss.entropy": 0.05},
     ),
     Method("ifsq", _levels(IFSQ), "iFSQ", "#1b9e9e"),
-    Method("kmeans", _table(KMeansVQ), "k-means", "#5c5c5c", baseline=True),
+    Method("kmeans", _table(KMeansVQ), "k-means", "#666666", baseline=True),
     Method("pca_kmeans", _table(KMeansVQ), "PCA + k-means", "#8a6d9e", baseline=True),
 )
 METHODS: dict[str, Method] = {row.name: row for row in _ROWS}

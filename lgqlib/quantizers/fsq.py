@@ -19,12 +19,13 @@ from lgqlib.quantizers.assignment import mean_over_ranks
 from lgqlib.quantizers.base import Quantized, Quantizer, in_float32, straight_through
 
 LEVELS = {
-    1024: (8, 8, 4, 4),
-    4096: (8, 8, 8, 8),
-    16384: (8, 8, 8, 8, 4),
+    256: (8, 8, 4),
+    1024: (16, 8, 8),
+    4096: (16, 16, 16),
+    16384: (32, 8, 8, 8),
     65536: (16, 16, 16, 16),
 }
-"""Levels with exactly K codes, for the sizes that studies use."""
+"""Levels with exactly K codes, for the sizes that studies use, by a small search."""
 FEWEST, MOST = 3, 32
 """Levels a channel when they are searched; two would make FSQ's even offset degenerate."""
 EPS = 1e-12
@@ -68,6 +69,8 @@ def _factors(product: int) -> tuple[int, ...] | None:
 class _Implicit(Quantizer):
     """Hold a library's quantizer: its projections, codes and indices behind our contract."""
 
+    bounded = True
+
     def __init__(self, num_codes: int, dim: int, library: nn.Module):
         super().__init__(num_codes, dim)
         self.library = library
@@ -110,6 +113,8 @@ class FSQ(_Implicit):
                 f"levels = {levels}: each must be at least {FEWEST}, "
                 f"and their product num_codes = {num_codes}."
             )
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale = {scale}: it must be a finite number > 0.")
         library = vqp.FSQ(list(levels), dim=dim, preserve_symmetry=self.symmetric)
         super().__init__(num_codes, dim, library)
         self.levels, self.scale = levels, scale
@@ -131,7 +136,7 @@ class FSQ(_Implicit):
         return (torch.tanh(x) * half - offset) / (count // 2)
 
     @in_float32
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+    def _encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
         return self.library.codes_to_indices(self.library.quantize(self._inward(latents))).long()
 
     @in_float32
@@ -159,6 +164,10 @@ class IFSQ(FSQ):
         return 0.8 * super()._inward(latents)
 
 
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=-1)
+
+
 class LFQ(_Implicit):
     """Take the sign of each of log2 K channels (Yu et al. 2023, arXiv 2310.05737).
 
@@ -180,6 +189,7 @@ class LFQ(_Implicit):
                 f"{2 ** max(bits, 1)} or {2 ** (bits + 1)} would do."
             )
         library = vqp.LFQ(dim=dim, codebook_size=num_codes, spherical=self.spherical)
+        library.maybe_l2norm = _unit if self.spherical else nn.Identity()  # can be pickled
         super().__init__(num_codes, dim, library)
 
     @property
@@ -191,7 +201,7 @@ class LFQ(_Implicit):
         """Give projected latents, on the unit sphere for BSQ."""
         return self.library.maybe_l2norm(self._inward(latents))
 
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+    def _encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
         return self._indices(self.points(latents))
 
     def _indices(self, points: Tensor) -> Tensor:

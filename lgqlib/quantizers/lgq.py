@@ -29,6 +29,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lgqlib.config import LGQConfig
 from lgqlib.quantizers.assignment import (
     Assignment,
     mass_outside,
@@ -37,7 +38,7 @@ from lgqlib.quantizers.assignment import (
     num_ranks,
     soft_assign,
 )
-from lgqlib.quantizers.base import Quantized, Quantizer, straight_through
+from lgqlib.quantizers.base import Quantized, Quantizer, as_indices, straight_through
 from lgqlib.quantizers.start import move_starved
 
 TINY = 1e-10
@@ -81,6 +82,9 @@ class LGQ(Quantizer):
         num_nearest: int = 8,
     ):
         super().__init__(num_codes, dim)
+        given = dict(energy=energy, codebook_loss=codebook_loss, identity=identity, usage=usage)
+        given |= dict(move=move, widths=widths, active_floor=active_floor, num_nearest=num_nearest)
+        LGQConfig(**given)  # one place says what is right
         self.energy, self.codebook_loss, self.identity = energy, codebook_loss, identity
         self.usage, self.active_floor = usage, active_floor
         self.move, self.num_nearest = move, num_nearest
@@ -105,6 +109,8 @@ class LGQ(Quantizer):
 
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents at temperature tau > 0 and give the terms of the loss, unweighted."""
+        if tau is None:
+            raise ValueError("tau = None: LGQ trains at a temperature, a number > 0.")
         b, _, h, w = latents.shape
         dtype = torch.promote_types(latents.dtype, torch.float32)  # never less, as under autocast
         z = rearrange(latents, "b c h w -> (b h w) c").to(dtype)  # (N, C)
@@ -193,6 +199,7 @@ def prune(
     `map[k]` is the new index of code k, or -1 where it was dropped. Latents whose code is kept keep
     it. Raises ValueError when no code would be left.
     """
+    counts = as_indices(counts)
     kept = torch.nonzero(counts >= least).flatten()
     if len(counts) != quantizer.num_codes or len(kept) == 0:
         raise ValueError(
@@ -202,6 +209,8 @@ def prune(
     smaller = copy.deepcopy(quantizer)
     smaller.num_codes = len(kept)
     smaller.codes = nn.Parameter(quantizer.codes.detach()[kept].clone())
+    if quantizer.move:
+        smaller.mass, smaller.share = quantizer.mass[kept], quantizer.share[kept]
     if quantizer.width_logits is not None:
         smaller.width_logits = nn.Parameter(quantizer.width_logits.detach()[kept].clone())
     index_map = torch.full((quantizer.num_codes,), -1, dtype=torch.int64, device=counts.device)

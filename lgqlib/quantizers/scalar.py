@@ -42,11 +42,11 @@ class ScalarLGQ(Quantizer):
     def codebook(self) -> Float[Tensor, "K C"]:
         return torch.cartesian_prod(*self.bins).reshape(self.num_codes, self.dim)
 
-    def lookup(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
+    def _lookup(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b c h w"]:
         digits = [indices // base % n for base, n in zip(self.basis, self.levels, strict=True)]
         return torch.stack([v[d] for v, d in zip(self.bins, digits, strict=True)], dim=1)
 
-    def encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
+    def _encode(self, latents: Float[Tensor, "b c h w"]) -> Int[Tensor, "b h w"]:
         return self._index([q.encode(z) for q, z in self._each(latents)])
 
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:

@@ -42,7 +42,7 @@ class VQ(Quantizer):
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents; the temperature has no part in it."""
-        indices = self.encode(latents)
+        indices = self._encode(latents)
         codes = self.lookup(indices)
         terms = {
             "commit": (latents - codes.detach()).square().mean(),
@@ -74,7 +74,7 @@ class KMeansVQ(Quantizer):
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents; nothing has a part in it but the codes."""
-        indices = self.encode(latents)
+        indices = self._encode(latents)
         return Quantized(straight_through(latents, self.lookup(indices)), indices, {})
 
     @torch.no_grad()
@@ -157,7 +157,7 @@ class EMAVQ(Quantizer):
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents, and in training move the codes; the temperature has no part in it."""
-        indices = self.encode(latents)
+        indices = self._encode(latents)
         codes = self.lookup(indices)  # a copy: what moves below is not what the decoder receives
         terms = {"commit": (latents - codes).square().mean()}
         path = latents
@@ -206,7 +206,7 @@ class IBQ(Quantizer):
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
         """Quantize latents; the index's temperature is 1, whatever tau."""
-        indices = self.encode(latents)
+        indices = self._encode(latents)
         z = rearrange(latents, "b c h w -> (b h w) c")
         # Blocks are computed again in the backward pass: no [N, K] tensor outlives its block.
         rows = max(1, 2**24 // self.num_codes)

@@ -1,262 +1,165 @@
-"""Methods against each other: paired by seed (and image), at equal K and at an equal rate.
+"""Methods against each other: paired by seed, at equal K and at an equal rate.
 
-Every difference is between runs of the same seed, so that data, order and initial backbone cancel,
-and has two 95 % intervals: Student's over the seeds, which decides, and the two-way bootstrap over
-seeds and images beside it.
+Differences are between runs of one seed, so that data, order and initial backbone cancel. Tables of
+finished runs (`results.finished`) in; a cohort is the runs of one setting, by seed.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas
 from jaxtyping import Float
+from pandas import DataFrame
 
 from lgqlib.figures.style import name_of
-from lgqlib.measure import METRICS
-from lgqlib.measure import metric as metric_of
-from lgqlib.measure.intervals import Interval, interpolate_at_rate, mean_interval, paired_difference
-from lgqlib.study.results import Cohort
+from lgqlib.measure import METRICS, metric
+from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, side
 
 
-def find(
-    found: Sequence[Cohort], method: str, num_codes: int, variant: str | None = None
-) -> Cohort | None:
-    """Give a method's cohort at K: the one without a variant, or the first, unless one is named."""
-    fitting = [c for c in found if c.method == method and c.num_codes == num_codes]
-    named = [c for c in fitting if c.variant == (variant or "")]
-    return next(iter(named or (fitting if variant is None else [])), None)
+def cohorts(runs: DataFrame) -> list[DataFrame]:
+    """Split runs into cohorts, each with its seeds as the index."""
+    return [part.set_index("seed") for _, part in runs.groupby("cohort")]
 
 
-def is_ablation(cohort: Cohort, found: Sequence[Cohort]) -> bool:
-    """Say whether a plain cohort of the same method and size stands beside this variant."""
-    return bool(cohort.variant and find(found, cohort.method, cohort.num_codes, ""))
+def find(runs: DataFrame, method: str, num_codes, variant: str | None = None) -> DataFrame:
+    """Give a method's cohort at K: without a variant, or the first, unless one is named."""
+    own = runs[(runs["method"] == method) & (runs["num_codes"] == num_codes)]
+    if variant is not None or (own["variant"] == "").any():
+        own = own[own["variant"] == (variant or "")]
+    return own[own["cohort"] == own["cohort"].min()].set_index("seed")
 
 
-def plain(found: Sequence[Cohort]) -> list[Cohort]:
-    """Give one cohort a method, at the (largest) size of codebook that most methods have."""
-    methods: dict[int, list[str]] = {}
-    for cohort in found:
-        at = methods.setdefault(cohort.num_codes, [])
-        at += [] if cohort.method in at else [cohort.method]
-    size = max(methods, key=lambda k: (len(methods[k]), k))
-    return [find(found, method, size) for method in methods[size]]
+def plain(runs: DataFrame) -> DataFrame:
+    """Give a run of each method, at the (largest) size of codebook that most methods have."""
+    order = runs.assign(named=runs["variant"] != "").sort_values(["named", "cohort", "seed"])
+    firsts = order.drop_duplicates(["method", "num_codes"])
+    sizes = firsts["num_codes"].value_counts()
+    size = max(sizes[sizes == sizes.max()].index)
+    return firsts[firsts["num_codes"] == size].sort_values("cohort")
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A metric of one cohort less that of another, over the seeds that both have."""
 
+    at: str  # `K = 1,024`, or an equal rate
     a: str
     b: str
     metric: str
-    at: str
-    """Where: `K = 1024`, or an equal rate."""
-    t: Interval | None
-    """Student's interval over seeds; None with one seed."""
-    bootstrap: Interval
-    """Over seeds, and over images where the metric is one of images."""
-
-    @property
-    def interval(self) -> Interval:
-        """The interval that decides: Student's, where there are two seeds."""
-        return self.t if self.t is not None else self.bootstrap
-
-    @property
-    def direction(self) -> int:
-        """1 or -1 where Student's interval excludes zero; 0 where it does not, or with one seed."""
-        return self.t.direction if self.t is not None else 0
-
-    @property
-    def verdict(self) -> str:
-        """`better`, `worse`, `higher`, `lower` or `undecided`, of a against b."""
-        words = {1: "higher", 0: "undecided", -1: "lower"}
-        improves = self.direction * metric_of(self.metric).better
-        return {1: "better", -1: "worse"}.get(improves, words[self.direction])
+    difference: float
+    low: float
+    high: float
+    seeds: int
+    verdict: str  # `better`, `worse`, `higher`, `lower` or `undecided`, of a against b
 
     def __str__(self) -> str:
-        i = self.interval
-        seeds = f"{i.num_seeds} seed{'s' if i.num_seeds > 1 else ''}"
-        return f"{i.mean:+.4g} [{i.low:+.4g}, {i.high:+.4g}] ({seeds})"
+        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        return f"{self.difference:+.4g} [{self.low:+.4g}, {self.high:+.4g}] ({seeds})"
 
 
-def difference(a: Cohort, b: Cohort, metric: str, *, log: bool = False) -> Difference | None:
-    """Give a - b of a metric (of its logarithm with `log`), paired by seed and image.
+def _judged(at: str, a: str, b: str, key: str, values: Float[np.ndarray, " S"]) -> Difference:
+    mean, low, high = mean_interval(values)
+    direction = side(low, high)
+    words = {1: "higher", 0: "undecided", -1: "lower"}
+    improves = {1: "better", -1: "worse"}.get(direction * metric(key).better, words[direction])
+    return Difference(at, a, b, key, mean, low, high, len(values), improves)
 
-    None when they share no seed, or a run has no such number.
+
+def difference(a: DataFrame, b: DataFrame, key: str, *, log: bool = False) -> Difference | None:
+    """Give a cohort's metric less another's, paired by seed; None where there is no such number."""
+    if key not in a:
+        return None
+    pair = pandas.concat([a[key], b[key]], axis=1, join="inner").astype(float)
+    if pair.empty or pair.isna().any(axis=None):
+        return None
+    x, y = (np.log(pair) if log else pair).to_numpy().T
+    names = a["name"].iloc[0], b["name"].iloc[0]
+    return _judged(f"K = {a['num_codes'].iloc[0]:,}", *names, key, x - y)
+
+
+def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Difference | None:
+    """Give method a's metric less b's at a's own rates, b interpolated over its sizes of codebook.
+
+    For each seed, b's curve through its K is read where a's points lie within it (on a logarithmic
+    axis of counts), and the differences are averaged. None where the curves overlap for no seed.
     """
-    shared = sorted(set(a.seeds) & set(b.seeds))
-    if not shared:
+    pairs = []
+    for _, part in runs[~runs["ablation"]].groupby("seed"):
+        numbers = part.reindex(columns=[rate, key]).astype(float).replace(0, np.nan)
+        mine, other = (numbers[part["method"] == method].to_numpy() for method in (a, b))
+        if len(other) > 1 and np.isfinite(other).all():
+            there = [interpolate_at_rate(*other.T, x, log=rate == "active") for x in mine[:, 0]]
+            both = np.column_stack([mine[:, 1], there])
+            both = both[np.isfinite(both).all(1)]
+            pairs += [both.mean(0)] if len(both) else []
+    if not pairs:
         return None
-    x, y = (c.per_image(metric, shared) for c in (a, b))
-    if x is None or y is None or x.shape != y.shape:  # images of one only, or other images
-        x, y = (c.values(metric, shared) for c in (a, b))
-    if x is None or y is None:
-        return None
-    if log:
-        x, y = np.log(x), np.log(y)
-    return _paired(a.name, b.name, metric, f"K = {a.num_codes:,}", x, y)
+    x, y = np.transpose(pairs)
+    return _judged(f"equal rate ({METRICS[rate].title})", a, b, key, x - y)
 
 
-def _paired(
-    a: str, b: str, metric: str, at: str, x: Float[np.ndarray, "S *N"], y: Float[np.ndarray, "S *N"]
-) -> Difference:
-    """Give x - y, rows of one seed and (where there are) columns of one image, with intervals."""
-    t = paired_difference(x, y, method="t") if len(x) > 1 else None
-    return Difference(a, b, metric, at, t, paired_difference(x, y))
+def against(runs: DataFrame, keys: Sequence[str]) -> list[Difference]:
+    """Give every difference of LGQ to a peer at equal K."""
+    peers = cohorts(runs[(runs["method"] != "lgq") & ~runs["ablation"]])
+    pairs = [(find(runs, "lgq", c["num_codes"].iloc[0]), c) for c in peers]
+    return [d for key in keys for pair in pairs if (d := difference(*pair, key))]
 
 
-def at_equal_rate(
-    found: Sequence[Cohort], a: str, b: str, metric: str, rate: str
-) -> Difference | None:
-    """Give a's metric less b's at a's own rates, b interpolated over its sizes of codebook.
-
-    For each seed, b's curve through its K is read where a's points lie within it, on a logarithmic
-    axis where rate counts codes; differences are averaged over those points. None when fewer than
-    two sizes of b share a seed with a, or the curves do not overlap for every shared seed.
-    """
-    x, y = [], []
-    for seed in sorted({seed for cohort in found for seed in cohort.seeds}):
-        mine, other = (_curve(found, method, seed, rate, metric) for method in (a, b))
-        if len(other) < 2 or not np.isfinite(other).all():
-            continue
-        at_rate = [
-            (value, interpolate_at_rate(*other.T, here, log=rate == "active"))
-            for here, value in mine
-        ]
-        inside = [pair for pair in at_rate if np.isfinite(pair).all()]
-        if inside:
-            x.append(np.mean([p for p, _ in inside]))
-            y.append(np.mean([q for _, q in inside]))
-    if not x:
-        return None
-    where = f"equal rate ({METRICS[rate].title})"
-    return _paired(a, b, metric, where, np.array(x), np.array(y))
+def ablations(runs: DataFrame, keys: Sequence[str]) -> list[Difference]:
+    """Give every difference of a variant of LGQ to LGQ itself, at equal K."""
+    variants = cohorts(runs[(runs["method"] == "lgq") & runs["ablation"]])
+    pairs = [(c, find(runs, "lgq", c["num_codes"].iloc[0], "")) for c in variants]
+    return [d for key in keys for pair in pairs if (d := difference(*pair, key))]
 
 
-def _curve(
-    found: Sequence[Cohort], method: str, seed: int, rate: str, metric: str
-) -> Float[np.ndarray, "P 2"]:
-    """Give rate and metric of a method's runs of a seed, a row a size of codebook."""
-    rows = [
-        c.rows[seed]
-        for c in found
-        if c.method == method and seed in c.rows and not is_ablation(c, found)
-    ]
-    pairs = [[row.get(key) or np.nan for key in (rate, metric)] for row in rows]
-    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
-
-
-def against(
-    found: Sequence[Cohort], metrics: Sequence[str], *, method: str = "lgq"
-) -> list[Difference]:
-    """Give every difference of a method to a peer at equal K."""
-    pairs = [
-        (find(found, method, b.num_codes), b)
-        for b in found
-        if b.method != method and not is_ablation(b, found)
-    ]
-    answers = [difference(a, b, metric) for metric in metrics for a, b in pairs if a is not None]
-    return [d for d in answers if d is not None]
-
-
-def ablations(
-    found: Sequence[Cohort], metrics: Sequence[str], *, method: str = "lgq"
-) -> list[Difference]:
-    """Give every difference of a variant of a method to the method itself, at equal K."""
-    variants = [c for c in found if c.method == method and is_ablation(c, found)]
-    pairs = [(a, find(found, method, a.num_codes, "")) for a in variants]
-    answers = [difference(a, b, metric) for metric in metrics for a, b in pairs]
-    return [d for d in answers if d is not None]
-
-
-def tabulated(differences: Sequence[Difference]) -> pandas.DataFrame:
+def tabulated(differences: Iterable[Difference]) -> DataFrame:
     """Write differences as a table, a row each."""
-    columns = {
-        "at": lambda d: d.at,
-        "a": lambda d: d.a,
-        "b": lambda d: d.b,
-        "metric": lambda d: d.metric,
-        "difference": lambda d: d.interval.mean,
-        "low": lambda d: d.interval.low,
-        "high": lambda d: d.interval.high,
-        "bootstrap low": lambda d: d.bootstrap.low,
-        "bootstrap high": lambda d: d.bootstrap.high,
-        "seeds": lambda d: d.interval.num_seeds,
-        "images": lambda d: d.bootstrap.num_images,
-        "verdict": lambda d: d.verdict,
-    }
-    return pandas.DataFrame({name: [get(d) for d in differences] for name, get in columns.items()})
+    return DataFrame(list(differences), columns=Difference._fields)
 
 
-def points(found: Sequence[Cohort], metrics: Sequence[str]) -> pandas.DataFrame:
-    """Tabulate cohorts for drawing, with the mean of each metric and the ends of its interval.
-
-    Columns: `name`, `method`, `variant`, `ablation`, `num_codes`, `seeds`, `runs`, and for each
-    metric `<metric>`, `<metric>.low` and `<metric>.high`; the interval is Student's over seeds, and
-    missing with one seed.
-    """
+def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
+    """Tabulate cohorts for drawing: a metric's mean, and of several seeds its `.low`, `.high`."""
     rows = []
-    for cohort in found:
-        row: dict[str, Any] = {key: getattr(cohort, key) for key in ("name", "method", "variant")}
-        row |= {"ablation": is_ablation(cohort, found), "num_codes": cohort.num_codes}
-        row |= {"seeds": len(cohort.seeds)}
-        row |= {"runs": ", ".join(cohort.rows[seed]["run"] for seed in cohort.seeds)}
-        for metric in metrics:
-            values = cohort.values(metric)
-            if values is not None:
-                row[metric] = float(values.mean())
-            if values is not None and len(values) > 1:
-                interval = mean_interval(values, method="t")
-                row |= {f"{metric}.low": interval.low, f"{metric}.high": interval.high}
+    for c in cohorts(runs):
+        row = c.iloc[0][["name", "method", "variant", "ablation", "num_codes"]].to_dict()
+        row |= {"seeds": len(c), "runs": ", ".join(c["run"])}
+        for key in [key for key in keys if key in c and c[key].notna().all()]:
+            row[key], low, high = mean_interval(c[key].to_numpy(dtype=np.float64))
+            row |= {f"{key}.low": low, f"{key}.high": high} if len(c) > 1 else {}
         rows.append(row)
-    return pandas.DataFrame(rows)
+    return DataFrame(rows)
 
 
-def comparison_table(found: Sequence[Cohort]) -> pandas.DataFrame:
+def comparison_table(runs: DataFrame) -> DataFrame:
     """Write cohorts side by side: `23.53 ± 0.02` is mean and standard deviation over seeds.
 
-    Beside method and codes stand the fields in which cohorts of one method differ, then what of
-    METRICS is compared, with an arrow to where better is.
+    Arrows point to where better is. Fields that differ within a method have a column.
     """
-    fields = found[0].settings if found else {}
-    varying = [
-        field
-        for field in fields  # what belongs to a method's recipe says nothing beside its name
-        if len({(c.method, c.settings[field]) for c in found}) > len({c.method for c in found})
-    ]
+    # What belongs to a method's recipe says nothing beside its name.
+    by_method, fields = runs.groupby("method"), [name for name in runs if "." in name]
+    varying = [field for field in fields if (by_method[field].nunique() > 1).any()]
+    known = [m for m in METRICS.values() if m.compared and m.key in runs]
     rows = []
-    for c in found:
-        row = {"method": name_of(c.name), "codes": f"{c.num_codes:,}"}
-        row |= {field: str(c.settings[field]) for field in varying}
-        for m in METRICS.values():
-            if m.compared and any(other.values(m.key) is not None for other in found):
-                values = c.values(m.key)
-                arrow = {1: " ↑", -1: " ↓", 0: ""}[m.better]
-                row[m.title + arrow] = "–" if values is None else _spread(m.text, values)
-        rows.append(row | {"seeds": len(c.seeds)})
-    return pandas.DataFrame(rows)
+    for c in cohorts(runs):
+        row = {"method": name_of(c["name"].iloc[0]), "codes": f"{c['num_codes'].iloc[0]:,}"}
+        row |= c.iloc[0][varying].astype(str).to_dict()
+        for m in [m for m in known if runs[m.key].notna().any()]:
+            values = c[m.key].astype(float)
+            spread = f" ± {m.text(values.std())}" if len(c) > 1 else ""
+            text = m.text(values.mean()) + spread if values.notna().all() else "–"
+            row[m.title + {1: " ↑", -1: " ↓", 0: ""}[m.better]] = text
+        rows.append(row | {"seeds": len(c)})
+    return DataFrame(rows)
 
 
-def _spread(text, values: Float[np.ndarray, " S"]) -> str:
-    several = len(values) > 1
-    return text(values.mean()) + (f" ± {text(values.std(ddof=1))}" if several else "")
-
-
-def comparison_note(found: Sequence[Cohort]) -> str:
+def comparison_note(runs: DataFrame) -> str:
     """Say what the comparison's numbers are of: seeds, images, tokens, features, direction."""
-    rows = [row for c in found for row in c.rows.values()]
-    known = [row for row in rows if pandas.notna(row.get("num_images"))]
-    sizes = sorted({(int(row["num_images"]), int(row["num_tokens"])) for row in known})
-    of = "; ".join(f"{images:,} held-out images, {tokens:,} tokens" for images, tokens in sizes)
-    extractors = sorted({str(r["extractor"]) for r in rows if isinstance(r.get("extractor"), str)})
-    features = (
-        f" Perceptual and Fréchet distance and KID are on {', '.join(extractors)} features: they "
-        "are neither LPIPS nor FID."
-    )
+    sizes = runs.reindex(columns=["num_images", "num_tokens"]).dropna().drop_duplicates()
+    said = [f"{n:,.0f} held-out images, {tokens:,.0f} tokens" for n, tokens in sizes.values]
+    features = {*runs.get("extractor", pandas.Series(dtype=str)).dropna()} or {"no"}
     return (
-        f"Mean ± standard deviation over seeds; every number through decode(encode(x)), on {of}."
-        f"{features if extractors else ''} Arrows point where better is; active codes and "
-        "perplexity grow with the tokens looked at."
+        "Mean ± standard deviation over seeds; every number through decode(encode(x)), on "
+        f"{'; '.join(said)}. Arrows point where better is; active codes and perplexity grow with "
+        "the tokens looked at. Perceptual and Fréchet distance and KID are on "
+        f"{', '.join(sorted(features))} features: they are neither LPIPS nor FID."
     )

@@ -1,7 +1,6 @@
-"""Execute notebooks by papermill: known parameters, limits of time, and a file that stops them.
+"""Execute notebooks by papermill, with limits of time and a file that stops them.
 
-Dask's workers load only this, so nothing heavy is imported; papermill, whose engine `lgqlib` is
-here, is imported where it is used.
+Dask's workers load only this, and papermill loads its engine `lgqlib` from here: imports are light.
 """
 
 import ast
@@ -15,7 +14,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,63 +24,37 @@ import psutil
 from dask.distributed import get_worker
 from traitlets.config import Config
 
-START_LIMIT = 300
-"""Seconds for a kernel to start."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute."""
+    """One notebook to execute, in its own folder, with values for its cell of parameters."""
 
     notebook: Path
-    """Its kernel works in its folder."""
-    output: Path
-    """The executed copy; until its last cell has run, it is named `<name>.part.ipynb`."""
+    output: Path  # until the last cell has run, it is named `<name>.part.ipynb`
     parameters: Mapping[str, Any]
-    """Values for the cell tagged `parameters`; each name must be there."""
 
 
 def parameters_of(notebook: Path) -> set[str]:
-    """Give the names that a notebook's `parameters` cell assigns.
-
-    Raises ValueError when the file is no notebook or has no such cell.
-    """
+    """Give the names that a notebook's `parameters` cell assigns; ValueError for no such cell."""
     # papermill's own reading of the cell leaves out lines whose comment has an equals sign.
     try:
-        node = nbformat.read(notebook, as_version=4)
-        cell = next(c for c in node.cells if "parameters" in c.metadata.get("tags", []))
-        lines = [line for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
-    except StopIteration:
-        raise ValueError(f"{notebook} has no cell tagged `parameters`.") from None
+        cells = nbformat.read(notebook, as_version=4).cells
+        (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     except Exception as error:  # nbformat raises many kinds
-        raise ValueError(f"{notebook} is no notebook ({type(error).__name__}: {error}).") from None
+        raise ValueError(f"{notebook} has no one cell of parameters ({error!r}).") from None
+    lines = [line for line in ast.parse(cell.source).body if isinstance(line, ast.Assign)]
     return {t.id for line in lines for t in line.targets if isinstance(t, ast.Name)}
 
 
-def require_parameters(notebook: Path, names: Sequence[str]) -> None:
-    """Raise ValueError when a notebook does not take one of these parameters."""
-    known = parameters_of(notebook)
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"{notebook} has no parameter {name!r}; it has {', '.join(sorted(known))}."
-            )
-
-
 def execute(
-    jobs: Sequence[Job],
-    *,
-    stop: Path,
-    cell_limit: float,
-    environment: Mapping[str, str],
-    gpus: Sequence[str] = (),
+    jobs: Sequence[Job], *, stop: Path, cell_limit: float, environment: Mapping, gpus: Sequence[str]
 ) -> dict[str, str]:
     """Execute notebooks one after the other; give the failure of the first that fails, or `{}`.
 
-    `stop`: once this file is there the kernel gets SIGINT, and no further cell is begun.
-    `cell_limit`: seconds that a cell may take. `environment`: variables for the kernels.
-    `gpus`: of which each Dask worker sees its own.
+    Once the file `stop` is there the kernel gets SIGINT, and no further cell is begun.
+    `cell_limit`: seconds that a cell may take. `gpus`: each Dask worker sees one of them.
     """
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     os.environ.update(environment)
@@ -116,23 +89,24 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
         if stop.exists():
             raise InterruptedError(f"{stop} is there.")
 
-    require_parameters(job.notebook, list(job.parameters))
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    part = job.output.with_suffix(".part.ipynb")
+    part, ended = job.output.with_suffix(".part.ipynb"), threading.Event()
     # A socket's path may have about 100 characters, which leaves no room for a long TMPDIR.
     short = "/tmp" if os.access("/tmp", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="lgq-", dir=short) as folder:
         connection = f"{os.path.realpath(folder)}/k.json"
         # Kernels that start at the same time race for TCP ports; sockets in files do not.
         ipc = {"transport": "ipc", "connection_file": connection}
-        with _interrupted_by(stop, connection):
+        threading.Thread(target=_interrupt, args=(stop, connection, ended), daemon=True).start()
+        try:
             papermill.execute_notebook(
                 str(job.notebook),
                 str(part),
                 dict(job.parameters),
                 kernel_name="python3",
+                language="python",  # said here, as a notebook need not say it
                 progress_bar=False,
-                start_timeout=START_LIMIT,
+                start_timeout=300,
                 execution_timeout=cell_limit,
                 # What follows goes to nbclient.
                 config=Config({"KernelManager": ipc}),
@@ -140,35 +114,20 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
                 store_widget_state=False,
                 on_cell_start=go_on,
             )
+        finally:
+            ended.set()
     part.replace(job.output)
 
 
-@contextlib.contextmanager
-def _interrupted_by(stop: Path, connection: str) -> Iterator[None]:
+def _interrupt(stop: Path, connection: str, ended: threading.Event) -> None:
     """Send SIGINT to the kernel of a connection file as soon as the file `stop` is there."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.5):
-            if stop.exists():
-                with contextlib.suppress(psutil.Error):  # it ended by itself
-                    for child in psutil.Process().children():
-                        if connection in child.cmdline():
-                            child.send_signal(signal.SIGINT)
-                return
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def ignore_interrupt() -> None:
-    """Leave Ctrl-C, which a terminal sends to every process, to the one that started them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while not ended.wait(0.5):
+        if stop.exists():
+            with contextlib.suppress(psutil.Error):  # it ended by itself
+                for child in psutil.Process().children():
+                    if connection in child.cmdline():
+                        child.send_signal(signal.SIGINT)
+            return
 
 
 def __getattr__(name: str) -> type:

@@ -4,7 +4,6 @@ Nothing in it is loaded from a network, so the folder can be read, moved and sen
 are plotly's own, drawn by the one plotly.min.js beside the pages.
 """
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -14,12 +13,12 @@ import plotly.io
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import Preprocessor
+from pandas import DataFrame
 from plotly.offline import get_plotlyjs
 
-from lgqlib.files import replacing
-from lgqlib.run import Run
+from lgqlib.files import read_json, replacing
 from lgqlib.study.comparison import comparison_note, comparison_table
-from lgqlib.study.results import cohorts, failure_of, study_runs, write_results
+from lgqlib.study.results import FAILURE_FILE, finished, study_runs, write_results
 
 PLOTLY = "plotly.min.js"
 OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
@@ -31,80 +30,63 @@ OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
 """nbconvert's template without the scripts that it would fetch."""
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, Helvetica, Arial, sans-serif; max-width: 1200px; margin: 2rem auto;
-       padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; display: block;
-        overflow-x: auto; }
-th, td { padding: .3rem .7rem; text-align: right; border: 0 solid #8884; border-bottom-width: 1px; }
-th:first-child, td:first-child { text-align: left; }
-td { white-space: nowrap; }
-.failed { color: #c33; }
-pre { overflow-x: auto; padding: .7rem; background: #8881; font-size: 12px; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2rem auto; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; }
+pre { overflow-x: auto; font-size: 12px; }
 """
 
 
 def build_report(study: Path | str) -> Path:
-    """Write results.parquet, results.csv and report/ of a study; give the path of the page.
-
-    Notebooks are converted when they are newer than their page.
-    """
+    """Write results.parquet, results.csv and report/ of a study; give the path of the page."""
     study = Path(study)
     table, folder = write_results(study), study / "report"
     if not (folder / PLOTLY).exists():
         _write(folder / PLOTLY, get_plotlyjs())
-    links = {name: _converted(study / name, folder / name) for name in study_runs(study)}
-    summaries = _converted(study, folder / "summary")
     states = dict(zip(table["run"], table["state"], strict=True))
     counts = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
-    rows = [
-        f"<tr><td>{escape(name)}</td><td>{states.get(name, 'new')}</td><td>{pages or '–'}</td></tr>"
-        for name, pages in links.items()
-    ]
-    parts = [
-        f"<h1>{escape(study.name)}</h1>\n<p>{len(links)} runs: {counts or 'no run yet'}. All "
-        'numbers, one row a run: <a href="results.csv">results.csv</a>.</p>',
-        comparison_html(study),
-        f"<h2>Over all runs</h2>\n<p>{summaries}</p>" if summaries else "",
-        _failures(study, states),
-        "<h2>Runs</h2>\n<table>\n<tr><th>run</th><th>state</th><th>notebooks, as they were "
-        f"executed</th></tr>\n{''.join(rows)}\n</table>",
-    ]
-    _write(folder / "index.html", _document(study.name, "\n".join(filter(None, parts))))
+    rows, failures = [], []
+    for name in study_runs(study):
+        pages, state = _converted(study / name, folder / name), states.get(name, "new")
+        rows.append((escape(name), state, pages or "–"))
+        if state == "failed":
+            said = {k: escape(str(v)) for k, v in read_json(study / name / FAILURE_FILE).items()}
+            where = f"{escape(name)}, {said.get('notebook')}, {said.get('time')}"
+            more = f"<summary>traceback</summary><pre>{said.get('traceback')}</pre>"
+            failures.append(f"<p>{where}: {said.get('error')}</p><details>{more}</details>")
+    runs = DataFrame(rows, columns=["run", "state", "notebooks, as they were executed"])
+    parts = {
+        "Over all runs": _converted(study, folder / "summary"),
+        "Failed": "\n".join(failures),
+        "Runs": runs.to_html(index=False, border=0, escape=False),
+    }
+    body = f"<p>{len(rows)} runs: {counts or 'no run yet'}. All numbers, one row a run: "
+    body += f'<a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
+    body += "\n".join(f"<h2>{title}</h2>\n{part}" for title, part in parts.items() if part)
+    _write(folder / "index.html", _document(study.name, body))
     return folder / "index.html"
 
 
 def comparison_html(study: Path | str) -> str:
     """Give the comparison of a study's methods as an HTML table, with what its numbers are of."""
     try:
-        found = cohorts(study)
+        runs = finished(study)
     except ValueError:
         return "<p>No run is finished yet: there is nothing to compare.</p>"
-    table = comparison_table(found).to_html(index=False, border=0)
-    return f"{table}\n<p>{escape(comparison_note(found))}</p>"
-
-
-def _failures(study: Path, states: Mapping[str, str]) -> str:
-    parts = []
-    for name in [name for name, state in states.items() if state == "failed"]:
-        said = {k: escape(str(v)) for k, v in failure_of(Run(study / name)).items()}
-        parts.append(
-            f'<p><b class="failed">{escape(name)}</b> in {said.get("notebook")}, '
-            f"{said.get('time')}: {said.get('error')}</p>\n<details><summary>traceback</summary>"
-            f"<pre>{said.get('traceback')}</pre></details>"
-        )
-    return "<h2>Failed</h2>\n" + "\n".join(parts) if parts else ""
+    table = comparison_table(runs).to_html(index=False, border=0)
+    return f"{table}\n<p>{escape(comparison_note(runs))}</p>"
 
 
 def _converted(folder: Path, pages: Path) -> str:
-    """Convert the executed notebooks of a folder to pages; give links to them."""
+    """Convert the executed notebooks of a folder that are newer than their pages; give links."""
     links = []
     for notebook in sorted((folder / "notebooks").glob("*.ipynb")):
         page = pages / f"{notebook.stem}.html"
         if not page.exists() or page.stat().st_mtime <= notebook.stat().st_mtime:
             try:
                 text = to_html(notebook)
-            except ValueError as error:
-                text = _document(notebook.name, f'<p class="failed">{escape(str(error))}</p>')
+            except Exception as error:  # of many kinds, where it was torn by a kill
+                text = _document(notebook.name, f"<p>could not be read ({escape(str(error))})</p>")
             _write(page, text)
         target = quote(f"{pages.name}/{page.name}")
         links.append(f'<a href="{target}">{escape(notebook.stem)}</a>')
@@ -112,23 +94,14 @@ def _converted(folder: Path, pages: Path) -> str:
 
 
 def to_html(notebook: Path) -> str:
-    """Convert an executed notebook to an HTML page that loads nothing but ../plotly.min.js.
-
-    Raises ValueError when the file is not a notebook (torn by a kill, say).
-    """
-    try:
-        node = nbformat.read(notebook, as_version=4)
-    except Exception as error:  # of many kinds
-        raise ValueError(f"{notebook.name} could not be read ({error}).") from None
+    """Convert an executed notebook to an HTML page that loads nothing but ../plotly.min.js."""
+    node = nbformat.read(notebook, as_version=4)
     node.metadata.pop("widgets", None)
-    exporter = HTMLExporter(
-        extra_loaders=[DictLoader({"offline.html.j2": OFFLINE})],
-        template_file="offline.html.j2",
-        preprocessors=[_Figures],
-    )
+    templates = DictLoader({"offline.html.j2": OFFLINE})
+    how = {"extra_loaders": [templates], "template_file": "offline.html.j2"}
     name = f"{notebook.stem} · {notebook.parent.parent.name}"
-    text, _ = exporter.from_notebook_node(node, resources={"metadata": {"name": name}})
-    return text
+    exporter = HTMLExporter(preprocessors=[_Figures], **how)
+    return exporter.from_notebook_node(node, resources={"metadata": {"name": name}})[0]
 
 
 class _Figures(Preprocessor):
@@ -150,10 +123,9 @@ class _Figures(Preprocessor):
 
 
 def _document(title: str, body: str) -> str:
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>'
-        f"{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body></html>\n"
-    )
+    head = f'<meta charset="utf-8">\n<title>{escape(title)}</title>\n<style>{STYLE}</style>'
+    body = f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>"
+    return f'<!doctype html>\n<html lang="en">\n<head>{head}</head>\n{body}\n</html>\n'
 
 
 def _write(path: Path, text: str) -> None:

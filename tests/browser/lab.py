@@ -45,7 +45,13 @@ PENDING = """() => {
 }"""
 FIND = """name => [...document.querySelectorAll('.js-plotly-plot')].find(
     plot => plot.data && plot.data.some(trace => trace.name === name))"""
-
+PATIENT = """
+    const timeout = AbortSignal.timeout.bind(AbortSignal);
+    AbortSignal.timeout = milliseconds => timeout(Math.max(milliseconds, 60_000));
+"""
+"""anywidget gives the code of a widget two seconds to load. plotly's 5 MB take longer in a busy
+browser, which then draws the figure but drops every later message to it: no key would ever move it.
+"""
 SEEN = """() => ({
     figures: [...document.querySelectorAll('.js-plotly-plot')].map(
         plot => (plot.data || []).map(trace => trace.name)),
@@ -120,6 +126,7 @@ def chromium(*, height: int = 1100) -> Iterator[Page]:
         )
         try:
             page = browser.new_page(viewport={"width": 1400, "height": height})
+            page.add_init_script(PATIENT)
             page.errors = []
             page.on("pageerror", lambda error: page.errors.append(str(error)))
             page.on("console", lambda message: _note(page, message))

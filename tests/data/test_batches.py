@@ -1,5 +1,6 @@
 """Batches are crops of the images, the same for a seed and a step; splits do not mix."""
 
+import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,28 +13,20 @@ from lgqlib import data
 from lgqlib.config import DataConfig
 
 SIZES = ((9, 30), (40, 11), (8, 8), (25, 17))
+SMALL = (*SIZES[:3], (15, 17))
+"""One pixel too few in the median for four crops of 8 x 8: not cut into tiles, as `SIZES` are."""
+either = pytest.mark.parametrize("sizes", [SIZES, SMALL], ids=["tiles", "images"])
 
 
-def image_set(*sizes: tuple[int, int], by_area: bool) -> data.ImageSet:
+def image_set(*sizes: tuple[int, int]) -> data.ImageSet:
     """Make a set whose every pixel tells where it is: (image, row, column)."""
-    arrays = [
-        np.stack(np.broadcast_arrays(i, np.arange(h)[:, None], np.arange(w)), -1).astype(np.uint8)
-        for i, (h, w) in enumerate(sizes)
-    ]
+    places = [[i, row, x] for i, (h, w) in enumerate(sizes) for row in range(h) for x in range(w)]
+    pixels = torch.tensor(places, dtype=torch.uint8).flatten()
     heights, widths = torch.tensor(sizes).T
     lengths = heights * widths * 3
-    return data.ImageSet(
-        pixels=torch.from_numpy(np.concatenate([array.ravel() for array in arrays])),
-        offsets=lengths.cumsum(0) - lengths,
-        heights=heights,
-        widths=widths,
-        labels=torch.arange(len(sizes)) * 10,
-        classes=("x",),
-        names=tuple(str(i) for i in range(len(sizes))),
-        skipped=(),
-        by_area=by_area,
-        content="0",
-    )
+    labels, names = torch.arange(len(sizes)) * 10, tuple(str(i) for i in range(len(sizes)))
+    said = dict(classes=("x",), names=names, skipped=(), content="0")
+    return data.ImageSet(pixels, lengths.cumsum(0) - lengths, heights, widths, labels, **said)
 
 
 def batches(images: data.ImageSet, **arguments) -> data.TrainingBatches:
@@ -53,46 +46,45 @@ def place(crop: torch.Tensor) -> tuple[int, int, int, bool]:
     return image, top, left, flipped
 
 
-@pytest.mark.parametrize("by_area", [True, False])
-def test_crops_lie_within_their_image(by_area):
-    images = image_set(*SIZES, by_area=by_area)
+@either
+def test_crops_lie_within_their_image(sizes):
+    images = image_set(*sizes)
     crops, labels = batches(images, batch_size=400).batch(3)
     assert crops.shape == (400, 3, 8, 8) and crops.dtype == torch.uint8 and crops.is_contiguous()
     straight, _ = batches(images, batch_size=400, flip=False).batch(3)
     flips = 0
     for crop, label, other in zip(crops, labels, straight, strict=True):
         image, top, left, flipped = place(crop)
-        assert label == image * 10
-        assert top + 8 <= SIZES[image][0] and left + 8 <= SIZES[image][1]
-        assert place(other) == (image, top, left, False)
+        assert label == image * 10 and place(other) == (image, top, left, False)
+        assert top + 8 <= sizes[image][0] and left + 8 <= sizes[image][1]
         flips += flipped
     assert 140 < flips < 260
 
 
 def test_every_crop_of_a_photograph_is_equally_likely():
-    images = image_set((9, 10), (12, 8), (8, 8), by_area=True)
-    crops, _ = batches(images, batch_size=12 * 200).batch(0)
-    counts = torch.zeros(3, 5, 3)
+    images = image_set((3, 6), (8, 2), (2, 2))
+    crops, _ = batches(images, size=2, batch_size=18 * 200).batch(0)
+    counts = torch.zeros(3, 7, 5)
     for crop in crops:
         image, top, left, _ = place(crop)
         counts[image, top, left] += 1
     possible = counts[counts > 0]
-    assert 2 * len(possible) == batches(images).num_crops == 2 * (2 * 3 + 5 * 1 + 1)
+    assert 2 * len(possible) == batches(images, size=2).num_crops == 2 * (2 * 5 + 7 * 1 + 1)
     # Five standard deviations of a binomial count around 200.
     assert (possible - 200).abs().max() < 5 * 200**0.5
 
 
 def test_an_epoch_visits_every_image_once_and_the_next_in_another_order():
-    images = image_set(*[(8, 8)] * 12, by_area=False)
+    images = image_set(*[(8, 8)] * 12)
     seen = torch.cat([batches(images, batch_size=5).batch(step)[1] // 10 for step in range(12)])
     epochs = seen.view(5, 12)
     assert (epochs.sort(1).values == torch.arange(12)).all()
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 5
 
 
-@pytest.mark.parametrize("by_area", [True, False])
-def test_a_batch_is_a_function_of_seed_and_step_whoever_asks(by_area):
-    images = image_set(*SIZES, by_area=by_area)
+@either
+def test_a_batch_is_a_function_of_seed_and_step_whoever_asks(sizes):
+    images = image_set(*sizes)
     straight = [batches(images).batch(step) for step in range(6)]
     one = batches(images)
     for step in (5, 2, 2, 0, 4):
@@ -106,7 +98,7 @@ def test_a_batch_is_a_function_of_seed_and_step_whoever_asks(by_area):
 
 
 def test_batches_refuse_what_cannot_be():
-    images = image_set(*SIZES, by_area=True)
+    images = image_set(*SIZES)
     exceeds = "data.size = 9: a crop of it exceeds 2, whose short side is 8"
     for refused in (batches, data.evaluation_images):
         with pytest.raises(ValueError, match=exceeds):
@@ -116,9 +108,9 @@ def test_batches_refuse_what_cannot_be():
 
 
 def test_the_evaluation_grid_covers_photographs_without_overlap():
-    images = image_set((20, 33), (8, 17), by_area=True)
+    images = image_set((20, 33), (8, 33))
     crops, labels, ids = data.evaluation_images(images, size=8)
-    assert len(crops) == 2 * 4 + 1 * 2
+    assert len(crops) == 2 * 4 + 1 * 4
     seen = set()
     for crop, label, i in zip(crops, labels, ids, strict=True):
         image, top, left, flipped = place(crop)
@@ -128,23 +120,43 @@ def test_the_evaluation_grid_covers_photographs_without_overlap():
         seen |= pixels
     # Centered: the margin is the same on both sides, or one pixel more.
     assert place(crops[0])[1:3] == (2, 0) and place(crops[8])[1:3] == (0, 0)
-    # Every second one of ten, and all when there are fewer than asked.
-    assert torch.equal(data.evaluation_images(images, size=8, limit=5)[0], crops[1::2])
     assert torch.equal(data.evaluation_images(images, size=8, limit=99)[0], crops)
 
 
+@pytest.mark.parametrize("limit, shares", [(2, (1, 0, 1)), (12, (4, 4, 4)), (40, (21, 15, 4))])
+def test_fewer_crops_are_spread_over_images_and_within_each(limit, shares):
+    crops, _, ids = data.evaluation_images(
+        image_set((80, 80), (24, 40), (8, 33)), size=8, limit=limit
+    )
+    assert torch.bincount(ids, minlength=3).tolist() == list(shares)
+    tops, lefts = zip(*(place(crop)[1:3] for crop in crops[ids == 0]), strict=True)
+    cells = [10 * (top // 8) + left // 8 for top, left in zip(tops, lefts, strict=True)]
+    gaps = np.diff([*cells, cells[0] + 100])
+    assert gaps.min() > 0 and gaps.max() <= 2 * 100 / shares[0]
+
+
 def test_other_sets_are_evaluated_at_the_center():
-    crops, _, ids = data.evaluation_images(image_set(*SIZES, by_area=False), size=8)
+    crops, _, ids = data.evaluation_images(image_set(*SMALL), size=8)
     assert ids.tolist() == [0, 1, 2, 3]
-    assert [place(crop)[1:3] for crop in crops] == [(0, 11), (16, 1), (0, 0), (8, 4)]
+    assert [place(crop)[1:3] for crop in crops] == [(0, 11), (16, 1), (0, 0), (3, 4)]
+
+
+def test_whole_images_are_the_center_in_multiples_of_the_patch_under_a_name_of_their_own():
+    found = data.whole_images(image_set(*SIZES), multiple=4, limit=2, largest=24)
+    assert [name for name, _ in found] == ["0", "3"]
+    assert [tuple(crop.shape) for _, crop in found] == [(3, 8, 24), (3, 24, 16)]
+    assert [crop[:, 0, 0].tolist() for _, crop in found] == [[0, 0, 3], [3, 0, 0]]
+    twins = dataclasses.replace(image_set((8, 8), (8, 8)), names=("cat/1.png", "dog/1.png"))
+    assert len(dict(data.whole_images(twins, multiple=8, limit=9))) == 2
 
 
 def test_photographs_are_split_by_photograph(cache):
     train, val = (data.load(DataConfig(), split, cache=cache) for split in data.SPLITS)
     names = [{Path(name).parts[1] for name in images.names} for images in (train, val)]
-    assert names[0] == {"astronaut", "china", "flower", "motorcycle"}
-    assert names[1] == {"chelsea", "coffee", "rocket"}
-    assert train.classes == val.classes and train.by_area and val.by_area
+    assert [len(side) for side in names] == [18, 9] and not names[0] & names[1]
+    assert {"chelsea", "coffee", "rocket"} < names[1]
+    assert train.classes == val.classes
+    assert all(data.is_tiled(images, size=32) for images in (train, val))
     for images in (train, val):
         for i, (name, label) in enumerate(zip(images.names, images.labels, strict=True)):
             photograph = images.classes[label]
@@ -153,18 +165,15 @@ def test_photographs_are_split_by_photograph(cache):
             [folder] = find_spec(package).submodule_search_locations
             with Image.open(Path(folder) / file) as original:
                 assert (images.image(i).numpy() == np.asarray(original)).all()
-    crops, _, ids = data.evaluation_images(val, size=32)
-    assert torch.bincount(ids).tolist() == [126, 216, 260]
+    crops, _, ids = data.evaluation_images(val, size=32, limit=512)
+    assert torch.bincount(ids).sort().values.tolist() == [56] + [57] * 8
     assert len(torch.unique(crops, dim=0)) > 500, "enough is held out"
-    assert len(data.evaluation_images(val, size=32, limit=512)[0]) == 512
 
 
 def test_bytes_to_the_model_and_back():
     values = torch.arange(256, dtype=torch.uint8)
     scaled = data.to_model(values)
-    assert scaled.min() == -1 and scaled.max() == 1 and scaled.dtype == torch.float32
+    assert (scaled.min(), scaled.max()) == (-1, 1)
     assert torch.equal(data.to_uint8(scaled), values)
     assert (data.to_unit(scaled) - values / 255).abs().max() < 1e-7
     assert data.to_uint8(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
-    x = torch.linspace(-1, 1, 4001)
-    assert (data.to_model(data.to_uint8(x)) - x).abs().max() <= 1 / 255 + 1e-6, "half a step"

@@ -1,19 +1,69 @@
-"""The store holds what was decoded, and is there whole or not at all."""
+"""Any image becomes the pixels that a person sees; their store is whole or not there."""
 
-import contextlib
 import errno
 import fcntl
 import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from filesystem import folder_of, largest_file, noise, read
+from PIL import Image
 
 from lgqlib.data import store
+from lgqlib.data.store import decode
+
+OPAQUE = (("L", 90, 90), ("1", 1, 255), ("I;16", 257 * 77, 77))
+OTHERS = (("CMYK", (0, 255, 255, 0), (255, 0, 0)), ("LA", (90, 255), 90), ("LA", (90, 0), 255))
+CLEAR = (("RGBA", (10, 20, 30, 0), 255), ("RGBA", (0, 0, 0, 102), 153))
+
+
+def test_a_file_of_any_kind_becomes_what_a_person_sees(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = noise(10, 16)
+    deep = np.linspace(0, 65535, 160).round().astype(np.uint16).reshape(10, 16)
+    indexed = Image.new("P", (16, 10), 1)
+    indexed.putpalette([200, 0, 0, 0, 200, 0])
+    frames = [Image.new("RGB", (16, 10), color) for color in ("red", "blue")]
+    cases = [
+        *((Image.new(m, (16, 10), v), "x.tif", {}, seen) for m, v, seen in OPAQUE + OTHERS + CLEAR),
+        (Image.fromarray(pixels), "turned.png", {"exif": exif}, np.rot90(pixels, -1)),
+        (Image.fromarray(deep), "deep.png", {}, np.round(deep / 257)[..., None]),
+        (indexed, "plain.png", {}, (0, 200, 0)),
+        (indexed, "clear.png", {"transparency": 1}, (255, 255, 255)),
+        (frames[0], "film.gif", {"save_all": True, "append_images": frames[1:]}, (255, 0, 0)),
+    ]
+    for image, name, options, seen in cases:
+        image.save(tmp_path / name, **options)
+        for found in (decode(tmp_path / name), decode((tmp_path / name).read_bytes())):
+            assert found.dtype == np.uint8 and (found == seen).all(), (image.mode, name)
+
+
+def test_scaling_sets_the_short_side(tmp_path):
+    for path in (tmp_path / "wide.png", tmp_path / "wide.jpg"):
+        Image.fromarray(noise(60, 90)).save(path)
+        for resize, at_least, side in [(20, 0, 20), (20, 30, 30), (0, 120, 120), (0, 60, 60)]:
+            found = decode(path, resize=resize, at_least=at_least)
+            assert found.shape == (side, side * 3 // 2, 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_cannot_be_an_example_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    for image, at_least, reason in [
+        (Image.new("RGB", (1, 1)), 0, "1 x 1 pixels, a side below 8"),
+        (Image.new("RGB", (7, 300)), 0, "a side below 8"),
+        (Image.new("F", (9, 9)), 0, "floating-point"),
+        (Image.new("I", (9, 9), 1 << 20), 0, "32-bit integer"),
+        (Image.new("RGB", (200, 101)), 0, "200 x 101 pixels, as used above the limit of 20000"),
+        (Image.new("RGB", (8, 2000)), 80, "8 x 2000 pixels, as used above the limit"),
+    ]:
+        image.save(tmp_path / "image.tif")
+        with pytest.raises(ValueError, match=reason):
+            decode(tmp_path / "image.tif", at_least=at_least)
 
 
 @pytest.fixture
@@ -23,96 +73,55 @@ def root(tmp_path):
 
 def test_it_decodes_once_and_again_when_something_changed(root, tmp_path, monkeypatch):
     built, build = [], store._build
-    monkeypatch.setattr(store, "_build", lambda *a, **k: built.append(1) or build(*a, **k))
-    first, again = read(root, tmp_path / "cache"), read(root, tmp_path / "cache")
-    assert len(built) == 1 and torch.equal(first.pixels, again.pixels)
+
+    def counted(*arguments, **options):
+        built.append(time.sleep(0.1))
+        build(*arguments, **options)
+
+    monkeypatch.setattr(store, "_build", counted)
+    with ThreadPoolExecutor() as pool:  # who come at once wait for the first, by a lock of the file
+        first, *others = pool.map(lambda _: read(root, tmp_path / "cache"), range(3))
+    others.append(read(root, tmp_path / "cache"))
+    assert len(built) == 1 and all(torch.equal(first.pixels, each.pixels) for each in others)
     assert len(first) == 8 and (first.image(7).numpy() == noise(20, 24, 7)).all()
     read(root, tmp_path / "cache", resize=10)
-    assert len(built) == 2
     os.utime(root / "train/a/1.png", (1, 1))
     assert read(root, tmp_path / "cache").content == first.content
-    assert len(built) == 3
     folder_of(root / "train", "a/1.png", "a/0.png")
     assert read(root, tmp_path / "cache").content != first.content
+    assert len(built) == 4
 
 
 @pytest.mark.parametrize("name", ["pixels.bin", "index.json"])
-@pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
-def test_a_damaged_store_is_built_again(root, tmp_path, name, damage, caplog):
+def test_a_damaged_store_is_built_again_and_leftovers_are_swept(root, tmp_path, name, caplog):
     content = read(root, tmp_path / "cache").content
     [path] = (tmp_path / "cache").rglob(name)
     whole = path.read_bytes()
-    middle = len(whole) // 2
-    cut, flipped = whole[:middle], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    path.unlink() if damage == "gone" else path.write_bytes(cut if damage == "cut" else flipped)
-    images = read(root, tmp_path / "cache")
-    assert images.content == content and (images.image(0).numpy() == noise(20, 24)).all()
-    assert path.read_bytes() == whole
-    assert ("is built again" in caplog.text) == ((name, damage) != ("index.json", "gone"))
-
-
-SLOW_BUILD = """
-import os, sys, time
-from pathlib import Path
-from lgqlib.data import store
-from filesystem import read
-
-def slow(*arguments, decode=store.decode, **options):
-    os.write(1, b"decoding\\n")
-    time.sleep(0.2)
-    return decode(*arguments, **options)
-
-store.decode = slow
-print(read(Path(sys.argv[1]), Path(sys.argv[2])).content)
-"""
-
-
-@contextlib.contextmanager
-def build_elsewhere(root: Path, cache: Path):
-    """Build the store in another process, slowly; give that when it decodes."""
-    command = [sys.executable, "-c", SLOW_BUILD, str(root), str(cache)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with subprocess.Popen(command, env=environment, **pipes) as other:
-        assert other.stdout.readline() == "decoding\n"
-        yield other
-        other.kill()
-
-
-def test_a_killed_build_leaves_nothing_that_counts(root, tmp_path):
-    with build_elsewhere(root, tmp_path / "cache") as other:
-        other.send_signal(signal.SIGKILL)
-        other.wait()
-    assert list(tmp_path.rglob(".*.tmp.pixels.bin")), "the build was in the middle"
-    images = read(root, tmp_path / "cache")
-    assert len(images) == 8 and (images.image(7).numpy() == noise(20, 24, 7)).all()
-    assert not list(tmp_path.rglob("*.tmp.*"))
-
-
-def test_of_two_processes_one_builds(root, tmp_path, monkeypatch):
-    with build_elsewhere(root, tmp_path / "cache") as other:
-        monkeypatch.setattr(store, "decode", None)
-        images = read(root, tmp_path / "cache")
-        assert other.communicate()[0].split()[-1] == images.content, "this one waited"
+    middle, left = len(whole) // 2, path.with_name(".0.tmp.pixels.bin")
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damaged in (whole[:middle], flipped, None):
+        caplog.clear()
+        left.touch()
+        path.write_bytes(damaged) if damaged else path.unlink()
+        assert read(root, tmp_path / "cache").content == content
+        assert path.read_bytes() == whole and not left.exists()
+        assert ("is built again" in caplog.text) == (bool(damaged) or name == "pixels.bin")
 
 
 def test_a_full_disk_names_the_path_and_leaves_nothing(root, tmp_path):
     # Room for three images of eight: 20 x 24 x 3 bytes each.
-    with (
-        largest_file(4500),
-        pytest.raises(OSError, match=r"could not write .*pixels.bin: File too"),
-    ):
+    full = pytest.raises(OSError, match=r"could not write .*pixels.bin: File too")
+    with largest_file(4500), full:
         read(root, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*pixels.bin"))
     assert len(read(root, tmp_path / "cache")) == 8
 
 
-def test_a_store_opens_where_nothing_can_be_locked(root, tmp_path, monkeypatch):
+def test_a_store_opens_where_nothing_can_be_locked_or_written(root, tmp_path, monkeypatch):
     def lockless(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", lockless)
     assert len(read(root, tmp_path / "cache")) == 8
-    monkeypatch.setattr(store, "locked", None)  # opening needs no lock, and may be read-only
-    images = read(root, tmp_path / "cache")
-    assert len(images) == 8 and images.to("cpu") is images
+    monkeypatch.setattr(store, "locked", None)
+    assert len(read(root, tmp_path / "cache")) == 8

@@ -92,3 +92,27 @@ def test_similarity_refuses_images_smaller_than_its_window():
     medium, _ = image_pair(1, 175, 200)
     with pytest.raises(ValueError, match=r"175 x 200.* 176 pixels"):
         metrics.ms_ssim(medium, medium)
+
+
+def test_octaves_share_the_error_by_the_period_of_its_waves():
+    x = torch.full((1, 3, 48, 96), 0.5)
+    column = torch.arange(96.0)
+    for i, period in enumerate((3, 6, 12, 48)):
+        wave = x + 0.2 * torch.sin(2 * torch.pi * column / period)
+        found = metrics.octave_errors(x, wave)[0]
+        assert found[i] > 0.99 * found.sum()
+        square = (metrics.quantize_8bit(x) - metrics.quantize_8bit(wave)).square().mean()
+        torch.testing.assert_close(found.sum(), square)
+
+
+def test_errors_at_edges_and_in_flat_regions_are_told_apart():
+    x = torch.zeros(2, 3, 20, 20)
+    x[..., 10:] = 1  # the edge is two columns of twenty: a tenth of the pixels
+    y = x.clone()
+    y[0, :, :, 9:11] = 0.5
+    y[1, :, :, :4] = 0.5
+    found = metrics.edge_errors(x, y, share=0.1)
+    near, far = 0.25, 0.25 * 4 / 18
+    torch.testing.assert_close(
+        found, torch.tensor([[near, 0], [0, far]]).double(), atol=2e-3, rtol=0
+    )

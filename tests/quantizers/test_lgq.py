@@ -7,7 +7,6 @@ import torch
 from einops import rearrange
 
 from lgqlib.quantizers.assignment import probabilities
-from lgqlib.quantizers.base import STARTS, initial_codes
 from lgqlib.quantizers.lgq import LGQ, OUTSIDE, prune
 from lgqlib.quantizers.scalar import ScalarLGQ
 
@@ -135,34 +134,6 @@ def test_widths_start_at_exactly_one_and_change_the_assignment():
     assert torch.equal(q.encode(z), out.indices)
     assert not torch.equal(q.encode(z), lgq().encode(z))
     assert out.terms["widths"].item() > 0
-
-
-@pytest.mark.parametrize("how", STARTS)
-@pytest.mark.parametrize("n", [500, 3])
-def test_initialization_starts_codes_at_the_scale_of_the_latents(how, n):
-    torch.manual_seed(0)
-    x = torch.randn(n, 4) * torch.tensor([1.0, 2, 0.1, 5]) + 3
-    codes = initial_codes(x, 16, how)
-    assert codes.shape == (16, 4)
-    assert len(codes.unique(dim=0)) == 16
-    if n == 500:
-        assert torch.all((codes.mean(0) - x.mean(0)).abs() < 1.5 * x.std(0))
-        assert torch.all(codes.std(0) < 2.5 * x.std(0))
-        if how != "kmeans":  # which spends codes where the variance is
-            assert torch.all(codes.std(0) > 0.2 * x.std(0))
-        if how == "random":
-            assert torch.isin(codes, x).all()
-
-
-def test_kmeans_beats_the_draw_that_it_starts_from():
-    torch.manual_seed(0)
-    x, errors = torch.randn(2000, 3), []
-    for how in ("random", "kmeans"):
-        torch.manual_seed(1)
-        errors.append(torch.cdist(x, initial_codes(x, 32, how)).amin(1).square().mean())
-    assert errors[1] < 0.8 * errors[0]
-    with pytest.raises(ValueError, match="initialization = 'best'"):
-        initial_codes(x, 2, "best")
 
 
 def test_pruning_keeps_the_codes_of_latents_that_use_kept_codes():

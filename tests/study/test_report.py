@@ -13,7 +13,14 @@ from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.study.report import build_report, to_html
-from lgqlib.study.results import STUDY_FILE, cohorts, collect, is_done, newest_study, write_results
+from lgqlib.study.results import (
+    STUDY_FILE,
+    collect,
+    finished,
+    newest_study,
+    state_of,
+    write_results,
+)
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -69,9 +76,9 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
 @pytest.mark.parametrize("wrong", [{"step": 10}, {"step": None}, {}])
 def test_only_an_evaluation_of_the_last_step_is_done(tmp_path, wrong):
     run = finished_run(tmp_path)
-    assert is_done(run)
-    write_json(run.path / "evaluation.json", wrong, sealed=True)
-    assert not is_done(run)
+    assert state_of(run.path) == "done"
+    write_json(run.path / "evaluation.json", wrong)
+    assert state_of(run.path) == "partial"
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/step-00000020.safetensors"])
@@ -80,7 +87,7 @@ def test_a_damaged_file_does_not_hide_the_other_runs(tmp_path, name):
     damaged = finished_run(tmp_path, seed=1, evaluated="step" in name)
     (damaged.path / name).write_text('{"step": 1}\nnot json\n{"step": 2}\n')
     assert sorted(collect(tmp_path)["state"])[0] == "done"
-    assert len(cohorts(tmp_path)) == 1
+    assert len(finished(tmp_path)) == 1
 
 
 def test_a_study_is_the_runs_that_its_file_names_in_their_order(tmp_path):
@@ -88,7 +95,7 @@ def test_a_study_is_the_runs_that_its_file_names_in_their_order(tmp_path):
     runs = [finished_run(study, method=m) for m in ("vq", "fsq", "lgq")]
     study_of(study, [(runs[2], "ours"), (runs[0], "")])
     assert newest_study(tmp_path / "runs") == newest_study(tmp_path / "runs", "made") == study
-    assert [c.name for c in cohorts(study)] == ["lgq ours", "vq"]
+    assert list(finished(study)["name"]) == ["lgq ours", "vq"]
 
 
 def test_what_is_no_study_is_refused_and_an_empty_one_says_what_to_do(tmp_path):
@@ -97,7 +104,7 @@ def test_what_is_no_study_is_refused_and_an_empty_one_says_what_to_do(tmp_path):
             call(tmp_path / "nowhere")
     assert len(collect(tmp_path)) == 0
     with pytest.raises(ValueError, match=r"no finished run.*lgqlib.study"):
-        cohorts(tmp_path)
+        finished(tmp_path)
 
 
 # The report --------------------------------------------------------------------------------------
