@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from lgqlib.data import load, to_model, whole_images
-from lgqlib.data.images import decode as decode_file
+from lgqlib.data.store import decode as decode_file
 from lgqlib.measure.temperature import as_tensor, critical_temperature
 from lgqlib.quantizers.assignment import nearest
 from lgqlib.run import Run
@@ -162,7 +162,7 @@ def from_arrays(
     points, grids = _grids(z, given, pictures)
     if given is None:
         grids = [nearest(p.flatten(0, 1), sites).view(p.shape[:2]) for p in points]
-    pictures = pictures if len(pictures) == len(points) else [pictures[i] for i in grids_kept(z)]
+    pictures = [pictures[i] for i in _looked_at(z)] if pictures else []
     return _finished(
         Opened(
             name=name,
@@ -178,8 +178,8 @@ def from_arrays(
     )
 
 
-def grids_kept(z: Tensor) -> list[int]:
-    """Which of the maps [B, C, h, w] are looked at, spread evenly, at most LIMIT latents of all."""
+def _looked_at(z: Tensor) -> list[int]:
+    """Choose which of the maps [B, C, h, w] are looked at, spread evenly, at most LIMIT latents of all."""
     most = max(1, LIMIT // (z.shape[2] * z.shape[3]))
     return np.unique(np.linspace(0, len(z) - 1, min(most, len(z))).astype(int)).tolist()
 
@@ -189,7 +189,7 @@ def _grids(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Give latents as maps [h, w, C]; a list [N, C] becomes a square and a row of what is left."""
     if z.ndim == 4:
-        kept = grids_kept(z)
+        kept = _looked_at(z)
         return [z[i].movedim(0, -1) for i in kept], [] if given is None else [
             given[i] for i in kept
         ]
@@ -351,7 +351,10 @@ def _pixels(name: str, image: Any) -> Tensor:
             image = decode_file(Path(image) if isinstance(image, str) else image)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"photograph {name} cannot be read: {error}.") from None
-    array = _numeric(f"photograph {name}", np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image)
+    array = _numeric(
+        f"photograph {name}",
+        np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
+    )
     x = torch.as_tensor(np.array(array))
     if x.ndim == 3 and x.shape[0] != 3 and x.shape[2] == 3:
         x = x.movedim(-1, 0)

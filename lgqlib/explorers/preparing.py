@@ -388,7 +388,9 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     above = np.flatnonzero(bits >= 1)
     one = None
     if len(above) and above[0] > 0:
-        one = float(np.exp(np.interp(1, bits[above[0] - 1 :][:2], np.log(taus[above[0] - 1 :][:2]))))
+        one = float(
+            np.exp(np.interp(1, bits[above[0] - 1 :][:2], np.log(taus[above[0] - 1 :][:2])))
+        )
     about["curve"] = {"tau": taus.tolist(), "bits": bits.tolist(), "one": one, "tokens": len(z)}
 
 

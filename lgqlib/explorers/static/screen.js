@@ -305,7 +305,7 @@ export class Screen {
     ui.found = element("p", { role: "status" });
     ui.help = element("div", { class: "help" }, ...HELP.map((text) => element("p", { text })));
     ui.help.hidden = true;
-    const plain = (text, label, onclick) => element("button", { class: "plain", text, title: label, "aria-label": label, onclick });
+    const plain = (text, label, onclick) => element("button", { class: "plain", text, title: label, "aria-label": text === "?" ? label : null, onclick });
     return element(
       "div", { class: "top" },
       element("h1", { text: meta.title || "Codebook" }),
@@ -362,7 +362,7 @@ export class Screen {
       b.onclick = () => this.keep({ code: [m, b.code] });
       return Object.assign(b, { share, rod, canvas, label: name });
     });
-    const share = element("span"), rod = element("i"), name = element("span", { text: "others" }), box = element("div");
+    const share = element("span"), rod = element("i"), name = element("span", { text: this.both ? "rest" : "others" }), box = element("div");
     box.style.cssText = "width:100%;aspect-ratio:1;border:1px dashed var(--line)";
     u.others = Object.assign(element("div", { class: "cell" }, share, rod, box, name), { share, rod });
     u.bars.append(...u.cells, u.others);
