@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache as once
 from importlib.resources import files as resources
 from pathlib import Path
@@ -124,7 +125,8 @@ class Explorer(anywidget.AnyWidget):
         quantity: str = "picture",
         layer: str = "",
     ):
-        self.tokenizers = [_named(o, n) for o, n in zip(tokenizers, _names(tokenizers, names))]
+        named = zip(tokenizers, _names(tokenizers, names), strict=True)
+        self.tokenizers = [replace(o, name=str(name)) for o, name in named]
         self.options = {"shown": shown, "temperatures": temperatures, "title": title}
         meta, blob, self.tables = prepare(self.tokenizers, **self.options)
         view = {"quantity": quantity, "layer": layer}
@@ -263,19 +265,11 @@ def _names(tokenizers: list[Opened], names: list[str] | None) -> list[str]:
     return [f"{n} {i + 1}" if found.count(n) > 1 else n for i, n in enumerate(found)]
 
 
-def _named(o: Opened, name: str) -> Opened:
-    return _replaced(o, name=str(name))
-
-
-def _replaced(o: Opened, **changes: Any) -> Opened:
-    return Opened(**{**vars(o), **changes})
-
-
 def _first(o: Opened) -> Opened:
     """Put the last photograph first."""
     order = [len(o.indices) - 1, *range(len(o.indices) - 1)]
     lists = ("points", "indices", "images", "names")
-    return _replaced(o, **{k: [getattr(o, k)[i] for i in order] for k in lists})
+    return replace(o, **{k: [getattr(o, k)[i] for i in order] for k in lists})
 
 
 def _digits(tau: float) -> str:

@@ -179,7 +179,7 @@ def from_arrays(
 
 
 def _looked_at(z: Tensor) -> list[int]:
-    """Choose which of the maps [B, C, h, w] are looked at, spread evenly, at most LIMIT latents of all."""
+    """Choose which of the maps [B, C, h, w] are looked at: spread evenly, at most LIMIT latents."""
     most = max(1, LIMIT // (z.shape[2] * z.shape[3]))
     return np.unique(np.linspace(0, len(z) - 1, min(most, len(z))).astype(int)).tolist()
 

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 import lab
+from playwright.sync_api import expect
 
 from lgqlib import explore
 from lgqlib.data import load, whole_images
@@ -180,9 +182,8 @@ def test_7_the_photograph_at_tau_c(page, widget):
     about = widget.meta["tokenizers"][0]
     assert seen["tau"] == pytest.approx(about["tau_c"])
     assert seen["layer"] == layer, "the temperature never changes what was chosen"
-    page.wait_for_function("document.querySelectorAll('.thumb span')[1].innerText.includes('dB')")
-    said = page.locator(".thumb span").nth(1).inner_text()
-    assert f"{about['soft_psnr'][0][-1]:.2f} dB" in said
+    soft = page.locator(".thumb span").nth(1)
+    expect(soft).to_contain_text(f"{about['soft_psnr'][0][-1]:.2f} dB")
 
 
 def test_8_from_where_on_assignments_are_soft_is_said(page, widget):
@@ -194,7 +195,7 @@ def test_8_from_where_on_assignments_are_soft_is_said(page, widget):
 def test_9_where_two_tokenizers_differ(page, widget):
     press(page, "Compare")
     assert state(page)["layer"] == "difference"
-    page.wait_for_function("document.querySelector('.caption').innerText.includes('better by')")
+    expect(page.locator(".caption")).to_contain_text("better by")
     both = [about["psnr"][0] for about in widget.meta["tokenizers"]]
     said = page.locator(".caption").inner_text()
     assert f"LGQ {both[0]:.2f} dB | VQ {both[1]:.2f} dB" in said
@@ -266,7 +267,7 @@ def test_a_selection_is_taken_away_as_csv_and_as_a_link(page, browser, file, wid
     assert [int(float(row["mass"] or 0)) for row in rows] == widget.tables[0]["count"][
         [3, 5]
     ].tolist()
-    page.wait_for_function("decodeURIComponent(location.hash).includes('\"codes\":[3,5]')")
+    page.wait_for_url(lambda url: '"codes":[3,5]' in unquote(url))
     with opened(browser, file) as other:
         other.goto(page.url)
         other.reload()
@@ -288,8 +289,8 @@ def test_nothing_is_wider_than_the_window(browser, file, width, compare):
         state(page)
         clipped = page.evaluate(
             "[...document.querySelectorAll('.lgx p, .lgx span, .lgx button, .lgx h2')]"
-            ".filter(e => e.offsetParent && !e.closest('.said') && e.scrollWidth > e.clientWidth + 2"
-            " && e.clientWidth).map(e => e.innerText.slice(0, 40))"
+            ".filter(e => e.offsetParent && !e.closest('.said') && e.clientWidth"
+            " && e.scrollWidth > e.clientWidth + 2).map(e => e.innerText.slice(0, 40))"
         )
         assert not clipped
         assert page.evaluate("document.documentElement.scrollWidth") <= width

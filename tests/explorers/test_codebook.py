@@ -1,4 +1,4 @@
-"""The explorer without a browser: what opens, what is computed, what is refused, what comes back."""
+"""The explorer without a browser: what opens, is computed, is refused, and comes back."""
 
 import json
 import math
@@ -39,7 +39,8 @@ def widget(trained, cache):
     return explore(trained("lgq"), trained("vq"), images=images, temperatures=4, cache=cache)
 
 
-def test_layout_gives_every_code_its_own_cell_and_keeps_neighbors(rng=np.random.default_rng(0)):
+def test_layout_gives_every_code_its_own_cell_and_keeps_neighbors():
+    rng = np.random.default_rng(0)
     points = rng.normal(size=(150, 2))
     cells = arrange(points)
     assert len(set(cells.tolist())) == 150
