@@ -19,6 +19,7 @@ _FACE = {
     "train": "train",
     "evaluate": "evaluate",
     "Run": "run",
+    "explore": "explorers.codebook",
 }
 """Public name: the module that defines it."""
 __all__ = [*_FACE]

@@ -1,0 +1,236 @@
+"""The explorer without a browser: what opens, is computed, is refused, and comes back."""
+
+import json
+import math
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import vector_quantize_pytorch as vqp
+from safetensors.numpy import save_file
+from torch import nn
+
+from lgqlib import explore
+from lgqlib.explorers import opening
+from lgqlib.explorers.codebook import script
+from lgqlib.explorers.layout import arrange, settle, trust
+from lgqlib.explorers.opening import from_arrays, opened
+from lgqlib.explorers.preparing import levels, prepare, soften
+from lgqlib.quantizers.assignment import soft_assign
+
+
+def arrays(num=16, dim=3, *, maps=2, side=8, factor=4):
+    random = np.random.default_rng(0)
+    return {
+        "codebook": random.normal(size=(num, dim)).astype(np.float32),
+        "latents": random.normal(size=(maps, dim, side, side)).astype(np.float32),
+        "images": random.integers(0, 256, (maps, 3, side * factor, side * factor), dtype=np.uint8),
+    }
+
+
+@pytest.fixture(scope="module")
+def widget(trained, cache):
+    images = [
+        ("one", torch.randint(256, (3, 64, 96), dtype=torch.uint8)),
+        ("two", torch.zeros(3, 64, 64)),
+    ]
+    return explore(trained("lgq"), trained("vq"), images=images, temperatures=4, cache=cache)
+
+
+def test_layout_gives_every_code_its_own_cell_and_keeps_neighbors():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(150, 2))
+    cells = arrange(points)
+    assert len(set(cells.tolist())) == 150
+    assert cells.max() < 13**2
+    d = np.linalg.norm(points[:, None] - points, axis=2)
+    near = d.argsort(1)[:, 1:25]
+    kept, there = trust(cells, near)
+    shuffled, _ = trust(rng.permutation(169)[:150], near)
+    assert kept.sum() > 0.75 * there.sum() > 2.5 * shuffled.sum()
+    assert (kept <= there).all()
+    again = settle(points, points, cells)
+    assert (again == cells).mean() > 0.9, "laid over itself it stays"
+    assert len(set(arrange(rng.normal(size=(1300, 4))).tolist())) == 1300
+
+
+def test_meta_and_blob_hold_what_the_tokenizer_gives(widget):
+    meta, tokenizers = widget.meta, widget.tokenizers
+    assert [about["K"] for about in meta["tokenizers"]] == [64, 64]
+    assert [p["pixels"] for p in meta["photographs"]] == [[64, 96], [64, 64]]
+    for m, o in enumerate(tokenizers):
+        offset, size, kind = meta["arrays"][f"{m}/i0"]
+        grid = np.frombuffer(widget.blob[offset : offset + size], f"<{kind[0]}2").reshape(16, 24)
+        assert (grid == o.indices[0].numpy()).all()
+        table = widget.tables[m]
+        assert table["count"].sum() == o.num_tokens == 16 * 24 + 16 * 16
+        assert sorted(table["cell"]) == list(range(64))
+        about = meta["tokenizers"][m]
+        assert any(math.isclose(t, about["tau_c"]) for t in about["temperatures"])
+        assert 1.0 in about["temperatures"]
+    json.dumps(meta, allow_nan=False)
+
+
+def test_soft_codes_are_the_library_s(widget):
+    o = widget.tokenizers[0]
+    z = o.points[0].flatten(0, 1)
+    codes, bits = soften(o, z, [o.width, 10 * o.width])
+    for t, tau in enumerate((o.width, 10 * o.width)):
+        exact = soft_assign(z, o.sites, tau, energy=o.energy, widths=o.widths)
+        torch.testing.assert_close(codes[t], exact.average, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(bits[t], exact.entropy / math.log(2), rtol=1e-3, atol=1e-4)
+
+
+def test_selections_come_back_as_tokens_table_and_csv(widget, tmp_path):
+    code = int(widget.tables[0]["count"].argmax())
+    widget.selection = [code]
+    assert len(widget.tokens) == widget.tables[0]["count"][code]
+    n, row, column = widget.tokens[0]
+    assert widget.tokenizers[0].indices[n][row, column] == code
+    assert widget.frame().index.tolist() == [code]
+    widget.to_csv(tmp_path / "codes.csv")
+    assert (tmp_path / "codes.csv").read_text().splitlines()[1].startswith(f"{code},")
+    widget.selection = []
+    assert len(widget.frame()) == 64
+    assert widget.frame()["share"].sum() == pytest.approx(1)
+    assert widget.frame()["error_share"].sum() == pytest.approx(1)
+
+
+def test_the_kernel_answers_what_was_not_prepared(widget):
+    widget.asked = {"kind": "soft", "tokenizers": [0, 1], "photograph": 0, "tau": 1.25}
+    assert {"0/soft0@1.25", "1/entropy0@1.25"} <= widget.answer["pictures"].keys()
+    grid = widget.tokenizers[0].indices[0].numpy().astype("<u2")
+    widget.asked = {"kind": "paint", "tokenizers": [0], "photograph": 0, "indices": grid.tobytes()}
+    expected = widget.meta["tokenizers"][0]["psnr"][0]
+    assert widget.answer["noise"] == pytest.approx(expected)
+    widget.asked = {"kind": "photograph", "name": "broken.png", "data": b"no image"}
+    assert "broken" in widget.answer["problem"]
+
+
+def test_a_page_holds_all_and_asks_for_nothing(widget, tmp_path):
+    text = widget.save(tmp_path / "codebook.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(http|//)", text)
+    assert "import " not in re.sub(r"//.*", "", script()).split("class Store")[0]
+    assert "</script><b>" not in text
+
+
+def test_arrays_open_with_and_without_images_and_files_by_name(tmp_path):
+    given = arrays()
+    bare = explore(codebook=given["codebook"], latents=torch.tensor(given["latents"]))
+    assert bare.meta["tokenizers"][0]["images"] == 0
+    seen = explore(**given)
+    assert seen.meta["tokenizers"][0]["factor"] == 4
+    assert not seen.meta["tokenizers"][0]["decodes"]
+    flat = given["latents"].transpose(0, 2, 3, 1).reshape(-1, 3)
+    many = from_arrays(given["codebook"], flat)
+    assert many.num_tokens == len(flat)
+    np.savez(tmp_path / "a.npz", **given)
+    save_file(given, tmp_path / "a.safetensors")
+    for name in ("a.npz", "a.safetensors"):
+        o = opened(tmp_path / name)
+        assert torch.equal(o.indices[0], from_arrays(**given).indices[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"codebook": None}, "must both be given"),
+        ({"latents": np.zeros((5, 4))}, "do not fit: codebook \\[K, C\\]"),
+        ({"latents": np.full((5, 3), np.nan)}, "finite"),
+        ({"indices": np.zeros((2, 8, 7), int)}, "indices \\(2, 8, 7\\) do not fit"),
+        ({"indices": np.full((2, 8, 8), 99)}, "in \\[0, 16\\)"),
+        ({"images": np.zeros((2, 3, 30, 32), np.uint8)}, "images of .* do not fit"),
+        ({"images": np.zeros((2, 4, 32, 32), np.uint8)}, "must be \\[3, H, W\\]"),
+        ({"latents": np.array([["a"]])}, "must hold numbers"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_sentence(change, says):
+    with pytest.raises(ValueError, match=says) as refused:
+        from_arrays(**{**arrays(), **change})
+    assert str(refused.value).count("\n") == 0
+
+
+def test_pickled_objects_other_files_and_other_objects_are_refused(tmp_path):
+    np.savez(tmp_path / "bad.npz", codebook=np.array([{}], dtype=object), latents=np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="pickled objects"):
+        explore(tmp_path / "bad.npz")
+    (tmp_path / "no.npz").write_bytes(b"nothing")
+    np.savez(tmp_path / "few.npz", codebook=np.zeros((2, 3)))
+    for name, says in (("no.npz", "cannot be read"), ("few.npz", "holds"), ("x.npz", "exist")):
+        with pytest.raises(ValueError, match=says):
+            explore(tmp_path / name)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        explore(object())
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    with pytest.raises(ValueError, match=r"photograph broken cannot be read"):
+        opening.photographs([tmp_path / "broken.jpg"])
+
+
+def test_many_latents_are_sampled_and_it_says_so(monkeypatch):
+    monkeypatch.setattr(opening, "LIMIT", 100)
+    given = arrays()
+    flat = given["latents"].transpose(0, 2, 3, 1).reshape(-1, 3)
+    meta, _, _ = prepare([from_arrays(given["codebook"], flat)])
+    about = meta["tokenizers"][0]
+    assert (about["tokens"], about["total"]) == (100, 128)
+
+
+class VQModel(nn.Module):
+    """What diffusers' VQModel answers."""
+
+    def __init__(self):
+        super().__init__()
+        self.quantize = SimpleNamespace(embedding=nn.Embedding(32, 4))
+        self.down, self.up = nn.Conv2d(3, 4, 4, 4), nn.ConvTranspose2d(4, 3, 4, 4)
+        self.config = SimpleNamespace(block_out_channels=(1, 1, 1))
+
+    def encode(self, x):
+        return SimpleNamespace(latents=self.down(x))
+
+    def decode(self, z, force_not_quantize=False):
+        assert force_not_quantize
+        return SimpleNamespace(sample=self.up(z).tanh())
+
+
+def test_a_model_like_diffusers_opens():
+    images = np.random.default_rng(0).random((2, 3, 40, 48), dtype=np.float32)
+    w = explore(VQModel(), images=images, temperatures=3)
+    about = w.meta["tokenizers"][0]
+    assert (about["K"], about["C"], about["grids"][0]) == (32, 4, [10, 12])
+    assert about["decodes"] and about["pixels"]
+    with pytest.raises(ValueError, match="needs images"):
+        explore(VQModel())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        vqp.VectorQuantize(8, 32, codebook_dim=4, accept_image_fmap=True),
+        vqp.VectorQuantize(8, 32, codebook_dim=4, accept_image_fmap=True, use_cosine_sim=True),
+        vqp.SimVQ(8, 32, channel_first=True),
+    ],
+    ids=["projected", "cosine", "simvq"],
+)
+def test_modules_of_vector_quantize_pytorch_choose_the_same_codes(module):
+    module.eval()
+    latents = torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        indices = module(latents)[1]
+        o = opened(module, latents=latents)
+    assert torch.equal(torch.stack(o.indices), indices)
+
+
+@pytest.mark.parametrize(("num", "dim"), [(16, 1), (2000, 256)])
+def test_sizes_from_sixteen_codes_of_one_channel_on(num, dim):
+    given = arrays(num, dim, maps=1, side=6)
+    meta, blob, tables = prepare([from_arrays(**given)], temperatures=3)
+    assert len(set(tables[0]["cell"].tolist())) == num
+    assert len(blob) < 4_000_000
+    assert meta["tokenizers"][0]["D"] == dim
+
+
+def test_temperatures_have_one_and_the_critical_one():
+    assert {1.0, 50.0} <= {round(x, 9) for x in levels(50.0, 9)}
+    assert len(levels(50.0, 9)) == 9
