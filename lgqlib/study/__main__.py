@@ -146,7 +146,7 @@ class Work:
                     if any(state_of(folder / planned.name) == "done" for planned in todo):
                         last = _missing(self.looks()) | summary
                         failed += _execute(client, last, folder, received, how)
-            build_report(folder)
+            build_report(folder, story=not stop.exists(), cache=self.cache)
             return failed, stop.exists()
 
 

@@ -2,8 +2,9 @@
 
     python -m lgqlib.study.story runs/quick docs/readme.png      # the README's picture
 
-What takes long is kept beside the page and computed again when an evaluation changes. Words follow
-the intervals over seeds; what these runs cannot tell is left out, with a line that says why.
+What takes long is kept beside the runs (story.json) and computed again when an evaluation changes.
+Words follow the intervals over seeds; what these runs cannot tell is left out, with a line that
+says why.
 """
 
 import contextlib
@@ -428,7 +429,7 @@ def story_html(study: Path, pages: Path, *, failed: int, cache: Path | None = No
         key = story_key(study)
     except ValueError:
         return ""
-    file, blocks = pages / "story.json", []
+    file, blocks = study / "story.json", []
     if file.exists():
         try:
             kept = read_json(file)

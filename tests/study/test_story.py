@@ -54,7 +54,7 @@ def test_all_blocks_are_told_once_and_need_no_network(study, monkeypatch):
 
 
 def test_what_is_kept_is_dropped_when_an_evaluation_changes(study, monkeypatch):
-    kept = study / "report" / "story.json"
+    kept = study / "story.json"
     monkeypatch.setattr(story, "tell", lambda *_: [story.Block("Told anew", "body", "")])
     before, run = kept.read_text() if kept.exists() else "", next(iter(Run.all(study)))
     numbers = read_json(run.path / "evaluation.json")
