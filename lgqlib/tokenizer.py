@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -166,8 +166,11 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Encode images in [-1, 1] into indices."""
         return self.quantizer.encode(self.latents(images))
 
-    def decode(self, indices: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Decode indices into images in [-1, 1]; ValueError for an index outside [0, K)."""
+    def decode(self, indices: Any) -> Float[Tensor, "b 3 H W"]:
+        """Decode indices [B, h, w], of any integer type, into images in [-1, 1].
+
+        Raises ValueError for an index outside [0, K).
+        """
         indices = as_indices(indices)
         if not torch.compiler.is_exporting() and indices.numel():
             low, high = int(indices.min()), int(indices.max())
@@ -204,9 +207,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
             quantized = Quantized(self.quantizer.lookup(indices), indices, {})
         return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)
 
-    def pruned(
-        self, counts: Int[Tensor, " K"], *, least: int = 1
-    ) -> tuple["Tokenizer", Int[Tensor, " K"]]:
+    def pruned(self, counts: Any, *, least: int = 1) -> tuple["Tokenizer", Int[Tensor, " K"]]:
         """Give a tokenizer without the codes used fewer than `least` times, and the index map.
 
         The map is `lgq.prune`'s. Raises ValueError when no code would be left, or the quantizer is

@@ -52,7 +52,7 @@ class Quantizer(nn.Module):
 
     def __call__(
         self,
-        latents: Float[Tensor, "b c *space"],
+        latents: Float[Tensor, "*given"],
         tau: float | Tensor | None = None,
         *,
         channels_last: bool = False,
@@ -118,7 +118,7 @@ class Quantizer(nn.Module):
         """Give latents in the space of `sites`."""
         return rearrange(latents, "b c h w -> b h w c")
 
-    def lookup(self, indices: Int[Tensor, "b *space"]) -> Float[Tensor, "b c *space"]:
+    def lookup(self, indices: Any) -> Float[Tensor, "b c *space"]:
         """Give the vectors of indices, of any integer type, with the channels second."""
         found = as_indices(indices).to(self.codebook.device)
         return self._lookup(found) if found.ndim != 1 else self._lookup(found[:, None])[..., 0]
@@ -127,8 +127,8 @@ class Quantizer(nn.Module):
         return F.embedding(indices, self.codebook).movedim(-1, 1)
 
     def encode(
-        self, latents: Float[Tensor, "b c *space"], *, channels_last: bool = False
-    ) -> Int[Tensor, "b *space"]:
+        self, latents: Float[Tensor, "*given"], *, channels_last: bool = False
+    ) -> Int[Tensor, "*tokens"]:
         """Choose the code of each latent, without a softmax."""
         z, given = self._as_map(latents, channels_last)
         return given(self._encode(z))

@@ -140,7 +140,7 @@ class FSQ(_Implicit):
         return self.library.codes_to_indices(self.library.quantize(self._inward(latents))).long()
 
     @in_float32
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents; the temperature has no part in it, and there are no terms."""
         hard = self.library.quantize(self._inward(latents))
         return self._finish(hard, self.library.codes_to_indices(hard).long(), {})
@@ -208,7 +208,7 @@ class LFQ(_Implicit):
         return ((points > 0) * self.library.mask).sum(-1)
 
     @in_float32
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents; the temperature has no part in it."""
         points = self.points(latents)
         indices = self._indices(points)

@@ -22,6 +22,7 @@ recipe of the presets `laptop` and `paper` differs from it in five points:
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,7 @@ class LGQ(Quantizer):
             return None
         return F.softplus(self.width_logits) / F.softplus(self.width_logits.new_zeros(()))
 
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents at temperature tau > 0 and give the terms of the loss, unweighted."""
         if tau is None:
             raise ValueError("tau = None: LGQ trains at a temperature, a number > 0.")
@@ -191,11 +192,10 @@ class LGQ(Quantizer):
             move_starved(self.codes.data, self.mass, self.share, most=most, generator=generator)
 
 
-def prune(
-    quantizer: LGQ, counts: Int[Tensor, " K"], *, least: int = 1
-) -> tuple[LGQ, Int[Tensor, " K"]]:
+def prune(quantizer: LGQ, counts: Any, *, least: int = 1) -> tuple[LGQ, Int[Tensor, " K"]]:
     """Drop the codes used fewer than `least` times; give the smaller quantizer and the index map.
 
+    `counts`: uses of each of K codes, whole numbers, as a tensor, array or list.
     `map[k]` is the new index of code k, or -1 where it was dropped. Latents whose code is kept keep
     it. Raises ValueError when no code would be left.
     """

@@ -40,7 +40,7 @@ class VQ(Quantizer):
         return self.codes
 
     @in_float32
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents; the temperature has no part in it."""
         indices = self._encode(latents)
         codes = self.lookup(indices)
@@ -72,7 +72,7 @@ class KMeansVQ(Quantizer):
         return 32 * self.num_codes
 
     @in_float32
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents; nothing has a part in it but the codes."""
         indices = self._encode(latents)
         return Quantized(straight_through(latents, self.lookup(indices)), indices, {})
@@ -155,7 +155,7 @@ class EMAVQ(Quantizer):
         return self.library.codebook
 
     @in_float32
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents, and in training move the codes; the temperature has no part in it."""
         indices = self._encode(latents)
         codes = self.lookup(indices)  # a copy: what moves below is not what the decoder receives
@@ -204,7 +204,7 @@ class IBQ(Quantizer):
     initialize = VQ.initialize
 
     @in_float32
-    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor) -> Quantized:
+    def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
         """Quantize latents; the index's temperature is 1, whatever tau."""
         indices = self._encode(latents)
         z = rearrange(latents, "b c h w -> (b h w) c")
