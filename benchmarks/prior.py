@@ -2,8 +2,8 @@
 
     python benchmarks/prior.py RUN --images FOLDER --cache FOLDER [--steps 2000] [--limit 3000]
 
-The prior learns from training images of FOLDER (train/ and val/ with a folder a class), or without
-it from the embedded photographs. It is measured on the nine held-out photographs, whole and at 256
+The prior learns from the embedded training photographs, whole and at 256 pixels, and from training
+images of FOLDER (train/ and val/ with a folder a class), if given. It is measured on the nine held-out photographs, whole and at 256
 pixels, and on 100 held-out images of FOLDER. `--save` writes the tokenizer with its prior.
 """
 
@@ -38,9 +38,12 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer, photos = Run(asked.run).tokenizer(), preset("laptop")
     folder = photos.override({"data.name": "imagefolder", "data.root": asked.images})
-    source = (folder if asked.images else photos).data
-    train = spread(load(source, "train", cache=asked.cache), asked.limit, largest=512)
-    maps = [tokens_of(tokenizer, image) for image in train.values()]
+    small = photos.override({"data.resize": 256})
+    kinds = {"photographs at 256": small.data, "photographs, whole": photos.data}
+    if asked.images:
+        kinds["images of the folder"] = folder.data
+    shown = [spread(load(data, "train", cache=asked.cache), asked.limit) for data in kinds.values()]
+    maps = [tokens_of(tokenizer, image) for images in shown for image in images.values()]
     start = time.process_time()
     prior = fit(tokenizer.codebook, maps, num_steps=asked.steps, seed=asked.seed, progress=False)
     took = time.process_time() - start
@@ -52,12 +55,9 @@ def main() -> None:
     if asked.save:
         tokenizer.save_pretrained(asked.save)
         prior.save(Path(asked.save) / "prior.safetensors")
-    small = load(photos.override({"data.resize": 256}).data, "val", cache=asked.cache)
-    sets = {"photographs at 256": spread(small, 99, largest=256)}
-    sets["photographs, whole"] = spread(load(photos.data, "val", cache=asked.cache), 99)
-    if asked.images:
-        sets["images of the folder"] = spread(load(source, "val", cache=asked.cache), 100)
-    for name, images in sets.items():
+    for name, data in kinds.items():
+        size = 256 if data.resize else 1024
+        images = spread(load(data, "val", cache=asked.cache), 100, largest=size)
         tested = [tokens_of(tokenizer, image) for image in images.values()]
         zero, left = (
             count_bits(maps, tested, tokenizer.codebook, clusters=n).mean() for n in (1, 256)
@@ -71,7 +71,7 @@ def main() -> None:
             gain = files["psnr"] - files[codec]
             row.append(f"{gain.mean():+.2f} ({(gain > 0).sum()} of {len(gain)})")
         print("|", " | ".join([*row, f"{files['excess'].max():.2%}"]), "|", flush=True)
-    image = next(iter(sets["photographs at 256"].values()))
+    image = next(iter(spread(load(small.data, "val", cache=asked.cache), 1, largest=256).values()))
     for _ in range(2):  # the first one warms up
         start = time.perf_counter()
         content = compress(tokenizer, prior, image)
