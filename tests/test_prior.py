@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from lgqlib.data import to_uint8
+from lgqlib.measure.codecs import curve
 from lgqlib.prior import (
     HEADS,
     Prior,
@@ -17,7 +18,9 @@ from lgqlib.prior import (
     compress,
     count_bits,
     decompress,
+    file_rates,
     fit,
+    head_rates,
     pretrained,
     prior_bits,
     tokens_of,
@@ -185,12 +188,33 @@ def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
         decompress(*pair, content)
 
 
-def test_a_little_error_buys_bits(pair):
+def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
     tokenizer, prior = pair
-    image = photograph(64, 64)
-    near, cheap = (cheaper_tokens(*pair, image, weight=weight) for weight in (0.0, 1.0))
-    assert torch.equal(near, tokens_of(tokenizer, image))
-    assert prior.nll(cheap).mean() < prior.nll(near).mean()
+    images = {"a": photograph(64, 64), "b": photograph(50, 70, seed=3)}
+    assert torch.equal(
+        cheaper_tokens(*pair, images["a"], weight=0.0), tokens_of(tokenizer, images["a"])
+    )
+    near, cheap = (file_rates(*pair, images, weight=weight) for weight in (0.0, 1.0))
+    assert (cheap["bits_per_token"] < near["bits_per_token"]).all()
+    assert (cheap["psnr"] < near["psnr"]).all()
+    for name, row in near.set_index("name").iterrows():
+        content, image = compress(*pair, images[name]), images[name]
+        assert row["bits_per_pixel"] == 8 * len(content) / image[0].numel()
+        error = (decompress(*pair, content).double() - image).div(255).square().mean()
+        assert row["psnr"] == pytest.approx(float(-10 * error.log10()))
+        tokens = tokens_of(tokenizer, image)
+        assert row["bits_per_token"] == pytest.approx(float(prior.nll(tokens).mean()))
+        points = curve(image.permute(1, 2, 0).numpy(), "JPEG")
+        assert points[:, 1].min() <= row["JPEG"] <= points[:, 1].max()
+
+
+def test_every_head_is_fitted_in_equal_steps():
+    maps, codebook = [walk(16, 16)], torch.linspace(-1, 1, K)[:, None]
+    table = head_rates(codebook, maps, maps, num_steps=3, progress=False).set_index("head")
+    assert list(table.index) == list(HEADS) and set(table["steps"]) == {3}
+    prior = fit(codebook, maps, head="softmax", num_steps=3, progress=False)
+    assert table.loc["softmax", "bits"] == pytest.approx(float(prior.nll(maps[0]).mean()))
+    assert table.loc["softmax", "parameters"] == sum(p.numel() for p in prior.parameters())
 
 
 @pytest.mark.parametrize("method", ["lgq", "fsq", "simvq"])

@@ -102,8 +102,10 @@ def file_rates(
     """
     rows = []
     for name, image in images.items():
-        options = {"weight": weight} if weight else {}
-        tokens = (cheaper_tokens if weight else tokens_of)(tokenizer, image, **options)
+        if weight:
+            tokens = cheaper_tokens(tokenizer, prior, image, weight=weight)
+        else:
+            tokens = tokens_of(tokenizer, image)
         content = write(tokenizer, prior, tokens, size=tuple(image.shape[1:]))
         decoded = to_uint8(tokenizer.decode(tokens[None]))[:, :, : image.shape[1], : image.shape[2]]
         bits, size = float(prior.nll(tokens).double().sum()), 8 * len(content) / image[0].numel()

@@ -183,6 +183,19 @@ def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
 
 @pytest.mark.notebook
 @pytest.mark.xdist_group("papermill")
+def test_a_prior_is_fitted_and_files_are_written_for_any_method(tmp_path, cache, trained):
+    shutil.copytree(trained("fsq").path, tmp_path / "run")
+    steps = dict(num_steps=20, head_steps=3, many_codes=2100, largest=64)
+    text = printed(
+        execute("08_prior", tmp_path, run=str(tmp_path / "run"), cache=str(cache), **steps)
+    )
+    assert "the picture came back bit for bit" in text and "dB against JPEG" in text
+    numbers = json.loads((tmp_path / "run" / "notebooks" / "08_prior.json").read_text())
+    assert 0 < numbers["prior"] < 8 and numbers["num_photographs"] == 9
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("papermill")
 def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
     folder = tmp_path / "study"
     for method in ("lgq", "fsq"):

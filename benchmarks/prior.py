@@ -1,0 +1,90 @@
+"""What the tokens of a trained run cost under a prior, and its files against JPEG and WebP.
+
+    python benchmarks/prior.py RUN --images FOLDER --cache FOLDER [--steps 2000] [--limit 3000]
+
+The prior learns from the embedded training photographs, whole and at 256 pixels, and from training
+images of FOLDER (train/ and val/ with a folder a class), if given. It is measured on the nine
+held-out photographs, at both sizes, and on 100 held-out images of FOLDER. `--save` writes the
+tokenizer with its prior.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from lgqlib import Run, preset
+from lgqlib.data import ImageSet, load, whole_images
+from lgqlib.measure.codecs import CODECS
+from lgqlib.prior import compress, count_bits, decompress, file_rates, fit, tokens_of
+
+
+def spread(images: ImageSet, limit: int, *, largest: int = 1024) -> dict:
+    """Give up to `limit` images, spread over the set, with sides of whole tokens."""
+    return dict(whole_images(images, multiple=4, limit=limit, largest=largest))
+
+
+def main() -> None:
+    """Fit, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("run")
+    parser.add_argument("--images", default="")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"))
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--limit", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save", default="")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    tokenizer, photos = Run(asked.run).tokenizer(), preset("laptop")
+    folder = photos.override({"data.name": "imagefolder", "data.root": asked.images})
+    small = photos.override({"data.resize": 256})
+    kinds = {"photographs at 256": small.data, "photographs, whole": photos.data}
+    if asked.images:
+        kinds["images of the folder"] = folder.data
+    shown = [spread(load(data, "train", cache=asked.cache), asked.limit) for data in kinds.values()]
+    maps = [tokens_of(tokenizer, image) for images in shown for image in images.values()]
+    start = time.process_time()
+    prior = fit(tokenizer.codebook, maps, num_steps=asked.steps, seed=asked.seed, progress=False)
+    took = time.process_time() - start
+    print(
+        f"{asked.run}: K = {tokenizer.num_codes}, {len(maps)} images, {asked.steps} steps, "
+        f"seed {asked.seed}, {took:.0f} s of one core"
+    )
+    print("| | n | PSNR | counts | left neighbor | prior | bits a pixel | JPEG | WebP | excess |")
+    if asked.save:
+        tokenizer.save_pretrained(asked.save)
+        prior.save(Path(asked.save) / "prior.safetensors")
+    for name, data in kinds.items():
+        size = 256 if data.resize else 1024
+        images = spread(load(data, "val", cache=asked.cache), 100, largest=size)
+        tested = [tokens_of(tokenizer, image) for image in images.values()]
+        zero, left = (
+            count_bits(maps, tested, tokenizer.codebook, clusters=n).mean() for n in (1, 256)
+        )
+        files = file_rates(tokenizer, prior, images)
+        mean = files.mean(numeric_only=True)
+        error = files["bits_per_token"].std() / len(files) ** 0.5
+        row = [name, str(len(files)), f"{mean['psnr']:.2f}", f"{zero:.2f}", f"{left:.2f}"]
+        row += [f"{mean['bits_per_token']:.2f} ± {error:.2f}", f"{mean['bits_per_pixel']:.3f}"]
+        for codec in CODECS:
+            gain = files["psnr"] - files[codec]
+            row.append(f"{gain.mean():+.2f} ({(gain > 0).sum()} of {len(gain)})")
+        print("|", " | ".join([*row, f"{files['excess'].max():.2%}"]), "|", flush=True)
+    image = next(iter(spread(load(small.data, "val", cache=asked.cache), 1, largest=256).values()))
+    for _ in range(2):  # the first one warms up
+        start = time.process_time()
+        content = compress(tokenizer, prior, image)
+        middle = time.process_time()
+        decompress(tokenizer, prior, content)
+        end = time.process_time()
+    tokens = image[0].numel() / 16
+    print(
+        f"{tokens / (middle - start):,.0f} tokens to a file in a second of one core, "
+        f"{tokens / (end - middle):,.0f} back"
+    )
+
+
+if __name__ == "__main__":
+    main()
