@@ -690,8 +690,9 @@ export class Screen {
       const ramp = element("span", { class: "ramp" });
       ramp.style.background = `linear-gradient(90deg,${[0, 0.25, 0.5, 0.75, 1].map((x) => css(viridis(x))).join()})`;
       if (amount) say(note, `tile size: up to `, `${number(high)} ${unit}`, ", log scale. Highest, by code:");
-      else note.append(number(low), ramp, `${number(high)} ${unit}. Highest:`);
-      for (const k of t.order[q].slice(0, this.both ? 5 : 9)) {
+      else note.append(short(low), ramp, `${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`);
+      const most = this.both ? 5 : 9; // of trust many share the highest value
+      for (const k of q === "trust" ? t.order[q].slice(-most).reverse() : t.order[q].slice(0, most)) {
         const b = this.swatch(`${QUANTITIES[q].title} ${number(t.values[q][k])} ${unit}, code`, t.m, (s) => this.keep({ code: [t.m, s.code] }));
         b.show(k, "tiles", k);
         b.title = `code ${k}: ${number(t.values[q][k])} ${unit}`;
@@ -775,7 +776,7 @@ export class Screen {
     const n = h * w, name = this.meta.photographs[state.photo].name;
     if (state.paint) say(ui.caption, "painting code ", String(state.brush), " over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends");
     else if (chosen.size) say(ui.caption, codes.length > 1 ? "" : "code ", codes.length > 1 ? counted(codes.length, "code") : String(codes[0]), hits.length ? ": " : " is not in this photograph (", hits.length ? `${hits.length.toLocaleString("en")} of ${n.toLocaleString("en")} tokens here` : `0 of ${n.toLocaleString("en")} tokens`, hits.length ? "" : ")");
-    else say(ui.caption, `${name}, ${w} × ${h} tokens`, this.under(focus.token));
+    else say(ui.caption, this.both ? name : `${name}, ${w} × ${h} tokens`, this.under(focus.token));
     this.paintScale();
   }
   // The value of the layer under the pointer.
@@ -801,7 +802,7 @@ export class Screen {
     };
     ui.noise.replaceChildren(element("b", { text: noise }));
     let parts = [];
-    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels, mean of 5 × 5 tokens`)];
+    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels (5 × 5 tokens)`)];
     else if (state.layer === "error") parts = [...scale(viridis, "hard error 0", "64 gray levels (root mean square)")];
     else if (state.layer === "entropy") parts = [...scale(viridis, "0", `${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(this.views[0], "entropy")[1])}`)];
     else if (state.layer === "hard" && dB(this.views[0]) !== null) parts = ["hard codes: ", element("b", { text: `${dB(this.views[0]).toFixed(2)} dB` })];
