@@ -95,7 +95,7 @@ def opened(
     if isinstance(source, str | Path) and Path(source).suffix in (".npz", ".safetensors"):
         return from_arrays(**read(Path(source)), decode=decode, name=Path(source).stem)
     if isinstance(source, str | Path):
-        source = Run.open(source)
+        source = Run(source)
     if isinstance(source, Run):
         run, source = source, source.tokenizer()
         name = run.config.quantizer.method.upper()

@@ -2,7 +2,7 @@
 
 import { assignment, excess, LocalDecoder, repaint } from "./assigning.js";
 import { CodeMap, context, difference, differenceColor, drawCurve, drawLoupe, drawPhotograph, field, fit, mosaic, range, tile } from "./drawing.js";
-import { NONE, QUANTITIES, counted, css, number, parseCodes, percent, pixels, scope, viridis } from "./values.js";
+import { NONE, QUANTITIES, counted, css, number, parseCodes, percent, pixels, scope, short, viridis } from "./values.js";
 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
@@ -312,7 +312,7 @@ export class Screen {
       this.tokenizers.length > 1 ? this.seg("tokenizer", views, () => this.state.view, (v) => this.setView(v === "both" ? v : +v)) : null,
       element("div", { class: "find" }, ...photos),
       element("div", { class: "find" }, input, ui.found),
-      element("div", { class: "end" }, plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
+      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · Esc returns · ? for keys and words" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
       ui.help,
     );
   }
@@ -380,6 +380,7 @@ export class Screen {
     ui.scale = element("p");
     ui.noise = element("p");
     const caption = element("div", { class: "caption" }, ui.caption, this.both ? ui.noise : null, ui.scale);
+    if (this.both) ui.scale.style.flexBasis = "100%";
     const section = element("section", { class: "photograph", "aria-label": "photograph" }, bar, canvas);
     if (this.both) {
       const under = element("div", { class: "bar" }, layers);
@@ -429,11 +430,11 @@ export class Screen {
     ui.curve.onpointerdown = (e) => { ui.curve.setPointerCapture(e.pointerId); drag(e); };
     ui.curve.onpointermove = (e) => { if (e.buttons) drag(e); };
     ui.onset = element("p");
-    say(ui.onset, "soft from: ", about.curve.one ? `1 bit at τ = ${number(about.curve.one)}` : about.curve.bits[0] >= 1 ? "above 1 bit at every τ" : "below 1 bit at every τ", ` (mean entropy of ${about.curve.tokens.toLocaleString("en")} tokens). `);
+    say(ui.onset, "soft from: ", about.curve.one ? `1 bit at τ = ${short(about.curve.one)}` : about.curve.bits[0] >= 1 ? "above 1 bit at every τ" : "below 1 bit at every τ", ` (mean entropy of ${about.curve.tokens.toLocaleString("en")} tokens). `);
     ui.meaning = element("p", { text: "τ = 1 is the mixture’s own width 2D/C." + (about.tau_c ? " At τc and above all codes could merge into one." : "") });
     const jump = (tau, text) => element("button", { class: "plain", text, onclick: () => this.setTau(tau) });
     const bar = element("div", { class: "bar" }, ui.tau);
-    const jumps = element("div", { class: "bar" }, jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${number(about.tau_c)}`) : null);
+    const jumps = element("div", { class: "bar" }, jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${short(about.tau_c)}`) : null);
     const axes = element("div", { class: "caption" }, element("p", { class: "first", text: "mean entropy, bits" }), element("p", { class: "second", text: about.decodes && about.images ? "soft picture, dB" : "" }));
     axes.children[0].style.color = "var(--first)";
     axes.children[1].style.color = "var(--second)";
@@ -442,7 +443,8 @@ export class Screen {
       bar.append(...jumps.children);
       return section.append(bar, ui.range), section;
     }
-    const head = element("div", {}, bar, axes, ui.curve, ui.range, jumps, ui.onset, ui.meaning);
+    const head = element("div", { class: "head-of-it" }, bar, axes, ui.curve, ui.range, jumps);
+    const words = element("div", { class: "words-of-it" }, ui.onset, ui.meaning);
     const thumbs = element("div", { class: "thumbs" });
     for (const [layer, name] of this.layers()) {
       if (layer === "original") continue;
@@ -452,7 +454,7 @@ export class Screen {
       thumbs.append(b);
     }
     const loupe = element("div", {}, element("h2", { text: "Loupe, 7 × 7 tokens" }), this.loupes());
-    section.append(head, thumbs, loupe);
+    section.append(head, words, thumbs, loupe);
     return section;
   }
   tauAt(x) {
@@ -688,8 +690,9 @@ export class Screen {
       const ramp = element("span", { class: "ramp" });
       ramp.style.background = `linear-gradient(90deg,${[0, 0.25, 0.5, 0.75, 1].map((x) => css(viridis(x))).join()})`;
       if (amount) say(note, `tile size: up to `, `${number(high)} ${unit}`, ", log scale. Highest, by code:");
-      else note.append(number(low), ramp, `${number(high)} ${unit}. Highest:`);
-      for (const k of t.order[q].slice(0, this.both ? 5 : 9)) {
+      else note.append(short(low), ramp, `${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`);
+      const most = this.both ? 5 : 9; // of trust many share the highest value
+      for (const k of q === "trust" ? t.order[q].slice(-most).reverse() : t.order[q].slice(0, most)) {
         const b = this.swatch(`${QUANTITIES[q].title} ${number(t.values[q][k])} ${unit}, code`, t.m, (s) => this.keep({ code: [t.m, s.code] }));
         b.show(k, "tiles", k);
         b.title = `code ${k}: ${number(t.values[q][k])} ${unit}`;
@@ -700,7 +703,7 @@ export class Screen {
   describe(t, k) {
     const v = (q) => number(t.values[q][k]);
     if (!t.count[k]) return ["Code ", String(k), `: no token, in ${scope(t)}`];
-    return ["Code ", String(k), ": ", t.count[k].toLocaleString("en"), ` tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]}) · `, `${v("entropy")} bits`, " at τ = 1 · ", `${v("error")} %`, " of the error · ", `${v("isolation")} √D`, " isolated"];
+    return ["Code ", String(k), ": ", t.count[k].toLocaleString("en"), ` tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]}) · `, `${v("entropy")} bits`, " at τ = 1 · ", `${v("error")} %`, " of the error · isolation ", `${v("isolation")} √D`];
   }
   paintCode(t, u, k) {
     if (k === null) {
@@ -741,7 +744,7 @@ export class Screen {
   paintBars(t, u, a, token, stale) {
     const [, w] = this.grid(t.m), most = this.state.fixed ? 1 : Math.max(...a.shares, 1e-6);
     const k = this.indices(t.m)[token], place = `row ${Math.floor(token / w)}, column ${token % w}`, i = a.codes.indexOf(k), p = i < 0 ? null : a.shares[i];
-    const focus = this.focusCode(t.m), at = ` at τ = ${number(this.state.tau)}`;
+    const focus = this.focusCode(t.m), at = ` at τ = ${short(this.state.tau)}`;
     if (stale) say(u.said, `Code ${focus} is not here; below, in gray, the token looked at before: ${place}`);
     else say(u.said, this.both ? `${t.about.name}, ${place}: code ` : `Token in ${place}: code `, String(k), ", p = ", p === null ? "below the twelve" : `${percent(p)} %`, ", ", `${number(a.bits)} bits`, at);
     u.said.title = u.said.textContent;
@@ -773,7 +776,7 @@ export class Screen {
     const n = h * w, name = this.meta.photographs[state.photo].name;
     if (state.paint) say(ui.caption, "painting code ", String(state.brush), " over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends");
     else if (chosen.size) say(ui.caption, codes.length > 1 ? "" : "code ", codes.length > 1 ? counted(codes.length, "code") : String(codes[0]), hits.length ? ": " : " is not in this photograph (", hits.length ? `${hits.length.toLocaleString("en")} of ${n.toLocaleString("en")} tokens here` : `0 of ${n.toLocaleString("en")} tokens`, hits.length ? "" : ")");
-    else say(ui.caption, `${name}, ${w} × ${h} tokens`, this.under(focus.token));
+    else say(ui.caption, this.both ? name : `${name}, ${w} × ${h} tokens`, this.under(focus.token));
     this.paintScale();
   }
   // The value of the layer under the pointer.
@@ -799,23 +802,23 @@ export class Screen {
     };
     ui.noise.replaceChildren(element("b", { text: noise }));
     let parts = [];
-    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels, mean of 5 × 5 tokens`)];
+    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels (5 × 5 tokens)`)];
     else if (state.layer === "error") parts = [...scale(viridis, "hard error 0", "64 gray levels (root mean square)")];
-    else if (state.layer === "entropy") parts = [...scale(viridis, "0", `${number(Math.log2(this.active.K))} bits at τ = ${number(this.prepared(this.views[0], "entropy")[1])}`)];
+    else if (state.layer === "entropy") parts = [...scale(viridis, "0", `${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(this.views[0], "entropy")[1])}`)];
     else if (state.layer === "hard" && dB(this.views[0]) !== null) parts = ["hard codes: ", element("b", { text: `${dB(this.views[0]).toFixed(2)} dB` })];
-    else if (state.layer.startsWith("soft")) parts = [`soft codes at τ = ${number(this.prepared(+state.layer.slice(4) || this.views[0], "soft")[1])}`];
+    else if (state.layer.startsWith("soft")) parts = [`soft codes at τ = ${short(this.prepared(+state.layer.slice(4) || this.views[0], "soft")[1])}`];
     ui.scale.replaceChildren(...parts);
   }
   paintTemperature() {
     const { state, ui } = this, m = this.views[0], t = this.tokenizers[m], about = t.about, n = state.photo;
-    say(ui.tau, `Temperature τ = `, number(state.tau), " × 2D/C");
+    say(ui.tau, `Temperature τ = `, short(state.tau), " × 2D/C");
     if (!this.both) drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
     const low = Math.log(about.temperatures[0]), high = Math.log(about.temperatures.at(-1));
     ui.range.value = Math.round((1000 * (Math.log(state.tau) - low)) / (high - low));
     ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times 2D over C`);
     for (const [layer, canvas, p] of ui.thumbs) {
       const { g, w, h } = context(canvas), picture = this.picture(layer);
-      const tau = number(layer === "hard" || layer === "error" ? 0 : this.prepared(m, layer)[1]);
+      const tau = short(layer === "hard" || layer === "error" ? 0 : this.prepared(m, layer)[1]);
       const noise = layer === "hard" || layer === "soft" ? this.noise(m, layer) : null, dB = noise === null ? "" : `${noise.toFixed(2)} dB`;
       if (layer === "hard") say(p, "hard ", dB);
       if (layer === "soft") say(p, `soft, τ = ${tau}: `, dB);

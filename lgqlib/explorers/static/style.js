@@ -19,8 +19,9 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .columns{display:grid;grid-template-columns:minmax(0,512fr) minmax(0,512fr) minmax(0,296fr);gap:24px}
 .lgx.both .columns{grid-template-columns:minmax(0,400fr) minmax(0,520fr) minmax(0,400fr)}
 .lgx.both .evidence{grid-template-columns:56px minmax(0,1fr) 34%}
-.lgx.both .bars{height:118px;gap:3px}
-.lgx.both .words{min-height:48px}
+.lgx.both .bars{height:112px;gap:3px}
+.lgx.both .token{margin-top:2px}
+.lgx.both .token .head{min-height:16px}
 .lgx .square{width:100%;aspect-ratio:1;touch-action:none}
 .lgx .square:focus-visible,.lgx button:focus-visible,.lgx input:focus-visible{outline:2px solid var(--pick);outline-offset:1px}
 .lgx .photograph .square{background:var(--soft)}
@@ -55,6 +56,7 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .bars .cell i{display:block;background:var(--first);margin:1px 0 3px;min-height:1px}
 .lgx .bars.second .cell i{background:var(--second)}
 .lgx .bars .cell:first-child i{background:var(--pick)}
+.lgx .bars .cell:last-child i{background:var(--muted)}
 .lgx .bars span{font-size:11px;line-height:14px;text-align:center;color:var(--muted)}
 .lgx .bars .cell span:first-child{color:var(--fg)}
 .lgx .stale{opacity:.35}
@@ -85,11 +87,14 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .columns{grid-template-columns:minmax(0,416fr) minmax(0,512fr)}
 .lgx.both .columns{grid-template-columns:minmax(0,300fr) minmax(0,340fr) minmax(0,300fr);gap:14px}
 .lgx .temperature{grid-column:1/-1;display:grid;grid-template-columns:minmax(0,280fr) minmax(0,420fr) minmax(0,220fr);gap:0 20px}
-.lgx .thumbs{grid-template-columns:repeat(4,minmax(0,1fr))}
+.lgx .hint{display:none}
+.lgx .head-of-it{grid-row:1/3}.lgx .words-of-it{grid-area:2/2/3/4}
+.lgx .thumbs{grid-template-columns:repeat(4,minmax(0,1fr));grid-area:1/2}
 .lgx .evidence,.lgx.both .evidence{grid-template-columns:56px minmax(0,1fr) 32%;gap:8px}
 }
 @container (max-width:1279px){.lgx.both .bars .cell:nth-child(n+7):not(:last-child){display:none}.lgx.both .bars{grid-template-columns:repeat(7,minmax(0,1fr))}}
 @container (max-width:899px){
+.lgx .head-of-it,.lgx .words-of-it,.lgx .thumbs{grid-area:auto}
 .lgx .thumbs{grid-template-columns:repeat(4,minmax(0,1fr))}
 .lgx .columns,.lgx.both .columns{grid-template-columns:minmax(0,1fr)}
 .lgx .temperature{grid-template-columns:minmax(0,1fr);gap:12px}

@@ -98,6 +98,8 @@ export const number = (x) => {
   const a = Math.abs(x);
   return a === 0 ? "0" : a >= 100 ? x.toFixed(0) : a >= 10 ? x.toFixed(1) : a >= 0.095 ? x.toFixed(2) : x.toPrecision(2);
 };
+// A temperature: no zeros that say nothing.
+export const short = (x) => String(Number(number(x)));
 export const percent = (x) => (x >= 0.095 ? (100 * x).toFixed(0) : x >= 0.0005 ? (100 * x).toFixed(1) : x > 0 ? "<0.1" : "0");
 const COUNTS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 export const counted = (n, one) => `${COUNTS[n] ?? n.toLocaleString("en")} ${one}${n === 1 ? "" : "s"}`;
@@ -115,7 +117,7 @@ const errorOf = (t) => (t.about.pixels ? "squared error of the pixels" : "square
 export const QUANTITIES = {
   picture: { title: "Picture", words: (t) => (t.about.images ? `A tile is the mean of ${t.about.decodes ? "what the decoder draws for" : "the real patches of"} the code’s tokens. Similar codes stand side by side.` : "A tile’s color is the code’s place among the others (three longest axes). Similar codes stand side by side.") },
   mass: { title: "Mass", amount: true, unit: "tokens", words: (t) => `Mass: how many tokens have the code, over ${scope(t)}.` },
-  entropy: { title: "Entropy", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1 × 2D/C, from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
+  entropy: { title: "Entropy", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1 (× 2D/C), from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
   error: { title: "Error", amount: true, unit: "%", words: (t) => `Error: the code’s share of the whole ${errorOf(t)} of hard codes, over ${scope(t)}.` },
   isolation: { title: "Isolation", unit: "√D", words: () => "Isolation: distance to the nearest used code, in units of √D, the root mean squared distance from a latent to its code." },
   trust: { title: "Trust", unit: "of 8", words: (t) => `Trust: how many of a code’s 8 neighbors on this map are among its 24 nearest codes. Average ${number(t.trust)} of 8.` },
