@@ -17,8 +17,7 @@ lab: .venv/stamp
 	$(PY) -m jupyter lab notebooks
 
 bench: .venv/stamp
-	$(PY) benchmarks/assignment.py
-	$(PY) benchmarks/training.py
+	$(PY) benchmarks/speed.py
 
 # Eighty kills and thousands of damaged files, in five minutes. ARGUMENTS="--seed 1 --kills 300"
 soak: .venv/stamp
