@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -16,6 +17,7 @@ from playwright.sync_api import expect
 
 from lgqlib import explore
 from lgqlib.data import load, whole_images
+from lgqlib.explorers.preparing import decoded
 
 pytestmark = [
     pytest.mark.browser,
@@ -252,6 +254,17 @@ def test_painting_decodes_and_is_taken_back_by_strokes(page, widget):
     state(page)
     after = page.locator(".thumb span").first.inner_text()
     assert after != before, "dB follows"
+    box = page.evaluate(
+        "[...document.querySelector('.lgx').screen.edits.values()][0].canvas"
+        ".getContext('2d').getImageData(40, 40, 24, 24).data.join()"
+    )
+    painted = np.array(box.split(","), dtype=float).reshape(24, 24, 4)[..., :3]
+    o = widget.tokenizers[0]
+    indices = o.indices[0].clone()
+    indices[11:14, 11:14] = int(widget.tables[0]["count"].argmax())
+    with torch.no_grad():
+        exact = decoded(o, o.codebook[indices])[:, 40:64, 40:64].movedim(0, -1).numpy()
+    assert np.abs(painted - exact).mean() < 1.5, "the page decodes as the product does"
     press(page, "Undo")
     state(page)
     assert page.locator(".thumb span").first.inner_text() == before

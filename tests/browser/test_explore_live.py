@@ -43,7 +43,7 @@ def test_the_widget_asks_the_kernel_and_tells_it(tmp_path, trained, cache):
         root.locator("input.text").press("Enter")
         expect(page.get_by_text("chosen [5]")).to_be_visible()
 
-        page.get_by_role("button", name="move").click()
+        page.get_by_role("button", name="move", exact=True).click()
         page.wait_for_function(
             "JSON.parse(document.querySelector('.lgx').dataset.state).codes.join() === '7,9'"
         )

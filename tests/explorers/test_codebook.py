@@ -36,8 +36,9 @@ def widget(trained, cache):
         ("one", torch.randint(256, (3, 64, 96), dtype=torch.uint8)),
         ("two", torch.zeros(3, 64, 64)),
     ]
-    runs = str(trained("lgq").path), trained("vq")
-    return explore(*runs, images=images, temperatures=4, cache=cache)
+    return explore(
+        str(trained("lgq").path), trained("vq"), images=images, temperatures=4, cache=cache
+    )
 
 
 def test_layout_gives_every_code_its_own_cell_and_keeps_neighbors():

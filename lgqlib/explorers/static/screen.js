@@ -746,6 +746,7 @@ export class Screen {
     const k = this.indices(t.m)[token], place = `row ${Math.floor(token / w)}, column ${token % w}`, i = a.codes.indexOf(k), p = i < 0 ? null : a.shares[i];
     const focus = this.focusCode(t.m), at = ` at τ = ${short(this.state.tau)}`;
     if (stale) say(u.said, `Code ${focus} is not here; below, in gray, the token looked at before: ${place}`);
+    else if (this.edits.get(`${t.m},${this.state.photo}`) && k !== this.store.array(`${t.m}/i${this.state.photo}`)[token]) say(u.said, `${place} is painted with code `, String(k), "; the latent’s own code is ", String(a.codes[0]), ", ", `${number(a.bits)} bits`, at);
     else say(u.said, this.both ? `${t.about.name}, ${place}: code ` : `Token in ${place}: code `, String(k), ", p = ", p === null ? "below the twelve" : `${percent(p)} %`, ", ", `${number(a.bits)} bits`, at);
     u.said.title = u.said.textContent;
     u.bars.classList.toggle("stale", stale);
@@ -820,7 +821,7 @@ export class Screen {
       const { g, w, h } = context(canvas), picture = this.picture(layer);
       const tau = short(layer === "hard" || layer === "error" ? 0 : this.prepared(m, layer)[1]);
       const noise = layer === "hard" || layer === "soft" ? this.noise(m, layer) : null, dB = noise === null ? "" : `${noise.toFixed(2)} dB`;
-      if (layer === "hard") say(p, "hard ", dB);
+      if (layer === "hard") say(p, about.decodes ? "hard " : "tiles of the tokens", dB);
       if (layer === "soft") say(p, `soft, τ = ${tau}: `, dB);
       if (layer === "entropy") say(p, `entropy, τ = ${tau}`);
       if (layer === "error") say(p, "hard error");
