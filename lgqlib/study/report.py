@@ -4,6 +4,7 @@ Nothing in it is loaded from a network, so the folder can be read, moved and sen
 are plotly's own, drawn by the one plotly.min.js beside the pages.
 """
 
+import contextlib
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from nbconvert.preprocessors import Preprocessor
 from pandas import DataFrame
 from plotly.offline import get_plotlyjs
 
+from lgqlib.explorers.codebook import explore
 from lgqlib.figures.story import style
 from lgqlib.files import read_json, replacing
 from lgqlib.study.comparison import comparison_note, comparison_table
@@ -64,6 +66,7 @@ def build_report(
     failed = int((table["state"] == "failed").sum())
     where = Path(cache) if story else None
     body = f"{lead(study)}\n{story_html(study, folder, failed=failed, cache=where)}\n"
+    body += _visualizer(study, folder, cache if story else None)
     body += f'<div class="more"><p>{len(rows)} runs: {counts or "no run yet"}. All numbers, one '
     body += f'row a run: <a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
     body += "\n".join(
@@ -75,6 +78,21 @@ def build_report(
         _document(study.name, body, f"LGQ in nine findings: study {study.name}"),
     )
     return folder / "index.html"
+
+
+def _visualizer(study: Path, folder: Path, cache: Path | str | None) -> str:
+    """Link the best LGQ and VQ to be looked into; write that page where there is a cache."""
+    page = folder / "codebook.html"
+    with contextlib.suppress(ValueError):  # nothing is finished, or images are too small for it
+        if cache is not None:
+            runs = finished(study).sort_values("psnr", ascending=False)
+            best = runs[runs["method"].isin(["lgq", "vq"])].drop_duplicates("method")
+            paths = [study / run for run in best.sort_values("method")["run"]]
+            explore(*paths, cache=cache, title=study.name).save(page)
+    if not page.exists():
+        return ""
+    said = "Look into the codebooks: click a code, a token, a temperature"
+    return f'<p class="more"><a href="{page.name}">{said}</a></p>\n'
 
 
 def comparison_html(study: Path | str) -> str:
