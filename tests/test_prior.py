@@ -126,15 +126,17 @@ def test_codes_in_another_order_have_the_same_probabilities():
 def test_it_learns_what_neighbors_tell_the_same_for_a_seed(head):
     codebook = torch.linspace(-1, 1, K)[:, None]
     maps = [walk(32, 32, seed=seed) for seed in range(1, 5)]
-    priors = [
-        fit(codebook, maps, head=head, num_steps=150, seed=seed, progress=False)
-        for seed in (0, 0, 1)
-    ]
+    priors = []
+    for seed in (0, 0, 1):
+        priors.append(fit(codebook, maps, head=head, num_steps=60, seed=seed, progress=False))
+        torch.rand(1)  # whoever draws in between changes nothing
     held_out = walk(32, 32, seed=9)
     costs = [prior.nll(held_out) for prior in priors]
     assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[0], costs[2])
     (counted,) = count_bits(maps, [held_out], codebook)
-    assert costs[0].mean() < (counted - 2 if head == "geometric" else counted - 0.5)
+    assert costs[0].mean() < counted - 0.3
+    if head == "geometric":
+        assert costs[0].mean() < counted - 1.5
 
 
 def test_counts_of_codes_and_of_pairs():
@@ -165,6 +167,20 @@ def test_a_photograph_comes_back_bit_for_bit_from_as_many_bytes_as_the_model_say
     assert torch.equal(back, whole[:, :203, :301])
     bits = float(prior.nll(tokens).sum())
     assert bits < 8 * (len(content) - HEADER.size) < 1.005 * bits + 32
+
+
+def test_a_file_does_not_depend_on_the_number_of_threads(pair):
+    threads = torch.get_num_threads()
+    image, files = photograph(256, 256), []
+    try:
+        for number in (1, 4):
+            torch.set_num_threads(number)
+            files.append(compress(*pair, image))
+            assert torch.get_num_threads() == number
+        assert files[0] == files[1]
+        decompress(*pair, files[0])
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):

@@ -106,17 +106,25 @@ class Prior(nn.Module):
     def along(self, height: int, width: int, choose: Callable) -> Int[Tensor, "h w"]:
         """Fill a map along the wavefront with what `choose(probs, rows, columns)` gives.
 
-        Who writes, who reads and who samples go this one way, so that their floats are equal.
+        Who writes, who reads and who samples go this one way, on one thread, whose number else
+        changes the last digits: so their floats are equal.
         """
         grid, stride = torch.full(((height + 2) * (width + 4),), self.num_codes), width + 4
         grid = grid.to(self.stem.weight.device)
         offsets = torch.tensor([i * stride + j for i, j in NEIGHBORS], device=grid.device)
-        for line in range(width + SLOPE * (height - 1)):
-            first, last = max(0, -(-(line - width + 1) // SLOPE)), min(height - 1, line // SLOPE)
-            rows = torch.arange(first, last + 1, device=grid.device)
-            columns = line - SLOPE * rows
-            places = (rows + 2) * stride + columns + 2
-            grid[places] = choose(self.probs(grid[places[:, None] + offsets]), rows, columns)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for line in range(width + SLOPE * (height - 1)):
+                first, last = max(0, -((width - 1 - line) // SLOPE)), min(height - 1, line // SLOPE)
+                rows = torch.arange(first, last + 1, device=grid.device)
+                columns = line - SLOPE * rows
+                places = (rows + 2) * stride + columns + 2
+                if len(rows):
+                    probs = self.probs(grid[places[:, None] + offsets])
+                    grid[places] = choose(probs, rows, columns)
+        finally:
+            torch.set_num_threads(threads)
         return grid.view(-1, stride)[2:, 2:-2].clone()
 
     def sample(self, height: int, width: int, *, seed: int = 0) -> Int[Tensor, "h w"]:
