@@ -82,7 +82,7 @@ def test_entropy_answers_a_key(page, address):
 def test_temperature_answers_a_key_and_a_click(page, address):
     lab.open_and_run(page, address, "05_temperature.ipynb")
     before = lab.trace(page, "here F", "here", "x"), lab.trace(page, "here F", "soft", "source")
-    lab.press(page, "τ", "PageUp")
+    lab.press(page, "τ", "PageDown")
     lab.wait_for_change(page, "here F", "here", "x", before[0])
     lab.wait_for_change(page, "here F", "soft", "source", before[1])
 
