@@ -1,6 +1,6 @@
 """Lay out results as a page of record: a finished study, or the tables of notebook 07.
 
-    python benchmarks/record.py runs/three_seeds [--save]
+    python benchmarks/record.py runs/quick [--save]
     python benchmarks/record.py runs/fixed_latents/07_laboratory.json [--save]
 
 Prints the page; with --save it goes to docs/results/<name of the folder>.md.
