@@ -6,6 +6,7 @@ Every metric sees `decode(encode(images))`, and nothing here writes a weight.
 import contextlib
 import hashlib
 import math
+import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,7 +189,9 @@ def evaluate_run(
         **shared,
     )
     evaluation.per_image["image"] = image_ids.numpy()
-    evaluation.numbers["seed"] = config.seed
+    on_gpu = torch.device(device).type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
+    evaluation.numbers.update({"seed": config.seed, "device": name})
     batch_size = config.evaluation.batch_size
     evaluation.numbers.update(latent_geometry(tokenizer, images, batch_size=batch_size))
     arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}

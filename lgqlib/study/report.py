@@ -83,7 +83,7 @@ def build_report(
 def _visualizer(study: Path, folder: Path, cache: Path | str | None) -> str:
     """Link the best LGQ and VQ to be looked into; write that page where there is a cache."""
     page = folder / "codebook.html"
-    with contextlib.suppress(ValueError):  # nothing is finished, or images are too small for it
+    with contextlib.suppress(ValueError, KeyError):  # nothing is finished, or has no weights
         if cache is not None:
             runs = finished(study).sort_values("psnr", ascending=False)
             best = runs[runs["method"].isin(["lgq", "vq"])].drop_duplicates("method")

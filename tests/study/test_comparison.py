@@ -111,3 +111,4 @@ def test_the_table_has_spreads_and_the_settings_that_differ_within_a_method(runs
     assert "loss.commit" not in one, "a recipe is no column"
     for part in ("256 held-out images", "16,384 tokens", "lite2", "standard deviation"):
         assert part in comparison_note(runs)
+    assert comparison_note(runs.assign(device="H200")).endswith(" Computed on H200.")
