@@ -142,10 +142,10 @@ def test_other_sets_are_evaluated_at_the_center():
 
 
 def test_whole_images_are_the_center_in_multiples_of_the_patch_under_a_name_of_their_own():
-    found = data.whole_images(image_set(*SIZES), multiple=4, limit=2, largest=24)
-    assert [name for name, _ in found] == ["0", "3"]
-    assert [tuple(crop.shape) for _, crop in found] == [(3, 8, 24), (3, 24, 16)]
-    assert [crop[:, 0, 0].tolist() for _, crop in found] == [[0, 0, 3], [3, 0, 0]]
+    found = data.whole_images(image_set(*SIZES), multiple=4, limit=3, largest=24)
+    assert [name for name, _ in found] == ["0", "1", "3"]
+    assert [tuple(crop.shape) for _, crop in found] == [(3, 8, 24), (3, 24, 8), (3, 24, 16)]
+    assert [crop[:, 0, 0].tolist() for _, crop in found] == [[0, 0, 3], [1, 8, 1], [3, 0, 0]]
     twins = dataclasses.replace(image_set((8, 8), (8, 8)), names=("cat/1.png", "dog/1.png"))
     assert len(dict(data.whole_images(twins, multiple=8, limit=9))) == 2
 
