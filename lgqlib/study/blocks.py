@@ -1,11 +1,12 @@
 """One trained tokenizer, told in five blocks: what it does, learned, doubts, and how it cools."""
 
 import colorsys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,10 +20,12 @@ from scipy.stats import spearmanr
 
 from lgqlib.data import load, to_model, whole_images
 from lgqlib.figures import story as draw
-from lgqlib.figures.pictures import colored
+from lgqlib.figures.pictures import DETAILS, colored, detail
 from lgqlib.figures.style import name_of
 from lgqlib.measure.annealing import anneal
+from lgqlib.measure.codecs import at_rate
 from lgqlib.measure.geometry import spectrum
+from lgqlib.measure.images import psnr_bytes
 from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.projection import in_plane
 from lgqlib.measure.temperature import free_energy_curve
@@ -30,8 +33,6 @@ from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
-DETAILS = {"chelsea": (182, 118), "coffee": (190, 118), "imagenet_09_455": (262, 200)}
-"""Centers of details, x and y, of embedded photographs; those are shown first."""
 PLAIN = 6.0
 """Gray levels of standard deviation below which a code's picture counts as one color."""
 MOST = 1024
@@ -167,30 +168,34 @@ class Encoded:
         return width
 
     def psnr(self, name: str) -> float:
-        return _psnr(self.photographs[name], self.decoded[name])
+        return psnr_bytes(self.photographs[name], self.decoded[name])
 
 
 def _patches(image: np.ndarray, f: int) -> np.ndarray:
     return rearrange(image, "(h a) (w b) c -> (h w) a b c", a=f, b=f)
 
 
-def _psnr(a: Pixels, b: Pixels) -> float:
-    return float(-10 * np.log10(max(np.square((a.astype(float) - b) / 255).mean(), 1e-12)))
+class Column(NamedTuple):
+    """A way to keep photographs: what came back, and its bits a pixel, by their names."""
+
+    key: str
+    label: str
+    decoded: dict
+    bits: dict
 
 
-def detail(name: str, image: Pixels, width: int, height: int, *, multiple: int = 1):
-    """Choose the part of a photograph that is magnified; give its left and top."""
-    tall, wide = image.shape[:2]
-    width, height = min(width, wide), min(height, tall)
-    if name in DETAILS:
-        x, y = DETAILS[name][0] - width // 2, DETAILS[name][1] - height // 2
-    else:  # where there is most contrast of large areas
-        means, box = uniform_filter(image.mean(2), 8), (height, width)
-        spread = uniform_filter(means**2, box) - uniform_filter(means, box) ** 2
-        inner = spread[height // 2 : tall - height // 2, width // 2 : wide - width // 2]
-        y, x = np.unravel_index(inner.argmax(), inner.shape) if inner.size else (0, 0)
-    x, y = (int(np.clip(v, 0, room)) for v, room in ((x, wide - width), (y, tall - height)))
-    return x // multiple * multiple, y // multiple * multiple, width, height
+def columns(
+    encoded: Mapping[str, Encoded], codecs: Sequence[str] = ("JPEG",)
+) -> tuple[dict[str, Pixels], list[Column]]:
+    """Give the photographs, and what methods and, at LGQ's bits, codecs make of them."""
+    found = [Column(m, name_of(m), e.decoded, e.bits) for m, e in encoded.items()]
+    target = next((c for c in found if c.key == "lgq"), found[-1])
+    photographs = next(iter(encoded.values())).photographs
+    for codec in codecs:
+        files = {n: at_rate(x, codec, target.bits[n]) for n, x in photographs.items()}
+        parts = {n: y for n, (_, y) in files.items()}, {n: bits for n, (bits, _) in files.items()}
+        found.append(Column(codec, codec, *parts))
+    return photographs, found
 
 
 # 1: what a tokenizer does ------------------------------------------------------------------------
@@ -544,7 +549,7 @@ def what_the_temperature_does(p: Encoded) -> Block:
                 pixels = ((decoded + 1) * 127.5).clamp(0, 255).round().byte().numpy()
             else:
                 pixels = p.decoded[name]
-        quality.append(_psnr(image, pixels))
+        quality.append(psnr_bytes(image, pixels))
         said = "<b>hard choice</b>" if not value else ""
         shown = draw.picture(pixels[top : top + side, left : left + side], wide)
         panels.append(draw.panel(shown, wide, f"{said} {quality[-1]:.1f} dB"))

@@ -25,14 +25,16 @@ from pandas import DataFrame
 from PIL import Image, ImageDraw, ImageFont
 
 from lgqlib.figures import story as draw
+from lgqlib.figures.pictures import detail
 from lgqlib.figures.style import name_of
 from lgqlib.files import read_json, replacing, write_json
 from lgqlib.measure import metric
-from lgqlib.measure.codecs import CODECS, QUALITIES, at_rate, coded
+from lgqlib.measure.codecs import CODECS, QUALITIES, coded
+from lgqlib.measure.images import psnr_bytes
 from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
-from lgqlib.study.blocks import BLOCKS, Block, Encoded, NotTold, _psnr, detail
+from lgqlib.study.blocks import BLOCKS, Block, Column, Encoded, NotTold, columns
 from lgqlib.study.claims import CLAIMS, MARGIN, claims_table
 from lgqlib.study.comparison import cohorts, difference, plain
 from lgqlib.study.results import finished
@@ -152,7 +154,7 @@ class Peers:
             for quality in QUALITIES:
                 found = [(x, *coded(x, name, quality)) for x in photographs.values()]
                 bits = sum(b * x.shape[0] * x.shape[1] for x, b, _ in found) / pixels
-                points.append((bits, np.mean([_psnr(x, y) for x, _, y in found])))
+                points.append((bits, np.mean([psnr_bytes(x, y) for x, _, y in found])))
                 if bits > most:
                     break
             curves[name] = np.array(sorted(points))
@@ -236,26 +238,6 @@ def _why(vq: Standing | None) -> str:
 # Photographs side by side ------------------------------------------------------------------------
 
 
-class Column(NamedTuple):
-    """A way to keep photographs: what came back, and its bits a pixel, by their names."""
-
-    key: str
-    label: str
-    decoded: dict
-    bits: dict
-
-
-def columns(peers: Peers) -> tuple[dict, list[Column]]:
-    """Give the photographs, and a run of each method (the lowest seed) and JPEG at LGQ's bits."""
-    encoded = peers.encoded.items()
-    photographs = next(iter(peers.encoded.values())).photographs
-    found = [Column(m, name_of(m), p.decoded, p.bits) for m, p in encoded]
-    target = next((c for c in found if c.key == "lgq"), found[-1])
-    jpeg = {n: at_rate(x, "JPEG", target.bits[n]) for n, x in photographs.items()}
-    parts = {n: y for n, (_, y) in jpeg.items()}, {n: b for n, (b, _) in jpeg.items()}
-    return photographs, [*found, Column("JPEG", "JPEG", *parts)]
-
-
 def side_by_side(photographs: dict, cols: list[Column]) -> Block:
     """Show photographs and details through every method, and the gains on all of them."""
     ours = next((c for c in cols if c.key == "lgq"), None)
@@ -276,7 +258,7 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
             shown = draw.picture(pixels[top : top + tall], wide, over=mark, alt=c.label)
             shown += draw.picture(pixels[y : y + h, x : x + w], wide, sharp=True)
             said = (
-                f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits"
+                f"{psnr_bytes(image, pixels):.1f} dB, {c.bits[name]:.2f} bits"
                 if c.bits
                 else "24 bits a pixel"
             )
@@ -291,7 +273,7 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
         return Block(title, "".join(body), caption, "06_compare")
     rows, gains = [], {}
     for c in (c for c in cols if c is not ours):
-        gain = np.array([_psnr(x, ours.decoded[n]) - _psnr(x, c.decoded[n]) for n, x in
+        gain = np.array([psnr_bytes(x, ours.decoded[n]) - psnr_bytes(x, c.decoded[n]) for n, x in
                          photographs.items()])  # fmt: skip
         gains[c.key] = gain
         if c.key != "JPEG":
@@ -394,7 +376,7 @@ def tell(study: Path, cache: Path) -> list[Block]:
     def photographs():
         if not peers.whole:
             raise NotTold("this study’s images were not seen as whole photographs")
-        return side_by_side(*columns(peers))
+        return side_by_side(*columns(peers.encoded))
 
     tasks = [lambda b=b, i=i: b(encoded) if i < 2 else of_lgq(b) for i, b in enumerate(BLOCKS)]
     tasks += [compared, photographs, lambda: of_lgq(lambda _: what_holds(runs))]
@@ -496,7 +478,7 @@ def _section(number: int, block: Block, study: Path, pages: Path) -> str:
 def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) -> None:
     """Draw two photographs with a detail through every method as a PNG, 1,600 pixels wide."""
     study = Path(study)
-    photographs, cols = columns(Peers(study, finished(study), Path(cache)))
+    photographs, cols = columns(Peers(study, finished(study), Path(cache)).encoded)
     cols = [c for c in cols if c.key != "pca_kmeans"][-6:]
     room, side_px, step = 1600, 168, 182
     first = min(300, room - step * (len(cols) + 1) - 34)
@@ -526,7 +508,7 @@ def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) ->
                 ends = [at[0] - 4, at[1] - 4, at[0] + side_px + 3, at[1] + side_px + 3]
                 canvas.rectangle(ends, outline=color, width=4)
             said = (
-                f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits/px"
+                f"{psnr_bytes(image, pixels):.1f} dB, {c.bits[name]:.2f} bits/px"
                 if c.bits
                 else "24 bits/px"
             )
@@ -542,7 +524,7 @@ def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) ->
 
 def _point(photographs: dict, cols: list[Column]) -> str:
     """Say the picture's point in two lines: what LGQ is, and who is closest on all photographs."""
-    gaps = {c.label: [_psnr(x, c.decoded[n]) for n, x in photographs.items()] for c in cols}
+    gaps = {c.label: [psnr_bytes(x, c.decoded[n]) for n, x in photographs.items()] for c in cols}
     means = sorted(((np.mean(v), label) for label, v in gaps.items()), reverse=True)
     listed = ", ".join(f"{label} {db:.1f}" for db, label in means)
     what = "LGQ (Learnable Geometric Quantization) turns photographs into integers, and learns "
