@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 from lgqlib.config import Config
-from lgqlib.data import SPLITS, load
+from lgqlib.data import SPLITS, identified, load
 from lgqlib.presets import preset
 from lgqlib.run import KEPT_CHECKPOINTS, Run
 from lgqlib.train import train
@@ -69,7 +69,8 @@ def config_of(number: int, folder: Path) -> Config:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(values).save(path)
     config = preset("laptop", method=METHODS[number % len(METHODS)], seed=number)
-    return config.override(TINY).override({"data.name": "imagefolder", "data.root": str(folder)})
+    own = {"data.name": "imagefolder", "data.root": str(folder)}
+    return identified(config.override(TINY).override(own))
 
 
 def table(what: str, columns: tuple[str, ...], cases: list[tuple[str, str]]) -> str:

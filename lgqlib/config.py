@@ -73,7 +73,7 @@ class DataConfig(_Section):
     root: str = ""
     """A folder or tar of one's own: required by `imagefolder`, instead of a download for others."""
     content: str = ""
-    """Digest of what lies at `root` (`data.identified`): it decides the run, and `root` does not."""
+    """Digest of what lies at `root` (`data.identified`): it decides the run, not the place."""
     size: int = number(32, 8, 4096)
     """Side of the square images that the model sees, in pixels."""
     resize: int = number(0, 0, 8192)

@@ -82,10 +82,11 @@ def evaluate(
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
     Without an `extractor` there is no perceptual, kernel (`kid` with its standard error `kid_se`)
-    and Fréchet (`fd`) distance, and the last two need images, `LEAST`; `reference` is `reference_features` of the same images.
-    `train_counts`, the code usage on training images, adds the rate that a range coder reaches.
-    The tokenizer must be on `device`; an extractor is moved there. PSNR is in dB, entropies and
-    rates in bits. Raises ValueError when arguments do not fit each other.
+    and Fréchet (`fd`) distance; the last two need some images (`LEAST`). `reference` is
+    `reference_features` of the same images. `train_counts`, the code usage on training images, adds
+    the rate that a range coder reaches. The tokenizer must be on `device`; an extractor is moved
+    there. PSNR is in dB, entropies and rates in bits. Raises ValueError when arguments do not fit
+    each other.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}

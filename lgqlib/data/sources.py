@@ -238,9 +238,9 @@ def _sides(images: list[str]) -> dict[str, str]:
     if not (alike := [name for name, (word, plain) in words.items() if plain or (word and whole)]):
         return {"train": "", "val": ""}
     raise ValueError(
-        f"{', '.join(f'{name}/' for name in alike)} look like splits: there must be one of training "
-        f"and one held out, as train/ and val/, validation/ or test/, with images in both; or give "
-        f"the folder {alike[0]} itself to hold out a part of it"
+        f"{', '.join(f'{name}/' for name in alike)}: as splits there must be one of training and "
+        "one held out, say train/ and val/, with images in both; or give the folder "
+        f"{alike[0]} itself to hold out a part of it"
     )
 
 
