@@ -24,8 +24,8 @@ TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy
 VERSION = 1
 SMALLEST = 11
 """Side of the smallest image that SSIM can judge, in pixels."""
-LATER = ("data.content", "train.after")
-"""Fields that a file of an older run may lack."""
+LATER = {"data.content": "", "train.after": "", "evaluation.prior_steps": 200}
+"""Fields that a file of an older run may lack, and what they then are."""
 
 
 def number(default: Any, least: float, most: float = math.inf, *, above: bool = False) -> Any:
@@ -319,6 +319,8 @@ class EvaluationConfig(_Section):
     batch_size: int = number(64, 1, 2**20)
     photographs: int = number(16, 0)
     """Held-out images that are also seen whole, where images are cut into tiles."""
+    prior_steps: int = number(200, 0)
+    """Steps of the small prior under which held-out tokens are priced; 0: none."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -444,7 +446,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     for unknown in value.keys() - kinds.keys():
         known = ", ".join(sorted(kinds))
         raise ValueError(f"unknown field {prefix + unknown!r}; known here: {known}.")
-    value = {item: "" for item in kinds if prefix + item in LATER} | {**value}
+    value = {item: LATER[prefix + item] for item in kinds if prefix + item in LATER} | {**value}
     if missing := [prefix + item for item in kinds if item not in value]:
         raise ValueError(f"the config lacks {', '.join(missing)}.")
     return kind(**{item: _read(kinds[item], value[item], prefix + item) for item in kinds})

@@ -242,7 +242,7 @@ def test_a_run_is_its_images_wherever_they_lie(own_config, tmp_path, cache):
 
 def test_a_config_of_before_these_fields_is_read():
     values = preset().to_dict()
-    del values["data"]["content"], values["train"]["after"]
+    del values["data"]["content"], values["train"]["after"], values["evaluation"]["prior_steps"]
     assert Config.from_dict(values) == preset()
 
 

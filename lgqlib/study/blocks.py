@@ -17,8 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from lgqlib.data import TrainingBatches, load, to_model, whole_images
-from lgqlib.evaluate import training_counts
+from lgqlib.data import load, to_model, whole_images
 from lgqlib.figures import story as draw
 from lgqlib.figures.pictures import colored
 from lgqlib.figures.style import name_of
@@ -27,7 +26,6 @@ from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.projection import in_plane
 from lgqlib.measure.temperature import free_energy_curve
-from lgqlib.measure.usage import coded_rate
 from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run
 
@@ -39,6 +37,12 @@ PLAIN = 6.0
 MOST = 1024
 """Codes on the map, the most used first."""
 HUES = {14: "reds", 45: "browns", 70: "yellows", 170: "greens", 260: "blues", 330: "purples"}
+
+
+PRICED = {
+    "bits": "written by a coder that knows how often each code occurs in training photographs",
+    "bits_prior": "written by a coder that knows a token’s neighbors and a small prior over tokens",
+}
 
 
 class NotTold(ValueError):
@@ -57,7 +61,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class Encoded:
     """A run's tokenizer, and held-out photographs through it."""
 
     run: Run
@@ -88,23 +92,29 @@ class Portrait:
         return {key[8:]: array for key, array in named if key.startswith("decoded.")}
 
     @cached_property
-    def photographs(self) -> dict[str, Pixels]:
-        """The whole held-out photographs, those with a known detail first."""
-        config = self.run.config
+    def held_out(self) -> dict[str, UInt8[torch.Tensor, "3 _ _"]]:
+        """The whole photographs of the evaluation, in its order."""
         if not self.decoded:
             raise NotTold("this study's images were not seen as whole photographs")
-        held_out = load(config.data, "val", cache=self.cache)
+        config = self.run.config
+        images = load(config.data, "val", cache=self.cache)
         limit = config.evaluation.photographs
-        found = dict(whole_images(held_out, multiple=self.factor, limit=limit))
-        order = [*(n for n in DETAILS if n in found), *(n for n in found if n not in DETAILS)]
-        return {n: found[n].permute(1, 2, 0).numpy() for n in order if n in self.decoded}
+        return dict(whole_images(images, multiple=self.factor, limit=limit))
+
+    @cached_property
+    def photographs(self) -> dict[str, Pixels]:
+        """The same, those with a known detail first."""
+        order = sorted(self.held_out, key=lambda name: name not in DETAILS)
+        return {n: self.held_out[n].permute(1, 2, 0).numpy() for n in order if n in self.decoded}
 
     @cached_property
     def latents(self) -> dict[str, Float[torch.Tensor, "1 c h w"]]:
         """Latents of each photograph."""
-        images = {n: torch.from_numpy(x).permute(2, 0, 1) for n, x in self.photographs.items()}
         with torch.no_grad():
-            return {n: self.tokenizer.latents(to_model(x[None])) for n, x in images.items()}
+            return {
+                n: self.tokenizer.latents(to_model(self.held_out[n][None]))
+                for n in self.photographs
+            }
 
     @cached_property
     @torch.no_grad()
@@ -119,21 +129,16 @@ class Portrait:
         encoded = {n: self.tokenizer.quantizer.encode(z) for n, z in self.latents.items()}
         return {n: indices[0].numpy() for n, indices in encoded.items()}
 
+    @property
+    def priced(self) -> str:
+        """How the evaluation put a price on tokens; the array of prices is called so too."""
+        return "bits_prior" if "whole.bits_prior" in self.run.arrays() else "bits"
+
     @cached_property
     def bits(self) -> dict[str, float]:
-        """Coded bits a pixel of each photograph, by how often codes occur in training."""
-        config = self.run.config
-        batches = TrainingBatches(
-            load(config.data, "train", cache=self.cache),
-            size=config.data.size,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            device="cpu",
-        )
-        counts = training_counts(self.tokenizer, batches, 32)
-        sizes = {n: coded_rate(torch.from_numpy(i), counts) for n, i in self.indices.items()}
-        return {n: 8 * s.num_bytes / (s.num_tokens * self.factor**2) for n, s in sizes.items()}
+        """Bits a pixel of each photograph."""
+        values = self.run.arrays()[f"whole.{self.priced}"].tolist()
+        return dict(zip(self.held_out, values, strict=True))
 
     @cached_property
     def counts(self) -> Int[np.ndarray, " K"]:
@@ -191,7 +196,7 @@ def detail(name: str, image: Pixels, width: int, height: int, *, multiple: int =
 # 1: what a tokenizer does ------------------------------------------------------------------------
 
 
-def what_it_does(p: Portrait) -> Block:
+def what_it_does(p: Encoded) -> Block:
     """Follow one photograph into numbers and back."""
     name, f = next(iter(p.photographs)), p.factor
     image, indices = p.photographs[name], p.indices[name]
@@ -234,10 +239,7 @@ def what_it_does(p: Portrait) -> Block:
         f"dB (PSNR) says how close: {db:.1f} here, {every:.1f} on average over all "
         f"{len(p.photographs)} held-out photographs. "
     )
-    caption += (
-        f"Uncoded, integers take {raw:.3f} bits a pixel; written by a range coder that knows "
-    )
-    caption += f"how often each code occurs in training photographs, {bits:.3f}"
+    caption += f"Uncoded, integers take {raw:.3f} bits a pixel; {PRICED[p.priced]}, {bits:.3f}"
     caption += " (more: this photograph uses other codes)." if bits > raw else "."
     caption += f" This tokenizer saw {seen}." if train.num_steps else ""
     title = f"{p.label} turns this photograph into {indices.size:,} integers, "
@@ -301,7 +303,7 @@ def kind_of(tile: Float[np.ndarray, "f f 3"]) -> tuple[str, str]:
     return "slanted edges", "a slanted edge"
 
 
-def what_it_learned(p: Portrait) -> Block:
+def what_it_learned(p: Encoded) -> Block:
     """Show all codes as one map, with regions named and six codes in real photographs."""
     used = np.argsort(-p.counts, kind="stable")[: min(MOST, int((p.counts > 0).sum()))]
     if len(used) < 4:
@@ -400,7 +402,7 @@ def _numbered(grid, regions, centers, weights) -> list[tuple[int, int]]:
     return sorted(chosen)
 
 
-def _contexts(p: Portrait, code: int | np.integer, count: int = 6) -> list[Pixels]:
+def _contexts(p: Encoded, code: int | np.integer, count: int = 6) -> list[Pixels]:
     """Cut out real places of a code with two tokens around, from near to far from the code."""
     places, f = [], p.factor
     for name, indices in p.indices.items():
@@ -417,7 +419,7 @@ def _contexts(p: Portrait, code: int | np.integer, count: int = 6) -> list[Pixel
 # 3: where it is unsure ---------------------------------------------------------------------------
 
 
-def where_it_is_unsure(p: Portrait) -> Block:
+def where_it_is_unsure(p: Encoded) -> Block:
     """Hold the doubt of tokens against their errors."""
     sites, f = p.tokenizer.quantizer.sites, p.factor
     doubts, errors, trends = {}, {}, []
@@ -492,7 +494,7 @@ def _at(values: np.ndarray, share: float) -> tuple[int, int]:
     return int(row + i), int(col + j)
 
 
-def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: np.floating) -> str:
+def _choices(p: Encoded, letter: str, name: str, at: tuple[int, int], doubt: np.floating) -> str:
     """Show the codes between which a token wavers, and what is left for all others."""
     sites = p.tokenizer.quantizer.sites
     shares = probabilities(p.points[name][at][None].detach(), sites.detach(), p.width)[0].numpy()
@@ -516,7 +518,7 @@ def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: np
 # 4: what the temperature does --------------------------------------------------------------------
 
 
-def what_the_temperature_does(p: Portrait) -> Block:
+def what_the_temperature_does(p: Encoded) -> Block:
     """Decode one photograph from soft choices, from hot to cold, above the entropy of a token."""
     tokenizer, width = p.tokenizer, p.width
     split = tokenizer.tau_c / width
@@ -569,7 +571,7 @@ def what_the_temperature_does(p: Portrait) -> Block:
 # 5: how it learned -------------------------------------------------------------------------------
 
 
-def how_it_learned(p: Portrait) -> Block:
+def how_it_learned(p: Encoded) -> Block:
     """Anneal the colors of a photograph, as a toy; beside it, the tokenizer's own training."""
     snapshots = p.run.snapshots()
     toy, title, coldest = _toy(p)
@@ -606,7 +608,7 @@ def how_it_learned(p: Portrait) -> Block:
     return Block(title, body, caption, "05_temperature")
 
 
-def _toy(p: Portrait) -> tuple[str, str, float]:
+def _toy(p: Encoded) -> tuple[str, str, float]:
     """Anneal 32 colors of one photograph; give pictures, a finding, and the coldest split."""
     name = max(p.photographs, key=lambda n: np.ptp(p.photographs[n].astype(float), 2).std())
     image = p.photographs[name]
@@ -645,7 +647,7 @@ def _toy(p: Portrait) -> tuple[str, str, float]:
     return draw.row(*parts, aside, cls="top"), title, coldest
 
 
-BLOCKS: tuple[Callable[[Portrait], Block], ...] = (
+BLOCKS: tuple[Callable[[Encoded], Block], ...] = (
     what_it_does,
     what_it_learned,
     where_it_is_unsure,
