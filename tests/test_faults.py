@@ -14,9 +14,12 @@ from filesystem import folder_of
 from safetensors.torch import load_file, save_file
 
 from lgqlib.config import Config, pairs
+from lgqlib.data import to_model
 from lgqlib.evaluate import evaluate_run
 from lgqlib.figures.evaluation import code_map, metric_table, usage_histogram
 from lgqlib.files import write_json
+from lgqlib.measure.geometry import geometry_table, measure_geometry
+from lgqlib.measure.temperature import equally_near
 from lgqlib.presets import preset
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import NonFinite
@@ -299,6 +302,12 @@ def test_one_or_two_codes_train_and_evaluate_or_are_refused(
     code_map(found.held_out[0] / 255, found.evaluation.indices[0], sites)
     usage_histogram(found.evaluation.counts, method=name)
     metric_table(found.numbers)
+    assert (found.numbers["bits_per_token_prior"] == 0) == (num_codes == 1)
+    z = found.tokenizer.latents(to_model(found.held_out))
+    z = found.tokenizer.quantizer.points(z).detach().flatten(0, -2).numpy()
+    geometry_table({name: measure_geometry(sites.numpy(), z, found.evaluation.indices.ravel())})
+    _, shares = equally_near(sites, np.array([1e-6]))
+    assert num_codes == 1 or shares[0] == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 3])

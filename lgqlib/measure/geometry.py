@@ -90,9 +90,11 @@ class Spacing:
 
 
 def spacing(codebook: Float[Array, "K D"], *, num_neighbors: int = 10) -> Spacing:
-    """Find each code's nearest other codes; K - 1 of them where K is small."""
+    """Find each code's nearest other codes; K - 1 of them where K is small, a NaN away for one."""
     from scipy.stats import skew
 
+    if len(codebook) == 1:
+        return Spacing(np.full(1, np.nan), np.zeros((1, 0), dtype=np.int64), 0.0, 0)
     distances, neighbors = nearest_others(codebook, min(num_neighbors, len(codebook) - 1))
     occurrences = np.bincount(neighbors.ravel(), minlength=len(codebook))
     hubness = float(skew(occurrences)) if np.ptp(occurrences) else 0.0

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from lgqlib.files import replacing
+from lgqlib.files import replacing, writable
 from lgqlib.measure.geometry import Spectrum, spectrum
 from lgqlib.measure.neighbors import Array, nearest_others
 
@@ -108,7 +108,7 @@ def _umap_chain(
         found = _fit_umap(points, placed[-1], seed, f"UMAP {i} of {len(snapshots)}")
         placed.append(register(found, placed[-1]))
     if path:
-        with replacing(path) as temporary:
+        with replacing(writable(path.parent) / path.name) as temporary:
             np.save(temporary, np.stack(placed))
     return np.stack(placed)
 

@@ -176,9 +176,12 @@ def equally_near(
     """Put a point at equal energy from two close codes; return them, and its largest share of each.
 
     Of the 64 closest pairs of distinct codes it is the one that all others are furthest from, so
-    that no third code shares the point when it is cold. The share is max_k p at each temperature.
+    that no third code shares the point when it is cold. The share is max_k p at each temperature;
+    of a single code it is 1.
     """
     e = as_tensor(codebook).cpu().double()
+    if len(e) == 1:
+        return np.zeros(2, dtype=np.int64), np.ones(len(taus))
     scale = torch.ones(len(e)).to(e) if widths is None else as_tensor(widths).to(e)
     apart = torch.pdist(e)
     apart[apart < 1e-6 * apart.max()] = torch.inf

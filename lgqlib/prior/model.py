@@ -96,7 +96,9 @@ class Prior(nn.Module):
 
     @torch.no_grad()
     def nll(self, indices: Int[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-        """Give -log2 p of every token of a map, in bits."""
+        """Give -log2 p of every token of a map, in bits; of a single code they cost none."""
+        if self.num_codes == 1:
+            return torch.zeros(indices.shape)
         indices = indices.to(self.stem.weight.device)
         grid, places, offsets = laid([indices], self.num_codes)
         parts = [self(grid[p[:, None] + offsets], grid[p]) for p in places.split(4096)]
