@@ -186,7 +186,7 @@ class LFQ(_Implicit):
         if bits < 1 or 2**bits != num_codes:
             raise ValueError(
                 f"num_codes = {num_codes}: signs need a power of two; "
-                f"{2 ** max(bits, 1)} or {2 ** (bits + 1)} would do."
+                f"{2 ** max(bits, 1)} or {2 ** (max(bits, 1) + 1)} would do."
             )
         library = vqp.LFQ(dim=dim, codebook_size=num_codes, spherical=self.spherical)
         library.maybe_l2norm = _unit if self.spherical else nn.Identity()  # can be pickled
