@@ -216,12 +216,16 @@ def test_codes_and_norms_are_never_decayed(tiny_config):
 
 
 @pytest.mark.parametrize("scale", [1.0, 5.0])
-def test_a_faster_codebook_moves_its_codes_as_much_further(scale, trained_in, tiny_config):
+def test_a_codebook_moves_by_its_own_rate_and_its_average_by_a_share(
+    scale, trained_in, tiny_config
+):
     """Adam's first step is its learning rate along every coordinate that has a gradient."""
     changes = {"train.codebook_lr": scale, "train.num_steps": 1, "train.clip": 0.0}
-    run = trained_in("once", tiny_config("lgq").override(changes))
-    before, after = (snapshot.codebook for snapshot in run.snapshots())
+    run = trained_in("once", tiny_config("lgq").override(changes | {"train.ema": 0.9}))
+    before, average = (snapshot.codebook for snapshot in run.snapshots())
+    after = run.load_checkpoint().tensors["tokenizer"]["quantizer.codes"].numpy()
     assert abs(after - before).max() == pytest.approx(scale * run.config.train.lr, rel=1e-3)
+    assert average - before == pytest.approx(0.1 * (after - before), abs=1e-6)
 
 
 def test_snapshots_are_log_spaced_from_start_to_end():
