@@ -313,6 +313,8 @@ class EvaluationConfig(_Section):
     batch_size: int = number(64, 1, 2**20)
     photographs: int = number(16, 0)
     """Held-out images that are also seen whole, where images are cut into tiles."""
+    prior_steps: int = number(200, 0)
+    """Steps of the small prior under which held-out tokens are priced; 0: none."""
 
     def __post_init__(self):
         super().__post_init__()

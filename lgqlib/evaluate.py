@@ -40,14 +40,18 @@ from lgqlib.measure.images import (
     quantize_8bit,
     ssim,
 )
+from lgqlib.measure.neighbors import nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage, coded_rate
+from lgqlib.prior import prior_bits
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
 OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
 """Mean squared errors by the period of their waves, in pixels."""
 REGIONS = ("error_edges", "error_flat")
+TAUGHT = 64
+"""Training images seen whole, on whose tokens the small prior is fitted."""
 CACHE_VERSION = 1
 """Part of the key of cached features: raise it when their computation changes."""
 
@@ -202,6 +206,17 @@ def evaluate_run(
         numbers, more = evaluate_whole(tokenizer, photographs, train_counts=counts, device=device)
         evaluation.numbers.update(numbers)
         arrays |= more
+    if steps := config.evaluation.prior_steps:
+        if photographs:
+            tested = photographs.values()
+            taught = dict(whole_images(train_set, multiple=factor, limit=TAUGHT)).values()
+        else:
+            tested = images
+            taught = torch.cat([batches.batch(step)[0].cpu() for step in range(train_batches)])
+        options = {"seed": config.seed, "num_steps": steps, "device": device, "progress": progress}
+        numbers, bits = prior_bits(tokenizer, taught, tested, **options)
+        evaluation.numbers.update(numbers)
+        arrays["whole.bits_prior" if photographs else "per_image.bits_prior"] = bits
     run.save_evaluation(evaluation.numbers, arrays)
     photographs = {name: image.permute(1, 2, 0).numpy() for name, image in photographs.items()}
     return RunEvaluation(tokenizer, images, labels, evaluation, photographs)
@@ -224,7 +239,7 @@ def evaluate_whole(
     """
     tokenizer.eval()
     rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "octaves", "edges")}
-    arrays, streams = {}, []
+    arrays, streams, bits = {}, [], []
     for name, image in photographs.items():
         original = image[None].to(device)
         indices = tokenizer.encode(to_model(original))
@@ -235,6 +250,8 @@ def evaluate_whole(
             row.append(value.cpu())
         arrays[f"decoded.{name}"] = (y[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
         streams.append(indices.flatten().cpu())
+        bits.append(8 * coded_rate(streams[-1], train_counts).num_bytes / image[0].numel())
+    arrays["whole.bits"] = np.array(bits)
     arrays |= {f"whole.{name}": torch.cat(row).numpy() for name, row in rows.items()}
     pixels = sum(image.shape[1] * image.shape[2] for image in photographs.values())
     rate = coded_rate(torch.cat(streams), train_counts)
@@ -271,8 +288,10 @@ def latent_geometry(
     `latent_error`: squared error of the latents as a share of their variance. `effective_dim`:
     participation ratio of their covariance. `geometry_efficiency`: the error that a Gaussian of
     this covariance must have at the rate H(u), over the error. `mass_law_share`: perplexity / K of
-    an optimal quantizer of a Gaussian of that dimension. Nothing when the latents do not vary, or
-    nothing of them is lost.
+    an optimal quantizer of a Gaussian of that dimension. `nearest_code`: how far a used code is
+    from the nearest other, at the 10 % quantile, in standard deviations of the latents: near 0,
+    codes are spent twice on one place. Nothing when the latents do not vary, or nothing of them is
+    lost.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer
@@ -294,7 +313,10 @@ def latent_geometry(
     dimension = participation_ratio(spectrum)
     if not error > 0 or not dimension > 0:
         return {}
+    used = sites[indices.unique()].cpu()
+    near = nearest_others(used)[0][:, 0] if len(used) > 1 else np.full(1, np.nan)
     return {
+        "nearest_code": float(np.quantile(near, 0.1) / math.sqrt(spectrum.mean())),
         "latent_error": error / len(indices) / float(spectrum.sum()),
         "effective_dim": dimension,
         "geometry_efficiency": geometry_efficiency(spectrum, entropy, error / len(indices)),

@@ -36,6 +36,7 @@ def test_a_notebook_tells_and_the_library_does(path):
         assert part in first.source
     (parameters,) = (c for c in code if "parameters" in c.metadata.get("tags", []))
     for line in filter(str.strip, parameters.source.splitlines()):
+        assert line.count("=") == 1, f"{line}: papermill knows no parameter of such a line"
         name, _, rest = line.partition(" = ")
         value, _, comment = rest.partition("  # ")
         assert name.isidentifier() and comment, line
@@ -110,7 +111,7 @@ def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
     assert "fsq-photos-K64-s3" in text and "step 8: held-out PSNR" in text
     (run,) = tmp_path.glob("fsq-photos-K64-s3-*")
     text = printed(execute("02_evaluate", tmp_path, run=str(run), train_batches=2, **shared))
-    assert "of 64 codes over 2048 tokens" in text and "no KID without an extractor" in text
+    assert "of 64 codes over 2048 tokens" in text and "no KID (n = 32)" in text
     assert (run / "evaluation.json").is_file()
 
 
