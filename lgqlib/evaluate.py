@@ -21,13 +21,15 @@ from tqdm.auto import tqdm
 from lgqlib.data import (
     TrainingBatches,
     evaluation_images,
+    identified,
     is_tiled,
     load,
     to_model,
     to_unit,
     whole_images,
 )
-from lgqlib.files import replacing
+from lgqlib.files import replacing, writable
+from lgqlib.measure import METRICS
 from lgqlib.measure.distances import frechet_distance, kernel_distance
 from lgqlib.measure.features import Extractor, build_extractor
 from lgqlib.measure.images import (
@@ -50,6 +52,10 @@ from lgqlib.tokenizer import Tokenizer
 OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
 """Mean squared errors by the period of their waves, in pixels."""
 REGIONS = ("error_edges", "error_flat")
+FEW = 30
+"""Images below which a mean says little of others."""
+LEAST = {"kid": 3, "fd": 2}
+"""Images below which a distance of distributions is not defined."""
 TAUGHT = 64
 """Training images seen whole, on whose tokens the small prior is fitted."""
 CACHE_VERSION = 1
@@ -80,10 +86,11 @@ def evaluate(
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
     Without an `extractor` there is no perceptual, kernel (`kid` with its standard error `kid_se`)
-    and Fréchet (`fd`) distance; `reference` is `reference_features` of the same images.
-    `train_counts`, the code usage on training images, adds the rate that a range coder reaches.
-    The tokenizer must be on `device`; an extractor is moved there. PSNR is in dB, entropies and
-    rates in bits. Raises ValueError when arguments do not fit each other.
+    and Fréchet (`fd`) distance; the last two need some images (`LEAST`). `reference` is
+    `reference_features` of the same images. `train_counts`, the code usage on training images, adds
+    the rate that a range coder reaches. The tokenizer must be on `device`; an extractor is moved
+    there. PSNR is in dB, entropies and rates in bits. Raises ValueError when arguments do not fit
+    each other.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
@@ -142,11 +149,28 @@ class RunEvaluation:
         """Every number, by the name it has in `evaluation.json`."""
         return self.evaluation.numbers
 
+    @property
+    def caveats(self) -> list[str]:
+        """Say what the numbers mean where images, tokens or codes are few."""
+        n, k, tokens = (self.numbers[f"num_{what}"] for what in ("images", "codes", "tokens"))
+        short = {key: least for key, least in LEAST.items() if n < least}
+        needs = ", ".join(f"{METRICS[key].label} needs {least}" for key, least in short.items())
+        said = {
+            f"{n} held-out image(s): means say little of other images": n < FEW,
+            f"too few images for a distance of distributions: {needs}": (
+                needs and "extractor" in self.numbers
+            ),
+            f"{tokens:,} tokens for {k:,} codes: more tokens would find more active codes, a "
+            "higher perplexity and entropy": tokens < 10 * k,
+            "one code: every token is the same, and costs no bit": k == 1,
+        }
+        return [text for text, holds in said.items() if holds]
+
     def at_percentiles(self, metric: str, percentiles: Sequence[float]) -> list[int]:
-        """Give the images that stand at percentiles of a per-image metric, lowest first."""
+        """Give the different images at percentiles of a per-image metric, lowest first."""
         order = np.argsort(self.evaluation.per_image[metric], kind="stable")
         places = np.round(np.asarray(percentiles) / 100 * (len(order) - 1)).astype(int)
-        return order[places].tolist()
+        return list(dict.fromkeys(order[places].tolist()))
 
     def decoded(self, which: Sequence[int]) -> Float[Tensor, "n 3 S S"]:
         """Give reconstructions of held-out images in [0, 1], clamped as a saved file would be."""
@@ -165,7 +189,7 @@ def evaluate_run(
     if isinstance(train_batches, bool) or not isinstance(train_batches, int) or train_batches < 1:
         raise ValueError(f"train_batches = {train_batches!r}: it must be a whole number >= 1.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    config, cache = run.config, Path(cache)
+    config, cache = identified(run.config), Path(cache)
     tokenizer = run.tokenizer(device)
     size, train_set = config.data.size, load(config.data, "train", cache=cache)
     batches = TrainingBatches(
@@ -383,7 +407,7 @@ def reference_features(
     with torch.no_grad():
         parts = [extractor.pooled(batch.to(device).float() / 255).cpu() for batch in batches]
     features = torch.cat(parts).numpy()
-    with replacing(path) as temporary:
+    with replacing(writable(path.parent) / path.name) as temporary:
         np.save(temporary, features)
     return features
 
@@ -397,9 +421,13 @@ def _fidelity(originals: Tensor, decoded: Tensor) -> dict[str, Tensor]:
 
 
 def _distances(original: Tensor, decoded: Tensor) -> dict[str, float]:
-    kid = kernel_distance(original, decoded, paired=True)
-    fd = frechet_distance(original, decoded)
-    return {"kid": kid.value, "kid_se": kid.standard_error, "fd": fd}
+    numbers = {}
+    if len(original) >= LEAST["kid"]:
+        kid = kernel_distance(original, decoded, paired=True)
+        numbers |= {"kid": kid.value, "kid_se": kid.standard_error}
+    if len(original) >= LEAST["fd"]:
+        numbers["fd"] = frechet_distance(original, decoded)
+    return numbers
 
 
 def _rates(
