@@ -2,12 +2,12 @@
 
 import { assignment, excess, LocalDecoder, repaint } from "./assigning.js";
 import { CodeMap, context, difference, differenceColor, drawCurve, drawLoupe, drawPhotograph, field, fit, mosaic, range, tile } from "./drawing.js";
-import { NONE, QUANTITIES, counted, css, number, parseCodes, percent, pixels, scope, short, viridis } from "./values.js";
+import { NONE, QUANTITIES, atMoment, counted, css, number, parseCodes, percent, pixels, scope, short, viridis } from "./values.js";
 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
   "Find: a number, or a list such as 3, 17-20, and Enter. / moves to the box.",
-  "Arrows move the kept code or token. 1 to 6 choose the picture, M the map’s quantity, comma and period the temperature.",
+  "Arrows move the kept code or token. 1 to 6 choose the picture, M the map’s quantity, comma and period the temperature, [ and ] the step of training.",
   "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves.",
   "τ is the temperature of the soft assignment in units of 2D/C, the width of a mixture whose mean squared error a token is D in C channels. τc is where all codes would merge into one.",
 ];
@@ -33,12 +33,13 @@ export class Screen {
     Object.assign(this, { model, store, tokenizers, root, meta: store.meta });
     this.shown = this.meta.photographs.flatMap((p, n) => (p.shown ? [n] : []));
     const view = model.get("view") ?? {};
-    this.state = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature") ?? 1, photo: model.get("photograph") ?? 0, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, zoom: { s: 1, x: 0, y: 0 }, ...view };
+    this.state = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature") ?? 1, photo: model.get("photograph") ?? 0, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, zoom: { s: 1, x: 0, y: 0 }, step: null, ...view };
     if (!this.shown.includes(this.state.photo)) this.state.photo = this.shown[0];
     this.edits = new Map();
     this.fields = new Map();
     this.typicals = new Map();
     this.excesses = new Map();
+    this.moments = new Map();
     this.keepLayer();
     this.wasBoth = this.both;
     this.state.pin ??= this.home();
@@ -161,6 +162,18 @@ export class Screen {
     return this.fields.get(key);
   }
 
+  // The tokenizer at the step of training that is looked at.
+  then(t) {
+    const { step } = this.state, key = `${t.m},${step}`;
+    if (step === null || this.both || !t.about.moments.length) return t;
+    if (!this.moments.has(key)) {
+      const found = atMoment(this.store, t, step, () => this.draw());
+      if (found === t) return t;
+      this.moments.set(key, found);
+    }
+    return this.moments.get(key);
+  }
+
   // Changes -------------------------------------------------------------------------------------
   set(changes) {
     Object.assign(this.state, changes);
@@ -208,7 +221,7 @@ export class Screen {
   setView(view) {
     const { pin, photo } = this.state, before = this.grid(), m = view === "both" ? 0 : view;
     if (pin?.code && view !== "both" && pin.code[0] !== view) this.state.pin = this.typical(...pin.code) === null ? this.home() : { token: this.typical(...pin.code) };
-    this.state.view = view;
+    Object.assign(this.state, { view, step: null });
     if (String(before) !== String(this.meta.tokenizers[m].grids[photo])) this.state.pin = this.home();
     if (this.both !== this.wasBoth) [this.state.layer, this.otherLayer] = [this.otherLayer ?? "", this.state.layer];
     this.wasBoth = this.both;
@@ -347,9 +360,28 @@ export class Screen {
     );
     const bar = element("div", { class: "bar" }, element("h2", { text: this.both ? `${t.about.name} codebook` : "Codebook" }));
     if (!this.both) bar.append(this.seg("what the map shows", quantities, () => this.state.quantity, (q) => this.set({ quantity: q })));
-    const side = element("section", { class: "codebook", "aria-label": `codebook of ${t.about.name}` }, bar, canvas, u.legend, u.words, u.head, evidence);
+    const side = element("section", { class: "codebook", "aria-label": `codebook of ${t.about.name}` }, bar, canvas, this.timeline(t), u.legend, u.words, u.head, evidence);
     if (this.both) side.append(this.bars(m));
     return side;
+  }
+  // A slider over the snapshots of training; its right end is the trained codebook.
+  timeline(t) {
+    const { moments } = t.about, last = moments.length;
+    if (this.both || last < 2) return null;
+    const range = element("input", { type: "range", min: 0, max: last, "aria-label": "step of training" }), said = element("p");
+    range.oninput = () => this.set({ step: +range.value === last ? null : +range.value });
+    range.onkeydown = (e) => e.key.startsWith("Arrow") && e.stopPropagation();
+    this.ui.syncs.push(() => {
+      const now = this.then(t), text = now.step === undefined ? "trained" : `step ${now.step.toLocaleString("en")}: ${now.used.toLocaleString("en")} of ${t.K.toLocaleString("en")} codes used since the one before`;
+      range.value = this.state.step ?? last;
+      range.setAttribute("aria-valuetext", text);
+      say(said, "Training: ", text);
+    });
+    return element("div", { class: "timeline", title: "the codes at snapshots of the training, each drawn alone by the trained decoder" }, range, said);
+  }
+  stepTime(t, by) {
+    const last = t.about.moments.length, next = (this.state.step ?? last) + by;
+    if (last > 1 && next >= 0 && next <= last) this.set({ step: next === last ? null : next });
   }
   bars(m) {
     const u = this.ui.sides[m];
@@ -668,7 +700,7 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], u = ui.sides[m], k = this.focusCode(m);
     const a = this.assigned(m, token), likely = onToken ? a.codes.filter((_, i) => a.shares[i] > 0.01 && i > 0) : [];
     const near = k !== null && !onToken ? [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE) : [];
-    u.map.draw(t, { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined });
+    u.map.draw(this.then(t), { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined });
     this.paintLegend(t, u);
     if (u.shown !== k) this.paintCode(t, u, k);
     u.shown = k;
@@ -852,6 +884,8 @@ export class Screen {
       c: () => this.tokenizers.length > 1 && this.setView(this.both ? (this.before ?? 0) : ((this.before = state.view), "both")),
       ",": () => this.stepTau(-1),
       ".": () => this.stepTau(1),
+      "[": () => this.stepTime(this.active, -1),
+      "]": () => this.stepTime(this.active, 1),
       f: () => this.fullscreen(),
       p: () => this.togglePaint(),
       z: () => this.undo(),
