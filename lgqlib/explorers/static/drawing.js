@@ -133,14 +133,24 @@ export function fit(w, h, high, wide, zoom) {
   return { s, x: w / 2 - (zoom.x + 0.5) * wide * s, y: h / 2 - (zoom.y + 0.5) * high * s };
 }
 
-export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim }) {
+// `kept`: an object in which the scaled picture stays, so that hovering only adds to it; `fresh`
+// draws it again, as painting changes a picture that stays the same canvas.
+export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim, kept, fresh }) {
   const { g, w, h } = context(canvas), [rows, columns] = grid;
   g.clearRect(0, 0, w, h);
   const f = fit(w, h, rows, columns, zoom);
   if (!picture) return;
-  g.imageSmoothingEnabled = f.s * columns < picture.width;
-  g.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
-  g.imageSmoothingEnabled = false;
+  const d = canvas.width / w, key = [f.s, f.x, f.y, w, h, d].join();
+  if (kept.picture !== picture || kept.key !== key || fresh) {
+    kept.base ??= document.createElement("canvas");
+    Object.assign(kept, { picture, key });
+    Object.assign(kept.base, { width: canvas.width, height: canvas.height });
+    const b = kept.base.getContext("2d");
+    b.setTransform(d, 0, 0, d, 0, 0);
+    b.imageSmoothingEnabled = f.s * columns < picture.width;
+    b.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
+  }
+  g.drawImage(kept.base, 0, 0, w, h);
   const px = picture.width / columns;
   if (dim) {
     g.fillStyle = "rgba(10,12,16,.78)";

@@ -321,7 +321,7 @@ export class Screen {
     const plain = (text, label, onclick) => element("button", { class: "plain", text, title: label, "aria-label": text === "?" ? label : null, onclick });
     return element(
       "div", { class: "top" },
-      element("h1", { text: meta.title || "Codebook" }),
+      element("h1", { text: meta.title || "Codebook", title: meta.title }),
       this.tokenizers.length > 1 ? this.seg("tokenizer", views, () => this.state.view, (v) => this.setView(v === "both" ? v : +v)) : null,
       element("div", { class: "find" }, ...photos),
       element("div", { class: "find" }, input, ui.found),
@@ -792,6 +792,8 @@ export class Screen {
       b.rod.style.height = `${Math.max(1, (full * a.shares[j]) / most)}px`;
       b.label.textContent = code;
       b.setAttribute("aria-label", `code ${code}, ${percent(a.shares[j])} percent`);
+      if (b.drawn === code) return;
+      b.drawn = code;
       const g = b.canvas.getContext("2d");
       g.imageSmoothingEnabled = false;
       tile(g, t, code, 0, 0, 64);
@@ -805,7 +807,7 @@ export class Screen {
     const of = focus.code && !state.codes.length ? focus.code[0] : m, chosen = new Set(codes), hits = [];
     if (chosen.size) this.indices(of).forEach((k, i) => { if (chosen.has(k)) hits.push(i); });
     const picture = this.picture(state.layer);
-    drawPhotograph(ui.photo, { picture, grid: [h, w], zoom: state.zoom, token: focus.token !== undefined ? focus.token : hits.length ? token : null, hits, dim: chosen.size > 0 && hits.length > 0 && !state.paint });
+    drawPhotograph(ui.photo, { picture, kept: (this.kept ??= {}), fresh: this.edits.size > 0, grid: [h, w], zoom: state.zoom, token: focus.token !== undefined ? focus.token : hits.length ? token : null, hits, dim: chosen.size > 0 && hits.length > 0 && !state.paint });
     const n = h * w, name = this.meta.photographs[state.photo].name;
     if (state.paint) say(ui.caption, "painting code ", String(state.brush), " over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends");
     else if (chosen.size) say(ui.caption, codes.length > 1 ? "" : "code ", codes.length > 1 ? counted(codes.length, "code") : String(codes[0]), hits.length ? ": " : " is not in this photograph (", hits.length ? `${hits.length.toLocaleString("en")} of ${n.toLocaleString("en")} tokens here` : `0 of ${n.toLocaleString("en")} tokens`, hits.length ? "" : ")");
@@ -845,18 +847,23 @@ export class Screen {
   paintTemperature() {
     const { state, ui } = this, m = this.views[0], t = this.tokenizers[m], about = t.about, n = state.photo;
     say(ui.tau, `Temperature τ = `, short(state.tau), " × 2D/C");
-    if (!this.both) drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
+    const shown = [n, state.tau, ui.curve.clientWidth].join();
+    if (!this.both && ui.curve.shown !== shown) drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
+    ui.curve.shown = shown;
     const low = Math.log(about.temperatures[0]), high = Math.log(about.temperatures.at(-1));
     ui.range.value = Math.round((1000 * (Math.log(state.tau) - low)) / (high - low));
     ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times 2D over C`);
     for (const [layer, canvas, p] of ui.thumbs) {
-      const { g, w, h } = context(canvas), picture = this.picture(layer);
+      const picture = this.picture(layer);
       const tau = short(layer === "hard" || layer === "error" ? 0 : this.prepared(m, layer)[1]);
       const noise = layer === "hard" || layer === "soft" ? this.noise(m, layer) : null, dB = noise === null ? "" : `${noise.toFixed(2)} dB`;
       if (layer === "hard") say(p, about.decodes ? "hard " : "tiles of the tokens", dB);
       if (layer === "soft") say(p, `soft, τ = ${tau}: `, dB);
       if (layer === "entropy") say(p, `entropy, τ = ${tau}`);
       if (layer === "error") say(p, "hard error");
+      if (canvas.shown === picture && canvas.wide === canvas.clientWidth && !this.edits.size) continue;
+      const { g, w, h } = context(canvas);
+      Object.assign(canvas, { shown: picture, wide: w });
       g.clearRect(0, 0, w, h);
       if (!picture) continue;
       const [rows, columns] = this.grid(), s = Math.min(w / columns, h / rows);

@@ -13,6 +13,7 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx-shell:has(.dark){background:#17191c}
 .lgx *{box-sizing:border-box}
 .lgx h1{font-size:16px;line-height:24px;margin:0;font-weight:650}
+.lgx .top h1{max-width:300px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .lgx h2{font-size:13px;line-height:24px;margin:0 auto 0 0;font-weight:650;white-space:nowrap}
 .lgx p{margin:0;color:var(--muted);font-size:12px;line-height:16px}
 .lgx b{color:var(--fg);font-weight:600}
