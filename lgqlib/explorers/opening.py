@@ -167,7 +167,8 @@ def from_arrays(
     """
     if codebook is None or latents is None:
         raise ValueError(f"codebook and latents must both be given: {SHAPES}.")
-    sites, z = as_tensor(_numeric("codebook", codebook)), as_tensor(_numeric("latents", latents))
+    given = (_numeric("codebook", codebook), _numeric("latents", latents))
+    sites, z = (as_tensor(array).float() for array in given)
     given = None if indices is None else torch.as_tensor(_numeric("indices", indices)).long()
     fits = sites.ndim == 2 and len(sites) >= 2 and z.ndim in (2, 4) and z.numel() > 0
     if not fits or z.shape[1] != sites.shape[1]:

@@ -60,6 +60,7 @@ function rendered(t, quantity, n, s, x0, y0) {
   }
   t.sheet ??= new Uint32Array(pixels(t.tiles).buffer);
   const { tile, atlas } = t.about, wide = t.tiles.width, dark = quantity === "unused";
+  const veiled = t.step === undefined; // few tokens are counted at a step: a cross is enough there
   for (let y = Math.max(0, Math.floor(y0)); y < n; y++) {
     const row = Math.floor((y - y0) / s), v = (y - y0) / s - row;
     if (row >= t.side) break;
@@ -76,7 +77,7 @@ function rendered(t, quantity, n, s, x0, y0) {
         if (a < 0 || b < 0 || a >= 1 || b >= 1) continue;
         const at = (Math.floor(k / atlas) * tile + Math.floor(b * tile)) * wide + (k % atlas) * tile + Math.floor(a * tile);
         const shown = color[k] || t.sheet[at];
-        out[y * n + x] = dead ? mixed(shown, WHITE, 0.78) : dark ? mixed(shown, GROUND, 0.72) : shown;
+        out[y * n + x] = dead && veiled ? mixed(shown, WHITE, 0.78) : dark ? mixed(shown, GROUND, 0.72) : shown;
       }
     }
   }
@@ -98,7 +99,7 @@ export class CodeMap {
     const k = c < 0 || r < 0 || c >= t.side || r >= t.side ? -1 : t.at[r * t.side + c];
     return k < 0 ? null : k;
   }
-  draw(t, { quantity, focus, chosen, likely, near, dim }) {
+  draw(t, { quantity, focus, chosen, likely, near, dim, band }) {
     const { g, w, d } = context(this.canvas), { zoom } = this;
     this.cell = (w / t.side) * zoom.s;
     this.x0 = -zoom.x * w * zoom.s;
@@ -124,6 +125,13 @@ export class CodeMap {
     for (const k of likely) mark(k, "#fff", 1);
     for (const k of chosen) mark(k, PICK, 1);
     if (focus !== null) mark(focus, PICK, this.cell > 24 ? 1 : 1.8);
+    if (band) {
+      g.setLineDash([4, 3]);
+      g.lineWidth = 1.5;
+      g.strokeStyle = PICK;
+      g.strokeRect(band[0], band[1], band[2] - band[0], band[3] - band[1]);
+      g.setLineDash([]);
+    }
   }
 }
 

@@ -7,7 +7,7 @@ import { NONE, QUANTITIES, atMoment, counted, css, number, parseCodes, percent, 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
   "Find: a number, or a list such as 3, 17-20, and Enter. / moves to the box.",
-  "Arrows move the kept code or token. 1 to 6 choose the picture, M the map’s quantity, comma and period the temperature, [ and ] the step of training.",
+  "Arrows move the kept code or token. 1 to 6 choose the picture, M and Shift M the map’s quantity, T goes between τ = 1 and τc, comma and period the temperature, [ and ] the step of training.",
   "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves.",
   "τ is the temperature of the soft assignment in units of 2D/C, the width of a mixture whose mean squared error a token is D in C channels. τc is where all codes would merge into one.",
 ];
@@ -325,7 +325,7 @@ export class Screen {
       this.tokenizers.length > 1 ? this.seg("tokenizer", views, () => this.state.view, (v) => this.setView(v === "both" ? v : +v)) : null,
       element("div", { class: "find" }, ...photos),
       element("div", { class: "find" }, input, ui.found),
-      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · Esc returns · ? for keys and words" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
+      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · ? for help" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
       ui.help,
     );
   }
@@ -355,7 +355,7 @@ export class Screen {
     const evidence = element(
       "div", { class: "evidence" },
       element("div", { class: "rows" }, u.code, element("p", { text: "code" }), ...(images && t.about.decodes ? [u.mean, element("p", { text: "real mean", title: "mean of the code’s real patches" })] : [])),
-      element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: this.both ? "real patches, nearest to farthest" : "real patches in context, nearest to farthest from the code" })] : [])),
+      element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: "real patches, nearest to farthest" })] : [])),
       element("div", { class: "grid" }, ...u.near, u.trust),
     );
     const bar = element("div", { class: "bar" }, element("h2", { text: this.both ? `${t.about.name} codebook` : "Codebook" }));
@@ -370,9 +370,9 @@ export class Screen {
     if (this.both || last < 2) return null;
     const range = element("input", { type: "range", min: 0, max: last, "aria-label": "step of training" }), said = element("p");
     range.oninput = () => this.set({ step: +range.value === last ? null : +range.value });
-    range.onkeydown = (e) => e.key.startsWith("Arrow") && e.stopPropagation();
+    range.onkeydown = (e) => { if (e.key.startsWith("Arrow")) e.stopPropagation(); };
     this.ui.syncs.push(() => {
-      const now = this.then(t), text = now.step === undefined ? "trained" : `step ${now.step.toLocaleString("en")}: ${now.used.toLocaleString("en")} of ${t.K.toLocaleString("en")} codes used since the one before`;
+      const now = this.then(t), text = now.step === undefined ? "trained" : `step ${now.step.toLocaleString("en")}: ${now.used.toLocaleString("en")} of ${t.K.toLocaleString("en")} codes used by ${now.total.toLocaleString("en")} tokens`;
       range.value = this.state.step ?? last;
       range.setAttribute("aria-valuetext", text);
       say(said, "Training: ", text);
@@ -528,13 +528,14 @@ export class Screen {
     };
     canvas.onpointermove = (e) => {
       if (e.buttons & 6) return move(e);
-      if (from && e.buttons) return;
+      if (from && e.buttons) return this.set({ band: [...from, e.offsetX, e.offsetY] });
       const k = at(e);
       this.set({ hover: k === null ? null : { code: [m, k] } });
     };
     canvas.onpointerleave = () => this.set({ hover: null });
     canvas.onpointerup = (e) => {
       const k = at(e);
+      this.state.band = null;
       if (e.button || k === null) return;
       if (from && Math.hypot(e.offsetX - from[0], e.offsetY - from[1]) > 6) {
         const [a, b] = [from, [e.offsetX, e.offsetY]], inside = [];
@@ -700,7 +701,7 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], u = ui.sides[m], k = this.focusCode(m);
     const a = this.assigned(m, token), likely = onToken ? a.codes.filter((_, i) => a.shares[i] > 0.01 && i > 0) : [];
     const near = k !== null && !onToken ? [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE) : [];
-    u.map.draw(this.then(t), { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined });
+    u.map.draw(this.then(t), { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined, band: state.band });
     this.paintLegend(t, u);
     if (u.shown !== k) this.paintCode(t, u, k);
     u.shown = k;
@@ -713,23 +714,26 @@ export class Screen {
     u.words.textContent = QUANTITIES[q].words(t);
     const note = element("p");
     u.legend.replaceChildren(note);
-    if (q === "picture") say(note, `${t.K} codes, over ${scope(t)}; crossed: `, counted(t.unused.length, "unused code"));
-    else if (q === "unused") {
+    if (q === "unused") {
       say(note, "", String(t.unused.length), " unused: ");
       u.legend.append(element("p", { class: "list", tabindex: 0, text: t.unused.join(", ") || "none" }));
-    } else {
-      const [low, high] = range(t, q), { amount, unit } = QUANTITIES[q];
+      return;
+    }
+    const shown = q === "picture" ? "mass" : q, [low, high] = range(t, shown), { amount, unit, title } = QUANTITIES[shown];
+    if (q === "picture") say(note, "crossed: ", counted(t.unused.length, "unused code"), ". Most used:");
+    else if (amount) say(note, `tile size: up to `, `${number(high)} ${unit}`, ", log scale. Highest, by code:");
+    else {
       const ramp = element("span", { class: "ramp" });
       ramp.style.background = `linear-gradient(90deg,${[0, 0.25, 0.5, 0.75, 1].map((x) => css(viridis(x))).join()})`;
-      if (amount) say(note, `tile size: up to `, `${number(high)} ${unit}`, ", log scale. Highest, by code:");
-      else note.append(short(low), ramp, `${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`);
-      const most = this.both ? 5 : 9; // of trust many share the highest value
-      for (const k of q === "trust" ? t.order[q].slice(-most).reverse() : t.order[q].slice(0, most)) {
-        const b = this.swatch(`${QUANTITIES[q].title} ${number(t.values[q][k])} ${unit}, code`, t.m, (s) => this.keep({ code: [t.m, s.code] }));
-        b.show(k, "tiles", k);
-        b.title = `code ${k}: ${number(t.values[q][k])} ${unit}`;
-        u.legend.append(b);
-      }
+      note.append(short(low), ramp, `${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`);
+    }
+    const most = this.both ? 5 : 9; // of trust many share the highest value
+    for (const k of q === "trust" ? t.order[q].slice(-most).reverse() : t.order[shown].slice(0, most)) {
+      const said = `${number(t.values[shown][k])} ${unit}`, b = this.swatch(`${title} ${said}, code`, t.m, (s) => this.keep({ code: [t.m, s.code] }));
+      b.show(k, "tiles", k);
+      b.title = `code ${k}: ${said}`;
+      if (t.K > 9999) b.style.width = "33px"; // five digits
+      u.legend.append(b);
     }
   }
   describe(t, k) {
@@ -871,9 +875,12 @@ export class Screen {
       g.drawImage(picture, (w - columns * s) / 2, (h - rows * s) / 2, columns * s, rows * s);
     }
   }
+  // Said to screen readers: what is kept now.
   announce() {
-    const m = this.views[0], k = this.focusCode(m);
-    if (k !== null) this.ui.said.textContent = this.describe(this.tokenizers[m], k).join("");
+    const m = this.views[0], { codes, pin } = this.state, k = this.focusCode(m), w = this.grid()[1];
+    const place = pin.token === undefined ? "" : `row ${Math.floor(pin.token / w)}, column ${pin.token % w}. `;
+    if (codes.length > 1) this.ui.said.textContent = `${counted(codes.length, "code")} selected: ${codes.join(", ")}`;
+    else if (k !== null) this.ui.said.textContent = place + this.describe(this.tokenizers[m], k).join("");
   }
 
   // Keyboard and commands -----------------------------------------------------------------------
@@ -887,7 +894,8 @@ export class Screen {
         state.paint = false;
         this.keep(this.home());
       },
-      m: () => { const all = Object.keys(QUANTITIES); this.set({ quantity: all[(all.indexOf(state.quantity) + 1) % all.length] }); },
+      m: () => { const all = Object.keys(QUANTITIES), by = e.shiftKey ? all.length - 1 : 1; this.set({ quantity: all[(all.indexOf(state.quantity) + by) % all.length] }); },
+      t: () => this.setTau(state.tau === 1 ? (this.active.about.tau_c ?? 1) : 1),
       c: () => this.tokenizers.length > 1 && this.setView(this.both ? (this.before ?? 0) : ((this.before = state.view), "both")),
       ",": () => this.stepTau(-1),
       ".": () => this.stepTau(1),

@@ -11,6 +11,7 @@ color:var(--fg);background:var(--bg);font:13px/18px system-ui,"Liberation Sans",
 padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx.dark{--bg:#17191c;--fg:#e8eaed;--muted:#a3abb6;--line:#34383e;--soft:#23262b;--first:#56b4e9;--second:#e69f00}
 .lgx-shell:has(.dark){background:#17191c}
+.lgx:focus{outline:none}
 .lgx *{box-sizing:border-box}
 .lgx h1{font-size:16px;line-height:24px;margin:0;font-weight:650}
 .lgx .top h1{max-width:300px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}

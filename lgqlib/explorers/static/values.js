@@ -97,7 +97,7 @@ export function atMoment(store, t, j, then) {
   const tiles = store.picture(`${t.m}/then${j}`, then);
   if (!tiles) return t;
   const count = store.array(`${t.m}/uses${j}`), mass = Float32Array.from(count, (n) => n || NaN), moment = t.about.moments[j];
-  const changed = { step: moment.step, tiles, count, sheet: null, about: { ...t.about, tile: moment.tile }, used: count.filter((n) => n).length };
+  const changed = { step: moment.step, tiles, count, sheet: null, about: { ...t.about, tile: moment.tile }, used: count.filter((n) => n).length, total: count.reduce((a, b) => a + b, 0) };
   return Object.assign(Object.create(t), changed, { values: { ...t.values, mass }, order: { ...t.order, mass: ranked(mass) } });
 }
 
@@ -123,7 +123,7 @@ const errorOf = (t) => (t.about.pixels ? "squared error of the pixels" : "square
 
 // `amount`: drawn as the size of a tile; otherwise a rate, drawn as a color.
 export const QUANTITIES = {
-  picture: { title: "Picture", words: (t) => (t.about.images ? `A tile is the mean of ${t.about.decodes ? "what the decoder draws for" : "the real patches of"} the code’s tokens. Similar codes stand side by side.` : "A tile’s color is the code’s place among the others (three longest axes). Similar codes stand side by side.") },
+  picture: { title: "Picture", words: (t) => (t.about.images ? `${t.K.toLocaleString("en")} codes over ${scope(t)}. A tile is the mean of ${t.about.decodes ? "what the decoder draws for" : "the real patches of"} the code’s tokens; similar codes stand side by side.` : "A tile’s color is the code’s place among the others (three longest axes). Similar codes stand side by side.") },
   mass: { title: "Mass", amount: true, unit: "tokens", words: (t) => `Mass: how many tokens have the code, over ${scope(t)}.` },
   entropy: { title: "Entropy", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1 (× 2D/C), from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
   error: { title: "Error", amount: true, unit: "%", words: (t) => `Error: the code’s share of the whole ${errorOf(t)} of hard codes, over ${scope(t)}.` },
