@@ -1,7 +1,7 @@
 // The look, light and dark, in three widths: three columns, two with a row below, one.
 
 // A live widget hides what stands still for where there is no kernel: its page, a figure's data.
-const LIVE = `.jp-OutputArea:has([data-mime-type="application/vnd.jupyter.widget-view+json"] :is(.lgx,.js-plotly-plot))
+const LIVE = `.jp-OutputArea:has(.jp-OutputArea-output:not([data-mime-type]) :is(.lgx,.js-plotly-plot))
 [data-mime-type]:is([data-mime-type="text/html"]:has(.lgx-page),[data-mime-type="application/vnd.plotly.v1+json"]){display:none}`;
 
 export const STYLE = `${LIVE}
