@@ -7,12 +7,7 @@ from drawn import starting, texts
 from lgqlib.figures import geometry
 from lgqlib.measure.geometry import drift, measure_geometry
 
-DRAWINGS = (
-    geometry.partial_distortion,
-    geometry.bounds,
-    geometry.spacing_and_shape,
-    geometry.spectra,
-)
+DRAWINGS = (geometry.partial_distortion, geometry.bounds)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +36,6 @@ def test_bounds_mark_each_run_on_its_rate_and_beside_the_mass_law(geometries):
     assert starting(fig, "mass law").y[0] == pytest.approx(g.numbers["mass_law_perplexity"] / 32)
     bound = starting(fig, "bound for LGQ")
     assert bound.y[0] == pytest.approx(1) and (np.diff(bound.y) < 0).all()
-
-
-def test_spacing_shows_every_code_and_spectra_are_shares_of_the_variance(geometries):
-    spacing, g = geometry.spacing_and_shape(geometries), geometries["lgq"]
-    assert np.sum(starting(spacing, "LGQ, hubness").y) == pytest.approx(100)
-    judged = np.isfinite(g.shape.anisotropy).sum()
-    assert len(starting(spacing, f"LGQ, {judged} cells").y) == judged > 0
-    spectra, codes = geometry.spectra(geometries), g.codes.eigenvalues / g.latents.total
-    assert np.sum(starting(spectra, "LGQ, latents").y) == pytest.approx(1)
-    assert np.allclose(starting(spectra, "LGQ, codes").y, codes, rtol=1e-6)
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
