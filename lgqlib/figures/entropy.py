@@ -61,7 +61,7 @@ def decile_examples(
 
     `bounds`: the least and the largest entropy of each, in bits.
     """
-    rows = {f"{i + 1}: {a:.2g} to {b:.2g}": patches[i] for i, (a, b) in enumerate(bounds)}
+    rows = {f"{i + 1}: {a:.2f} to {b:.2f}": patches[i] for i, (a, b) in enumerate(bounds)}
     return titled(
         picture_grid(rows, tile=52, axis="decile: its entropy, bits"),
         f"The surest tenth of the tokens is below {bounds[0][1]:.2g} bits, the least sure above "

@@ -66,4 +66,4 @@ def test_the_histogram_counts_tokens_and_those_of_chosen_codes():
 def test_deciles_stand_in_rows_with_their_entropies():
     patch = np.full((12, 12, 3), 9, np.uint8)
     fig = entropy.decile_examples([[patch, patch], [patch]], [(0.0, 0.5), (0.5, 3.0)])
-    assert list(fig.layout.yaxis.ticktext) == ["1: 0 to 0.5", "2: 0.5 to 3"]
+    assert list(fig.layout.yaxis.ticktext) == ["1: 0.00 to 0.50", "2: 0.50 to 3.00"]

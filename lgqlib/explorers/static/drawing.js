@@ -71,7 +71,7 @@ function rendered(t, quantity, n, s, x0, y0) {
       const u = (x - x0) / s - column, dead = !t.count[k];
       if (dead && Math.abs(u - 0.5) < 0.24 && Math.abs(Math.abs(u - 0.5) - Math.abs(v - 0.5)) * s < 0.6) out[y * n + x] = amount ? EDGE : CROSS;
       else if (dead && amount) continue;
-      else if (dead && s > 5 && (u * s < 1 || v * s < 1)) out[y * n + x] = EDGE;
+      else if (dead && veiled && s > 5 && (u * s < 1 || v * s < 1)) out[y * n + x] = EDGE;
       else {
         const a = (u - 0.5) / size[k] + 0.5, b = (v - 0.5) / size[k] + 0.5;
         if (a < 0 || b < 0 || a >= 1 || b >= 1) continue;
