@@ -14,7 +14,7 @@ test: .venv/stamp
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 lab: .venv/stamp
-	$(PY) -m jupyter lab notebooks
+	$(PY) -m jupyter lab notebooks --LabApp.default_url=/lab/tree/index.md --LabApp.app_settings_dir=notebooks/.lab
 
 bench: .venv/stamp
 	$(PY) benchmarks/speed.py

@@ -4,8 +4,8 @@
 
 The prior learns from the embedded training photographs, whole and at 256 pixels, and from training
 images of FOLDER (train/ and val/ with a folder a class), if given. It is measured on the nine
-held-out photographs, at both sizes, and on 100 held-out images of FOLDER. `--save` writes the
-tokenizer with its prior.
+held-out photographs, at both sizes, and on 100 held-out images of FOLDER. RUN may also be a name in
+lgqlib/pretrained. `--save FILE` writes the prior.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lgqlib import Run, preset
+from lgqlib import Run, Tokenizer, preset
 from lgqlib.data import ImageSet, load, whole_images
 from lgqlib.measure.codecs import CODECS
 from lgqlib.prior import compress, count_bits, decompress, file_rates, fit, tokens_of
@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--save", default="")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    tokenizer, photos = Run(asked.run).tokenizer(), preset("laptop")
+    is_run, photos = (Path(asked.run) / "checkpoints").is_dir(), preset("laptop")
+    tokenizer = Run(asked.run).tokenizer() if is_run else Tokenizer.from_pretrained(asked.run)
     folder = photos.override({"data.name": "imagefolder", "data.root": asked.images})
     small = photos.override({"data.resize": 256})
     kinds = {"photographs at 256": small.data, "photographs, whole": photos.data}
@@ -54,8 +55,7 @@ def main() -> None:
     )
     print("| | n | PSNR | counts | left neighbor | prior | bits a pixel | JPEG | WebP | excess |")
     if asked.save:
-        tokenizer.save_pretrained(asked.save)
-        prior.save(Path(asked.save) / "prior.safetensors")
+        prior.save(asked.save)
     for name, data in kinds.items():
         size = 256 if data.resize else 1024
         images = spread(load(data, "val", cache=asked.cache), 100, largest=size)

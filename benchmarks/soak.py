@@ -14,7 +14,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import logging
-import math
 import random
 import resource
 import signal
@@ -23,42 +22,29 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lgqlib.config import Config
-from lgqlib.data import SPLITS, load
+from lgqlib.data import SPLITS, identified, load
 from lgqlib.presets import preset
 from lgqlib.run import KEPT_CHECKPOINTS, Run
 from lgqlib.train import train
 
 TINY = (
-    "data.size=16 data.eval_crops=4 backbone.width=8 backbone.depth=1 train.num_steps=60 "
-    "train.batch_size=4 train.log_every=2 train.eval_every=20 train.checkpoint_every=4 "
-    "train.num_snapshots=24 train.probe=32 train.ema=0.9 evaluation.batch_size=4 "
+    "data.name=imagefolder data.size=16 data.eval_crops=4 backbone.width=8 backbone.depth=1 "
+    "train.num_steps=60 train.batch_size=4 train.log_every=2 train.eval_every=20 train.ema=0.9 "
+    "train.checkpoint_every=4 train.num_snapshots=24 train.probe=32 evaluation.batch_size=4 "
     "quantizer.num_codes=36 loss.adversarial=0.1 loss.adversarial_start=0.8"
 )
 METHODS = ("lgq", "vq_ema", "fsq", "ibq")  # in turn: each keeps something else in a checkpoint
 PLACES = {"checkpoints": 300_000, "snapshots": 2_000, "metrics.jsonl": 400, "stores": 10_000}
 """What is written, as its paths name it, and the most bytes of a write that dies in the middle."""
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "os.scandir"}
-MOST = {"time": 1.2, "torn": 5, "between": 20}
+HOW = {"time": 1.2, "torn": 5, "between": 20}
 """Seconds, writes or calls after which a victim is dead at the latest."""
-Aim = tuple[str, str, float, float]
-"""Where a victim dies: a place, how, after how much of `MOST`, and the share of a torn write."""
-
-
-def draw(chance: random.Random, *, building: bool) -> Aim:
-    """Draw an aim; in the store only while it is being built."""
-    place = chance.choice(["anywhere", *list(PLACES)[:3], *(8 * ["stores"] * building)])
-    how = "time" if place == "anywhere" else chance.choice(["torn", "between"])
-    at = chance.uniform(0, MOST[how])
-    return place, how, at if how == "time" else math.ceil(at), chance.random()
 
 
 def config_of(number: int, folder: Path) -> Config:
@@ -68,20 +54,16 @@ def config_of(number: int, folder: Path) -> Config:
         path = folder / ("val" if i % 3 == 0 else "train") / "a" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(values).save(path)
-    config = preset("laptop", method=METHODS[number % len(METHODS)], seed=number)
-    return config.override(TINY).override({"data.name": "imagefolder", "data.root": str(folder)})
+    tiny = f"{TINY} data.root='{folder}'"
+    return identified(preset(method=METHODS[number % 4], seed=number, overrides=tiny))
 
 
 def table(what: str, columns: tuple[str, ...], cases: list[tuple[str, str]]) -> str:
     """Count the cases of each row and column in a table in Markdown."""
-    counts = Counter(cases)
-    lines = [f"| {what} | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    counts, rows = Counter(cases), [[what, *columns], ["---"] * (1 + len(columns))]
     for row in dict.fromkeys(row for row, _ in cases):
-        lines.append(f"| {row} | {' | '.join(str(counts[row, c] or '–') for c in columns)} |")
-    return "\n".join(lines)
-
-
-# Kills -------------------------------------------------------------------------------------------
+        rows.append([row, *(str(counts[row, column] or "–") for column in columns)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def kill(count: int, seed: int, folder: Path) -> str:
@@ -90,45 +72,43 @@ def kill(count: int, seed: int, folder: Path) -> str:
     while len(died) < count:
         config, chance = config_of(runs, folder / "images"), random.Random(f"{seed} {runs}")
         whole, _ = finish(config, folder / f"whole-{runs}", 0, chance)
-        run, aims = finish(config, folder / f"killed-{runs}", count - len(died), chance)
-        assert fingerprint(run) == fingerprint(whole), f"{run.name} after {aims} is another run"
-        died, runs = died + aims, runs + 1
-        print(f"{run.name}: {len(aims)} kills, equal to the run left alone", file=sys.stderr)
+        run, places = finish(config, folder / f"killed-{runs}", count - len(died), chance)
+        assert left(run) == left(whole), f"{run.name} after {places} is another run"
+        died, runs = died + places, runs + 1
+        print(f"{run.name}: {len(places)} kills, equal to the run left alone", file=sys.stderr)
     return (
-        f"{len(died)} processes killed in {runs} runs of 60 steps; lost 0: each run equals, to the "
-        "bit, the same run left alone, in weights, optimizer, snapshots, store, and metrics but "
-        "for the clock's. Died at a random time, between two calls of the system, or in the middle "
-        f"of a write:\n\n{table('where', ('time', 'between', 'torn'), [a[:2] for a in died])}"
+        f"{len(died)} processes killed in {runs} runs of 60 steps; lost 0: each "
+        "equals, to the bit and but for the clock's readings, the same run left alone.\n\n"
+        + table("where", tuple(HOW), died)
     )
 
 
 def finish(config: Config, folder: Path, kills: int, chance: random.Random) -> tuple[Run, list]:
     """Train to the end through up to `kills` kills; give the run and where its processes died."""
     folder.mkdir(parents=True)
-    died, path, step = [], folder / config.run_name, 0
-    while True:
-        built = len(list(folder.rglob("index.json"))) == 2
-        building = not built and sum(place == "stores" for place, *_ in died) < 4
-        aim = draw(chance, building=building) if len(died) < kills else None
-        status = victim(config, folder, aim)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, f"{died}: {(folder / 'error.txt').read_text()}"
-            break
-        assert aim and os.WTERMSIG(status) in (signal.SIGKILL, signal.SIGXFSZ), died
-        died.append(aim)
-        if (path / "config.json").exists():  # all that is left can be read, and no step is lost
-            run = Run(path)
+    died, step, status = [], 0, -1
+    while status != 0:
+        built = len(list(folder.rglob("index.json"))) == 2 or sum("stores" in d for d in died) > 3
+        place = chance.choice(["anywhere", *list(PLACES)[:3], *([] if built else 8 * ["stores"])])
+        how = "time" if place == "anywhere" else chance.choice(["torn", "between"])
+        aim = (place, how, chance.uniform(0, HOW[how])) if len(died) < kills else None
+        status = victim(config, folder, aim, chance.random())
+        if status in (signal.SIGKILL, signal.SIGXFSZ):
+            died.append((place, how))
+        else:
+            assert status == 0, f"{died}: {status}, {(folder / 'error.txt').read_text()}"
+        if (folder / config.run_name / "config.json").exists():
+            run = Run(folder / config.run_name)  # all that is left can be read, no step is lost
             _ = run.metrics(), run.snapshots(), run.load_checkpoint()
             assert run.step >= step, f"step {run.step} after {step}: {died}"
             step = run.step
-    run = Run(path)
     assert run.is_complete, f"step {run.step} after {died}"
     with run.locked():  # as the next who writes would
-        assert not [*path.rglob("*.tmp.*")], f"leftovers of {died}"
+        assert not [*run.path.rglob("*.tmp.*")], f"leftovers of {died}"
     return run, died
 
 
-def fingerprint(run: Run) -> dict[str, Any]:
+def left(run: Run) -> dict:
     """Give all that training left, to the bit, but for the clock's readings."""
     kept = sorted(run.path.glob("checkpoints/*"))[-KEPT_CHECKPOINTS:]
     kept += [*run.path.glob("snapshots/*"), *run.path.parent.rglob("stores/*/*.*")]
@@ -137,7 +117,7 @@ def fingerprint(run: Run) -> dict[str, Any]:
     return files | {"metrics": [line for line in lines if '"split": "timing"' not in line]}
 
 
-def victim(config: Config, folder: Path, aim: Aim | None) -> int:
+def victim(config: Config, folder: Path, aim: tuple | None, share: float) -> int:
     """Train in a fork that dies where `aim` says; give its status."""
     pid = os.fork()
     if pid == 0:  # a fork that went on would be a second parent: it never returns
@@ -146,7 +126,7 @@ def victim(config: Config, folder: Path, aim: Aim | None) -> int:
             for stream in (1, 2):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
             if aim and aim[1] != "time":
-                sys.addaudithook(deadly(*aim))
+                sys.addaudithook(deadly(*aim, share))
             train(config, Run.create(folder, config), cache=folder / "cache", progress=False)
             code = 0
         except BaseException:
@@ -159,31 +139,26 @@ def victim(config: Config, folder: Path, aim: Aim | None) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def deadly(place: str, how: str, at: float, share: float) -> Callable[[str, tuple], None]:
+def deadly(place: str, how: str, at: float, share: float):
     """Give a hook that dies at the n-th call in the place, or in the write after it."""
     seen = []
 
     def hook(event: str, arguments: tuple) -> None:
         is_there = event in EVENTS and any(place in f"{path}" for path in arguments[:2])
         writes = event == "open" and isinstance(arguments[1], str) and arguments[1][:1] in "wa"
-        if is_there and (writes or how == "between"):
-            seen.append(event)
-        if not is_there or len(seen) != at:
+        if not is_there or not (writes or how == "between"):
             return
-        if how == "between":
+        seen.append(event)
+        if len(seen) == int(at) + 1 and how == "between":
             os.kill(os.getpid(), signal.SIGKILL)
-        elif writes:
-            # The kernel kills whoever writes beyond the limit, when that many bytes are written.
+        elif len(seen) == int(at) + 1:  # the kernel kills whoever writes beyond the limit
             begun = os.path.getsize(arguments[0]) if os.path.exists(arguments[0]) else 0
-            limit = begun + int(share * PLACES[place])
             signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            limit = begun + int(share * PLACES[place])
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     return hook
-
-
-# Damages -----------------------------------------------------------------------------------------
 
 
 def damage(count: int, seed: int, folder: Path) -> str:
@@ -192,63 +167,54 @@ def damage(count: int, seed: int, folder: Path) -> str:
     run = Run.create(folder, config)
     train(config, run, cache=cache, progress=False)
     run.save_evaluation({"psnr": 20.5, "kid": None, "name": "é"}, {"x": np.arange(100.0)})
-    read_set = partial(load, config.data, cache=cache)
-    path, newest = run.path, max(run.path.glob("checkpoints/*"))
-    kinds: dict[str, tuple[list[Path], Callable]] = {
-        "config": ([path / "config.json"], lambda: Run(path).config.to_dict()),
-        "checkpoint": ([newest], run.load_checkpoint),
-        "snapshot": ([*path.glob("snapshots/*")], run.snapshots),
-        "metrics": ([path / "metrics.jsonl"], run._records),
-        "evaluation": ([*path.glob("evaluation.*")], lambda: [run.evaluation(), run.arrays()]),
-        "store": ([*cache.glob("stores/*/*.*")], lambda: [read_set(split) for split in SPLITS]),
+    kinds = {
+        "config.json": lambda: Run(run.path).config.to_dict(),
+        f"checkpoints/{max(run.path.glob('checkpoints/*')).name}": run.load_checkpoint,
+        "snapshots/*": run.snapshots,
+        "metrics.jsonl": run._records,
+        "evaluation.*": lambda: [run.evaluation(), run.arrays()],
+        "../cache/stores/*/*.*": lambda: [load(config.data, s, cache=cache) for s in SPLITS],
     }
     cases = []
-    for kind, (files, read) in kinds.items():
-        chance, whole = random.Random(f"{seed} {kind}"), plain(read())
+    for pattern, read in kinds.items():
+        chance, whole = random.Random(f"{seed} {pattern}"), plain(read())
         for number in range(count):
-            file = chance.choice(files)
+            file = chance.choice(sorted(run.path.glob(pattern)))
             content = file.read_bytes()
-            damaged = harm(content, chance)
-            where = f"{kind} {number}: {file.name}"
-            file.write_bytes(damaged)
+            file.write_bytes(damaged := harm(content, chance))
+            where = f"{pattern} {number}: {file.name}"
             try:
                 found = plain(read())
             except ValueError as error:
                 assert file.name in str(error), f"{where}: the error names no file: {error}"
                 outcome = "refused"
             else:
-                torn = kind == "metrics" and len(found) < len(whole)
+                torn = "metrics" in pattern and len(found) < len(whole)
                 assert found == (whole[: len(found)] if torn else whole), f"{where}: lost"
                 outcome = "repaired" if torn or file.read_bytes() != damaged else "harmless"
-            cases.append((kind, outcome))
+            kind = "checkpoints" if "checkpoints" in pattern else pattern.replace("*", "")
+            cases.append((kind.removeprefix("../cache/").strip("/."), outcome))
             file.write_bytes(content)
     return (
-        f"{len(cases)} damages (flipped bits, cuts, zeros, noise, longer or empty files); lost 0: "
-        "each is refused by the file's name, repaired (a store built again, a torn end of the "
-        "metrics left out) or changes nothing that is read.\n\n"
+        f"{len(cases)} damages (bits, cuts, zeros, noise, longer, empty); lost 0: each is "
+        "refused by the file's name, repaired, or changes nothing that is read.\n\n"
         + table("file", ("refused", "repaired", "harmless"), cases)
     )
 
 
 def harm(content: bytes, chance: random.Random) -> bytes:
-    """Damage bytes in one of many ways."""
-    how = chance.choice(["bit", "bit", "bit", "cut", "cut", "zeros", "noise", "longer", "empty"])
+    """Damage bytes in one of many ways; a flipped bit is the most frequent."""
     place = chance.randrange(len(content))
-    head, size = content[:place], min(chance.randint(1, 64), len(content) - place)
-    return {
-        "bit": head + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :],
-        "cut": head,
-        "zeros": head + bytes(size) + content[place + size :],
-        "noise": head + chance.randbytes(size) + content[place + size :],
-        "longer": content + chance.randbytes(size),
-        "empty": b"",
-    }[how]
+    size, head = min(chance.randint(1, 64), len(content) - place), content[:place]
+    bit = head + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
+    noise, end = chance.randbytes(size), content[place + size :]
+    others = [head, head, head + bytes(size) + end, head + noise + end, content + noise, b""]
+    return chance.choice([bit, bit, bit, *others])
 
 
-def plain(value: Any) -> Any:
+def plain(value):
     """Give a value that `==` compares to the last bit."""
-    if hasattr(value, "numpy"):
-        value = value.numpy()
+    value = value.numpy() if hasattr(value, "numpy") else value
     if isinstance(value, np.ndarray):
         return (value.dtype.str, value.shape, value.tobytes())
     value = vars(value) if hasattr(value, "__dataclass_fields__") else value
@@ -262,13 +228,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in {"kills": 80, "damages": 300, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
+    asked = parser.parse_args()
     logging.disable(logging.WARNING)  # a store that is built again says so a thousand times
     with tempfile.TemporaryDirectory() as temporary:
-        try:
-            # First the kills: a process that forks must not have computed anything.
-            killed = kill(options.kills, options.seed, Path(temporary) / "kills")
-            damaged = damage(options.damages, options.seed, Path(temporary) / "damage")
+        try:  # First the kills: a process that forks must not have computed anything.
+            killed = kill(asked.kills, asked.seed, Path(temporary) / "kills")
+            damaged = damage(asked.damages, asked.seed, Path(temporary) / "damage")
         except Exception:
             print(f"LOST: {traceback.format_exc()}")
             return 1

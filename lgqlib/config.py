@@ -24,6 +24,8 @@ TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy
 VERSION = 1
 SMALLEST = 11
 """Side of the smallest image that SSIM can judge, in pixels."""
+LATER = {"data.content": "", "train.after": "", "evaluation.prior_steps": 200}
+"""Fields that a file of an older run may lack, and what they then are."""
 
 
 def number(default: Any, least: float, most: float = math.inf, *, above: bool = False) -> Any:
@@ -70,6 +72,8 @@ class DataConfig(_Section):
     """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any images)."""
     root: str = ""
     """A folder or tar of one's own: required by `imagefolder`, instead of a download for others."""
+    content: str = ""
+    """Digest of what lies at `root` (`data.identified`): it decides the run, not the place."""
     size: int = number(32, 8, 4096)
     """Side of the square images that the model sees, in pixels."""
     resize: int = number(0, 0, 8192)
@@ -261,6 +265,8 @@ class TrainConfig(_Section):
     PREFIX = "train."
     num_steps: int = number(600, 0)
     """0 keeps the start: a baseline without learning."""
+    after: str = ""
+    """Name of a finished run beside this one, with fewer steps, from which this one goes on."""
     batch_size: int = number(64, 1, 2**20)
     """Images a step, over all processes."""
     lr: float = number(2e-3, 0, 1.0, above=True)
@@ -313,6 +319,8 @@ class EvaluationConfig(_Section):
     batch_size: int = number(64, 1, 2**20)
     photographs: int = number(16, 0)
     """Held-out images that are also seen whole, where images are cut into tiles."""
+    prior_steps: int = number(200, 0)
+    """Steps of the small prior under which held-out tokens are priced; 0: none."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -326,7 +334,7 @@ class EvaluationConfig(_Section):
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Two equal configs are the same run; `run_name` carries the hash."""
+    """One run; `run_name` carries the hash of what decides its weights."""
 
     version: int = VERSION
     """Of this format; a run of another version is refused."""
@@ -375,10 +383,8 @@ class Config:
         `override("train.lr=1e-3")` is `override({"train.lr": 1e-3})`. Raises ValueError for an
         unknown name (with the known ones), a value of another type, or a refused value.
         """
-        if not isinstance(changes, str | Mapping):
-            raise ValueError(f"overrides = {changes!r}: it must be text, name=value name=value.")
         values = self.to_dict()
-        for name, value in (_pairs(changes) if isinstance(changes, str) else changes).items():
+        for name, value in pairs(changes).items():
             *path, last = name.split(".")
             section: Any = values
             for part in path:
@@ -398,20 +404,32 @@ class Config:
         return _read(cls, values, "")
 
     @property
+    def evaluated(self) -> dict:
+        """What decides an evaluation, and no weight."""
+        return {"eval_crops": self.data.eval_crops, **dataclasses.asdict(self.evaluation)}
+
+    @property
     def run_name(self) -> str:
-        """Name the run after what it is, with a hash of everything that it is."""
+        """Name the run, with a hash of all but where its images lie and how it is evaluated."""
         # As it is read back: a whole number in a field of type float is a float.
-        text = json.dumps(Config.from_dict(self.to_dict()).to_dict(), sort_keys=True)
+        values = Config.from_dict(self.to_dict()).to_dict()
+        del values["evaluation"], values["data"]["root"], values["data"]["eval_crops"]
+        text = json.dumps(values, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         method, num_codes = self.quantizer.method, self.quantizer.num_codes
         return f"{method}-{self.data.name}-K{num_codes}-s{self.seed}-{digest}"
 
 
-def _pairs(text: str) -> dict[str, str]:
+def pairs(changes: Mapping[str, Any] | str) -> dict[str, Any]:
+    """Give overrides by name, of a mapping or of text; ValueError for what is neither."""
+    if isinstance(changes, Mapping):
+        return dict(changes)
+    if not isinstance(changes, str):
+        raise ValueError(f"overrides = {changes!r}: it must be text, name=value name=value.")
     try:
-        items = shlex.split(text)  # a folder's name may hold a space, inside quotes
+        items = shlex.split(changes)  # a folder's name may hold a space, inside quotes
     except ValueError as error:
-        raise ValueError(f"overrides = {text!r}: {error}.") from None
+        raise ValueError(f"overrides = {changes!r}: {error}.") from None
     for item in items:
         if "=" not in item:
             raise ValueError(f"override {item!r}: write it as name=value, e.g. train.lr=1e-3.")
@@ -428,6 +446,7 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     for unknown in value.keys() - kinds.keys():
         known = ", ".join(sorted(kinds))
         raise ValueError(f"unknown field {prefix + unknown!r}; known here: {known}.")
+    value = {item: LATER[prefix + item] for item in kinds if prefix + item in LATER} | {**value}
     if missing := [prefix + item for item in kinds if item not in value]:
         raise ValueError(f"the config lacks {', '.join(missing)}.")
     return kind(**{item: _read(kinds[item], value[item], prefix + item) for item in kinds})

@@ -21,13 +21,15 @@ from tqdm.auto import tqdm
 from lgqlib.data import (
     TrainingBatches,
     evaluation_images,
+    identified,
     is_tiled,
     load,
     to_model,
     to_unit,
     whole_images,
 )
-from lgqlib.files import replacing
+from lgqlib.files import replacing, writable
+from lgqlib.measure import METRICS
 from lgqlib.measure.distances import frechet_distance, kernel_distance
 from lgqlib.measure.features import Extractor, build_extractor
 from lgqlib.measure.images import (
@@ -40,14 +42,22 @@ from lgqlib.measure.images import (
     quantize_8bit,
     ssim,
 )
+from lgqlib.measure.neighbors import nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage, coded_rate
+from lgqlib.prior import prior_bits
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
 OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
 """Mean squared errors by the period of their waves, in pixels."""
 REGIONS = ("error_edges", "error_flat")
+FEW = 30
+"""Images below which a mean says little of others."""
+LEAST = {"kid": 3, "fd": 2}
+"""Images below which a distance of distributions is not defined."""
+TAUGHT = 64
+"""Training images seen whole, on whose tokens the small prior is fitted."""
 CACHE_VERSION = 1
 """Part of the key of cached features: raise it when their computation changes."""
 
@@ -76,10 +86,11 @@ def evaluate(
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
     Without an `extractor` there is no perceptual, kernel (`kid` with its standard error `kid_se`)
-    and Fréchet (`fd`) distance; `reference` is `reference_features` of the same images.
-    `train_counts`, the code usage on training images, adds the rate that a range coder reaches.
-    The tokenizer must be on `device`; an extractor is moved there. PSNR is in dB, entropies and
-    rates in bits. Raises ValueError when arguments do not fit each other.
+    and Fréchet (`fd`) distance; the last two need some images (`LEAST`). `reference` is
+    `reference_features` of the same images. `train_counts`, the code usage on training images, adds
+    the rate that a range coder reaches. The tokenizer must be on `device`; an extractor is moved
+    there. PSNR is in dB, entropies and rates in bits. Raises ValueError when arguments do not fit
+    each other.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
@@ -138,11 +149,28 @@ class RunEvaluation:
         """Every number, by the name it has in `evaluation.json`."""
         return self.evaluation.numbers
 
+    @property
+    def caveats(self) -> list[str]:
+        """Say what the numbers mean where images, tokens or codes are few."""
+        n, k, tokens = (self.numbers[f"num_{what}"] for what in ("images", "codes", "tokens"))
+        short = {key: least for key, least in LEAST.items() if n < least}
+        needs = ", ".join(f"{METRICS[key].label} needs {least}" for key, least in short.items())
+        said = {
+            f"{n} held-out image(s): means say little of other images": n < FEW,
+            f"too few images for a distance of distributions: {needs}": (
+                needs and "extractor" in self.numbers
+            ),
+            f"{tokens:,} tokens for {k:,} codes: more tokens would find more active codes, a "
+            "higher perplexity and entropy": tokens < 10 * k,
+            "one code: every token is the same, and costs no bit": k == 1,
+        }
+        return [text for text, holds in said.items() if holds]
+
     def at_percentiles(self, metric: str, percentiles: Sequence[float]) -> list[int]:
-        """Give the images that stand at percentiles of a per-image metric, lowest first."""
+        """Give the different images at percentiles of a per-image metric, lowest first."""
         order = np.argsort(self.evaluation.per_image[metric], kind="stable")
         places = np.round(np.asarray(percentiles) / 100 * (len(order) - 1)).astype(int)
-        return order[places].tolist()
+        return list(dict.fromkeys(order[places].tolist()))
 
     def decoded(self, which: Sequence[int]) -> Float[Tensor, "n 3 S S"]:
         """Give reconstructions of held-out images in [0, 1], clamped as a saved file would be."""
@@ -161,7 +189,7 @@ def evaluate_run(
     if isinstance(train_batches, bool) or not isinstance(train_batches, int) or train_batches < 1:
         raise ValueError(f"train_batches = {train_batches!r}: it must be a whole number >= 1.")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    config, cache = run.config, Path(cache)
+    config, cache = identified(run.config), Path(cache)
     tokenizer = run.tokenizer(device)
     size, train_set = config.data.size, load(config.data, "train", cache=cache)
     batches = TrainingBatches(
@@ -202,6 +230,17 @@ def evaluate_run(
         numbers, more = evaluate_whole(tokenizer, photographs, train_counts=counts, device=device)
         evaluation.numbers.update(numbers)
         arrays |= more
+    if steps := config.evaluation.prior_steps:
+        if photographs:
+            tested = photographs.values()
+            taught = dict(whole_images(train_set, multiple=factor, limit=TAUGHT)).values()
+        else:
+            tested = images
+            taught = torch.cat([batches.batch(step)[0].cpu() for step in range(train_batches)])
+        options = {"seed": config.seed, "num_steps": steps, "device": device, "progress": progress}
+        numbers, bits = prior_bits(tokenizer, taught, tested, **options)
+        evaluation.numbers.update(numbers)
+        arrays["whole.bits_prior" if photographs else "per_image.bits_prior"] = bits
     run.save_evaluation(evaluation.numbers, arrays)
     photographs = {name: image.permute(1, 2, 0).numpy() for name, image in photographs.items()}
     return RunEvaluation(tokenizer, images, labels, evaluation, photographs)
@@ -224,7 +263,7 @@ def evaluate_whole(
     """
     tokenizer.eval()
     rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "octaves", "edges")}
-    arrays, streams = {}, []
+    arrays, streams, bits = {}, [], []
     for name, image in photographs.items():
         original = image[None].to(device)
         indices = tokenizer.encode(to_model(original))
@@ -235,6 +274,8 @@ def evaluate_whole(
             row.append(value.cpu())
         arrays[f"decoded.{name}"] = (y[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
         streams.append(indices.flatten().cpu())
+        bits.append(8 * coded_rate(streams[-1], train_counts).num_bytes / image[0].numel())
+    arrays["whole.bits"] = np.array(bits)
     arrays |= {f"whole.{name}": torch.cat(row).numpy() for name, row in rows.items()}
     pixels = sum(image.shape[1] * image.shape[2] for image in photographs.values())
     rate = coded_rate(torch.cat(streams), train_counts)
@@ -271,8 +312,10 @@ def latent_geometry(
     `latent_error`: squared error of the latents as a share of their variance. `effective_dim`:
     participation ratio of their covariance. `geometry_efficiency`: the error that a Gaussian of
     this covariance must have at the rate H(u), over the error. `mass_law_share`: perplexity / K of
-    an optimal quantizer of a Gaussian of that dimension. Nothing when the latents do not vary, or
-    nothing of them is lost.
+    an optimal quantizer of a Gaussian of that dimension. `nearest_code`: how far a used code is
+    from the nearest other, at the 10 % quantile, in standard deviations of the latents: near 0,
+    codes are spent twice on one place. Nothing when the latents do not vary, or nothing of them is
+    lost.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer
@@ -294,7 +337,10 @@ def latent_geometry(
     dimension = participation_ratio(spectrum)
     if not error > 0 or not dimension > 0:
         return {}
+    used = sites[indices.unique()].cpu()
+    near = nearest_others(used)[0][:, 0] if len(used) > 1 else np.full(1, np.nan)
     return {
+        "nearest_code": float(np.quantile(near, 0.1) / math.sqrt(spectrum.mean())),
         "latent_error": error / len(indices) / float(spectrum.sum()),
         "effective_dim": dimension,
         "geometry_efficiency": geometry_efficiency(spectrum, entropy, error / len(indices)),
@@ -361,7 +407,7 @@ def reference_features(
     with torch.no_grad():
         parts = [extractor.pooled(batch.to(device).float() / 255).cpu() for batch in batches]
     features = torch.cat(parts).numpy()
-    with replacing(path) as temporary:
+    with replacing(writable(path.parent) / path.name) as temporary:
         np.save(temporary, features)
     return features
 
@@ -375,9 +421,13 @@ def _fidelity(originals: Tensor, decoded: Tensor) -> dict[str, Tensor]:
 
 
 def _distances(original: Tensor, decoded: Tensor) -> dict[str, float]:
-    kid = kernel_distance(original, decoded, paired=True)
-    fd = frechet_distance(original, decoded)
-    return {"kid": kid.value, "kid_se": kid.standard_error, "fd": fd}
+    numbers = {}
+    if len(original) >= LEAST["kid"]:
+        kid = kernel_distance(original, decoded, paired=True)
+        numbers |= {"kid": kid.value, "kid_se": kid.standard_error}
+    if len(original) >= LEAST["fd"]:
+        numbers["fd"] = frechet_distance(original, decoded)
+    return numbers
 
 
 def _rates(

@@ -6,11 +6,14 @@ the header of arrays, whose own checksum it then holds.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
+import logging
 import math
 import os
 import ssl
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from http.client import HTTPException
@@ -28,6 +31,7 @@ CHECKSUM = ', "checksum": "'
 TIMEOUT = 30  # seconds without a byte before a connection counts as lost
 NETWORK = (URLError, HTTPException, ConnectionError, TimeoutError, ssl.SSLError)  # never the disk
 DAMAGED = "damaged: its checksum is not the one that was written"
+LOG = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -68,6 +72,23 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def writable(folder: Path) -> Path:
+    """Give `folder`, or where that cannot be written, which is said once, a temporary one."""
+    folder = folder.absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if os.access(there, os.W_OK):
+        return folder
+    if not _elsewhere.cache_info().currsize:
+        said = "%s cannot be written: what goes there is kept in %s until the process ends"
+        LOG.warning(said, there, _elsewhere().name)
+    return Path(_elsewhere().name, *folder.parts[1:])
+
+
+@functools.cache
+def _elsewhere() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="lgq-")  # which lasts as long as this cache
 
 
 def sweep(folder: Path) -> None:

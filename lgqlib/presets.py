@@ -1,17 +1,19 @@
 """Named configs: a preset is data and scale, a recipe is what a method needs at its best there."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from lgqlib.config import Config
+from lgqlib.config import Config, pairs
 from lgqlib.quantizers import METHODS, known
 from lgqlib.quantizers.fsq import matching_levels
 
 LAPTOP: dict[str, Any] = {
     "data.size": 32,
+    "data.eval_crops": 252,
     "backbone.family": "patch",
     "backbone.downsample": 4,
     "backbone.width": 64,
-    "backbone.depth": 2,
+    "backbone.depth": 1,
     "backbone.start": "pca",
     "backbone.dim": 5,
     "backbone.norm": "none",
@@ -125,16 +127,24 @@ PRESETS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 
 
 def preset(
-    name: str = "laptop", *, method: str = "lgq", num_codes: int | None = None, seed: int = 0
+    name: str = "laptop",
+    *,
+    method: str = "lgq",
+    num_codes: int | None = None,
+    seed: int = 0,
+    overrides: Mapping[str, Any] | str = "",
 ) -> Config:
-    """Give a named config for a method.
+    """Give a named config for a method, with overrides of its fields (`Config.override`).
 
-    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; about a minute on one
-    CPU core. `paper`: 128x128 images, the VQGAN backbone, 64 tokens of 64 channels, K = 16384; for
+    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; half a minute on one CPU
+    core. `paper`: 128x128 images, the VQGAN backbone, 64 tokens of 64 channels, K = 16384; for
     a GPU. `authors`: the paper's own recipe at that scale, tau from 1 to 0.1 whatever the latents.
 
-    Raises ValueError for an unknown name or method.
+    An override of the method, or of K, takes that one's recipe. Raises ValueError for an unknown
+    name or method, and for what no run can be.
     """
+    own = {"quantizer.method": method, "quantizer.num_codes": num_codes} | pairs(overrides)
+    method, num_codes = own["quantizer.method"], own["quantizer.num_codes"]
     if name not in PRESETS:
         raise ValueError(f"preset {name!r}: it must be one of {', '.join(PRESETS)}.")
     start, recipes = PRESETS[name]
@@ -142,6 +152,8 @@ def preset(
     changes |= {"quantizer.method": method, "seed": seed}
     if num_codes is not None:
         changes["quantizer.num_codes"] = num_codes
+    config = Config().override(changes)
     if method in ("fsq", "ifsq"):  # with as many channels as levels nothing is projected
-        changes["backbone.dim"] = len(matching_levels(changes["quantizer.num_codes"]))
-    return Config().override(changes)
+        dim = len(matching_levels(config.quantizer.num_codes))
+        config = config.override({"backbone.dim": dim})
+    return config.override(overrides)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from lgqlib import files
 from lgqlib.config import Config
+from lgqlib.data import identified
 from lgqlib.tokenizer import Tokenizer
 
 KEPT_CHECKPOINTS = 2
@@ -56,7 +58,7 @@ class Snapshot:
 
 
 class Run:
-    """A folder that holds one run, or a ValueError that says why not; equal configs share one."""
+    """A folder that holds one run, or a ValueError that says why not."""
 
     def __init__(self, path: Path | str):
         self.path, file = Path(path), Path(path) / "config.json"
@@ -65,11 +67,42 @@ class Run:
 
     @classmethod
     def create(cls, root: Path | str, config: Config) -> "Run":
-        """Make, or find, the folder of `config` under `root`."""
+        """Make, or find, the folder of `config` under `root`.
+
+        A run that is found gets the config's evaluation, and the place of its images. A new one
+        that goes on after another (`train.after`) gets that one's newest checkpoint, metrics and
+        snapshots. Raises ValueError when there is no such finished run with fewer steps.
+        """
+        config = identified(config)
         path = Path(root) / config.run_name
         if not (path / "config.json").exists():
+            if config.train.after:
+                cls(Path(root) / config.train.after)._go_on(path, config)
+            files.write_json(path / "config.json", config.to_dict())
+        elif cls(path).config != config:
             files.write_json(path / "config.json", config.to_dict())
         return cls(path)
+
+    def _go_on(self, path: Path, config: Config) -> None:
+        """Copy what training leaves into the folder of a run that goes on from here."""
+        done, steps = self.step, config.train.num_steps
+        if not self.is_complete or steps <= done:
+            raise ValueError(
+                f"train.after = {self.name!r}: it must be a finished run with fewer steps than "
+                f"train.num_steps = {steps}; it has done {done} of {self.config.train.num_steps}."
+            )
+        last, logged = self._steps("checkpoints")[-1], self.path / "metrics.jsonl"
+        for file in (last, *self._steps("snapshots"), *([logged] if logged.exists() else [])):
+            copy = path / file.relative_to(self.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+
+    def moved(self, images: Path | str) -> "Run":
+        """Note that the run's images lie in `images` now; ValueError when they are others."""
+        place = {"data.root": str(Path(images).resolve())}
+        self.config = identified(self.config.override(place))
+        files.write_json(files.writable(self.path) / "config.json", self.config.to_dict())
+        return self
 
     @classmethod
     def all(cls, root: Path | str) -> list["Run"]:
@@ -212,18 +245,31 @@ class Run:
 
     @property
     def notebooks(self) -> Path:
-        """Folder of executed notebooks and what they wrote."""
-        folder = self.path / "notebooks"
-        folder.mkdir(exist_ok=True)
+        """Folder of executed notebooks and what they wrote; a temporary one on a read-only disk."""
+        folder = files.writable(self.path / "notebooks")
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def save_evaluation(self, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the evaluation: numbers as JSON, and arrays (per image, per code) beside them."""
-        file = self.path / "evaluation.json"
+        """Write the evaluation: numbers as JSON, and arrays (per image, per code) beside them.
+
+        It says of which `settings` it is; on a read-only disk it is kept until the process ends.
+        """
+        file = files.writable(self.path) / "evaluation.json"
         # Killed between the two, a run has no evaluation rather than one of two halves.
         file.unlink(missing_ok=True)
-        files.write_arrays(self.path / "evaluation.safetensors", arrays, {})
-        files.write_json(file, {"step": self.step, **numbers})
+        files.write_arrays(file.with_suffix(".safetensors"), arrays, {})
+        files.write_json(file, {"step": self.step, "settings": self.config.evaluated, **numbers})
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the evaluation is of the newest checkpoint, with the settings of the config."""
+        try:
+            found = self.evaluation()
+        except ValueError:  # missing, or damaged
+            return False
+        settings = found.get("settings", self.config.evaluated)
+        return (found.get("step"), settings) == (self.step, self.config.evaluated)
 
     def evaluation(self) -> dict:
         """Give the evaluation's numbers. Raises ValueError before there are any."""

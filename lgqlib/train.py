@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.data import TrainingBatches, evaluation_images, load, to_model
+from lgqlib.data import TrainingBatches, evaluation_images, identified, load, to_model
 from lgqlib.evaluate import evaluate
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
 from lgqlib.quantizers.base import NonFinite
@@ -38,13 +38,20 @@ class NonFiniteLoss(RuntimeError):
 def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True) -> None:
     """Train `config` into `run`, from where it was left; return when all steps are done.
 
+    A finished run is trained for more steps as another, which keeps its weights, optimizer and
+    history: `Run.create(root, run.config.override({"train.num_steps": 600, "train.after":
+    run.name}))`. Its schedules are of the new number of steps, read at the step where it goes on:
+    what had come to its end is on its way again. Constant ones go on bit for bit as if never
+    ended, after a warm-up of equally many steps.
+
     `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with
     KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step, the terms and the last good
     checkpoint; RuntimeError when another process holds the run; ValueError when a checkpoint is
-    damaged or does not fit.
+    damaged or does not fit, or the images are others than the run's.
     """
     if run.is_complete:
         return
+    identified(config.override({"data.content": run.config.data.content}))
     AcceleratorState._reset_state()  # what an earlier run of this process left: its precision
     accelerator = Accelerator(mixed_precision=config.train.precision)
     main = accelerator.is_main_process

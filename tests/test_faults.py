@@ -1,18 +1,29 @@
 """What people do to a tokenizer that its own training never does, for every method alike."""
 
 import copy
+import os
 import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
+from filesystem import folder_of
 from safetensors.torch import load_file, save_file
 
+from lgqlib.config import Config, pairs
+from lgqlib.evaluate import evaluate_run
+from lgqlib.figures.evaluation import code_map, metric_table, usage_histogram
+from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import NonFinite
 from lgqlib.quantizers.lgq import LGQ
+from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
+from lgqlib.train import train
 
 every_method = pytest.mark.parametrize("name", METHODS)
 TAU = 0.5
@@ -160,3 +171,160 @@ def test_a_tokenizer_that_ships_opens_by_its_name(name, cache):
         decoded = tokenizer.decode(tokenizer.encode(images))
     assert 10 * torch.log10(4 / (decoded - images).square().mean()) > 28
     assert tokenizer.config.data.root == ""
+
+
+# A run and its images ----------------------------------------------------------------------------
+
+FEW = pairs(f"{TINY} data.size=16 data.name=imagefolder evaluation.extractor=")
+
+
+@pytest.fixture
+def own_config(tmp_path):
+    """Give what makes the config of a run on nine images of one's own, below `tmp_path`."""
+    names = [f"{split}/{i}.png" for split, n in (("train", 5), ("val", 4)) for i in range(n)]
+    root = folder_of(tmp_path / "my images", *names)
+
+    def give(method="lgq", num_codes=16):
+        more = {"data.root": str(root), "quantizer.num_codes": num_codes}
+        steps = {"train.num_steps": 0} if METHODS[method].baseline else {}
+        return preset(method=method, overrides=FEW | more | steps)
+
+    return give
+
+
+@pytest.mark.parametrize(
+    "change, same",
+    [
+        ({"data.eval_crops": 7}, True),
+        ({"evaluation.batch_size": 3, "evaluation.extractor": "lite0"}, True),
+        ({"data.content": "other"}, False),
+        ({"train.num_steps": 9}, False),
+        ({"train.after": "a run"}, False),
+        ({"data.resize": 64}, False),
+        ({"seed": 1}, False),
+    ],
+)
+def test_what_decides_the_weights_decides_the_name(change, same):
+    config = preset()
+    assert (config.override(change).run_name == config.run_name) == same
+
+
+def test_a_run_is_its_images_wherever_they_lie(own_config, tmp_path, cache):
+    own = own_config()
+    run, root = Run.create(tmp_path / "runs", own), Path(own.data.root)
+    train(own, run, cache=cache, progress=False)
+    saved = [file.stat().st_mtime_ns for file in run.path.glob("checkpoints/*")]
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"data.root = .*my images.*Run\(\.\.\.\)\.moved"):
+        evaluate_run(run, cache=cache, train_batches=1, progress=False)
+    run = Run(run.path).moved(tmp_path / "elsewhere")
+    assert evaluate_run(Run(run.path), cache=cache, train_batches=1, progress=False).held_out.any()
+
+    # The same config at the new place is the same run; more crops are evaluated, not trained.
+    there = own.override({"data.root": str(tmp_path / "elsewhere"), "data.eval_crops": 2})
+    again = Run.create(tmp_path / "runs", there)
+    assert again.path == run.path and again.is_complete and not again.is_evaluated
+    train(there, again, cache=cache, progress=False)
+    few = evaluate_run(again, cache=cache, train_batches=1, progress=False)
+    assert few.numbers["num_images"] == 2 and again.is_evaluated and not run.is_evaluated
+    assert saved == [file.stat().st_mtime_ns for file in run.path.glob("checkpoints/*")]
+
+    folder_of(root, "train/0.png", "val/1.png")
+    other = own.override("train.num_steps=9")
+    assert Run.create(tmp_path / "runs", own).path != run.path
+    with pytest.raises(ValueError, match="must hold the images of this run"):
+        run.moved(root)
+    started = Run.create(tmp_path / "runs", other)
+    folder_of(root, "train/new.png")
+    with pytest.raises(ValueError, match="must hold the images of this run"):
+        train(other, started, cache=cache, progress=False)
+
+
+def test_a_config_of_before_these_fields_is_read():
+    values = preset().to_dict()
+    del values["data"]["content"], values["train"]["after"], values["evaluation"]["prior_steps"]
+    assert Config.from_dict(values) == preset()
+
+
+# Going on ----------------------------------------------------------------------------------------
+
+CONSTANT = (
+    "train.decay=constant train.warmup=0 temperature.kind=constant train.num_snapshots=0 "
+    "train.ema=0.9 loss.adversarial=0.1 loss.adversarial_start=0"
+)
+
+
+@pytest.mark.parametrize("method", ["lgq", "vq_ema"])
+def test_going_on_after_a_finished_run_equals_one_longer_run(method, tiny_config, tmp_path, cache):
+    def trained(config):
+        run = Run.create(tmp_path, config)
+        train(config, run, cache=cache, progress=False)
+        return run
+
+    short = tiny_config(method, CONSTANT)
+    first, whole = trained(short), trained(short.override("train.num_steps=16"))
+    after = first.config.override({"train.num_steps": 16, "train.after": first.name})
+    for config in (after.override("train.num_steps=8"), after.override("train.after=nowhere")):
+        with pytest.raises(ValueError, match=r"train.after = .*fewer steps than|nowhere"):
+            Run.create(tmp_path, config)
+    longer = trained(after)
+    assert first.step == 8 and longer.step == 16 and longer.path != whole.path
+    a, b = (run.load_checkpoint().tensors for run in (whole, longer))
+    for part in a:
+        assert all(torch.equal(value, b[part][name]) for name, value in a[part].items()), part
+    losses = [run.metrics().query("split == 'train'").loss.tolist() for run in (whole, longer)]
+    assert losses[0] == losses[1] and len(losses[0]) == 8
+
+
+# Few codes, few images ---------------------------------------------------------------------------
+
+
+@every_method
+@pytest.mark.parametrize("num_codes", [1, 2])
+def test_one_or_two_codes_train_and_evaluate_or_are_refused(
+    name, num_codes, own_config, tmp_path, cache
+):
+    """Also with fewer images than a batch, and four that are held out."""
+    try:
+        config = own_config(name, num_codes)
+        run = Run.create(tmp_path, config)
+        train(config, run, cache=cache, progress=False)
+    except ValueError as refusal:
+        assert name in ("fsq", "ifsq", "lfq", "bsq") and f"num_codes = {num_codes}:" in str(refusal)
+        return
+    found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
+    assert (found.numbers["bits_per_token_coded"] == 0) == (num_codes == 1)
+    assert any("costs no bit" in said for said in found.caveats) == (num_codes == 1)
+    sites = found.tokenizer.quantizer.sites.detach()
+    code_map(found.held_out[0] / 255, found.evaluation.indices[0], sites)
+    usage_histogram(found.evaluation.counts, method=name)
+    metric_table(found.numbers)
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 3])
+def test_few_held_out_images_say_what_their_numbers_mean(num_images, trained, cache, tmp_path):
+    run = Run(shutil.copytree(trained("lgq").path, tmp_path / "run"))
+    run.config = run.config.override({"data.eval_crops": num_images})
+    found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
+    assert {"psnr", "ssim", "perceptual", "bits_per_token_coded"} <= found.numbers.keys()
+    assert ("kid" in found.numbers, "fd" in found.numbers) == (num_images > 2, num_images > 1)
+    assert f"{num_images} held-out image" in found.caveats[0]
+    assert any("KID needs 3" in said for said in found.caveats) == (num_images < 3)
+    assert len(found.at_percentiles("psnr", (5, 25, 50, 75, 95))) == num_images
+
+
+# Places that cannot be written -------------------------------------------------------------------
+
+
+def test_a_run_on_a_read_only_disk_is_looked_at_and_nothing_is_written(
+    trained, tmp_path, monkeypatch, caplog
+):
+    run = Run(shutil.copytree(trained("lgq").path, tmp_path / "disk" / "run"))
+    before, access = sorted((tmp_path / "disk").rglob("*")), os.access
+    on_disk = lambda path, mode: "disk" not in Path(path).parts and access(path, mode)  # noqa: E731
+    monkeypatch.setattr(os, "access", on_disk)
+    found = evaluate_run(run, cache=tmp_path / "disk" / "cache", train_batches=1, progress=False)
+    write_json(run.notebooks / "03_geometry.json", {"x": 1})
+    assert found.numbers["num_images"] == 32
+    assert sorted((tmp_path / "disk").rglob("*")) == before
+    assert caplog.text.count("cannot be written") == 1

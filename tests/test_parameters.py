@@ -49,7 +49,7 @@ OVERRIDES = {
     "data.size=400": "data.size = 400",
     "quantizer.levels=8,8": "quantizer.levels = (8, 8)",
     "quantizer.num_codes=1023 quantizer.method=lfq": "quantizer.num_codes = 1023",
-    "quantizer.num_codes=34 quantizer.method=fsq": "quantizer.num_codes = 34: no levels",
+    "quantizer.num_codes=34 quantizer.method=fsq": "num_codes = 34: no levels",
     "quantizer.num_codes=16 quantizer.levels=2,8 quantizer.method=fsq": "each must be at least 3",
     "data.name=imagefolder data.root=nowhere": "nowhere",
 }

@@ -238,8 +238,9 @@ def test_the_bits_of_any_method_under_its_own_prior(method, trained):
     tokenizer = trained(method).tokenizer()
     train_images, held_out = [photograph(seed=s) for s in range(4)], [photograph(40, 40, seed=7)]
     options = {"num_steps": 40, "progress": False}
-    numbers = prior_bits(tokenizer, train_images, held_out, **options)
-    assert numbers == prior_bits(tokenizer, train_images, held_out, **options)
+    numbers, bits = prior_bits(tokenizer, train_images, held_out, **options)
+    assert numbers == prior_bits(tokenizer, train_images, held_out, **options)[0]
+    assert bits.tolist() == pytest.approx([numbers["bits_per_pixel_prior"]])
     assert 0 < numbers["bits_per_token_prior"] < numbers["bits_per_token_counted"] + 1
     assert numbers["bits_per_pixel_prior"] == numbers["bits_per_token_prior"] / 16
     assert numbers["prior_tokens"] == 100

@@ -65,7 +65,8 @@ def test_snapshots_and_evaluations_come_back(run):
     assert np.array_equal(found[1].codebook, x + 7) and np.array_equal(found[1].latents, x)
     assert found[1].tau == 0.5 and np.isnan(found[1].tau_c)
     run.save_evaluation({"psnr": np.float64(20.5), "kid": float("nan")}, {"x": np.arange(3)})
-    assert run.evaluation() == {"psnr": 20.5, "kid": None, "step": 0}
+    settings = run.config.evaluated
+    assert run.evaluation() == {"psnr": 20.5, "kid": None, "step": 0, "settings": settings}
     assert run.arrays()["x"].tolist() == [0, 1, 2]
 
 

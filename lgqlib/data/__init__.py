@@ -9,7 +9,7 @@ from lgqlib.data.batches import (
     to_unit,
     whole_images,
 )
-from lgqlib.data.sources import SOURCES, SPLITS, load
+from lgqlib.data.sources import SOURCES, SPLITS, identified, load
 from lgqlib.data.store import ImageSet
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "ImageSet",
     "TrainingBatches",
     "evaluation_images",
+    "identified",
     "is_tiled",
     "load",
     "to_model",

@@ -9,6 +9,7 @@ import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 from einops import rearrange
 from PIL import Image
 
-from lgqlib.config import DataConfig
+from lgqlib.config import Config, DataConfig
 from lgqlib.data.store import SUFFIXES, Entry, ImageSet, open_or_build, printable
 from lgqlib.files import download
 
@@ -77,7 +78,10 @@ CIFAR10_CLASSES += ("dog", "frog", "horse", "ship", "truck")
 CIFAR10_BATCH = re.compile(r"(?:^|/)(data_batch_\d|test_batch)\.bin$")
 CIFAR10_RECORD = 1 + 3 * 32 * 32
 UNLABELED = "unlabeled"  # the class of images that lie in no folder of their own
-HELD_OUT = ("val", "valid", "validation", "test")  # beside train/, best first
+HELD_OUT = ("val", "valid", "validation", "dev", "test", "testing")  # best first
+SPLIT = re.compile(rf"(?<![a-z])(train|training|{'|'.join(HELD_OUT)})(?=set|data|images|[^a-z]|$)")
+PLAIN = re.compile(r"(set|data|images|[^a-z])*")  # what may stand beside that word and say no more
+SAMPLED, BYTES = 256, 2**20  # files that a digest reads, spread over all, and the most of each
 UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 
 
@@ -100,12 +104,41 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     found = [entry[:3] for entry in (files() if row.photographs else _walk(root))]
     # A photograph smaller than a crop is refused, not enlarged.
     sizes = {"resize": config.resize, "at_least": 0 if row.photographs else config.size}
-    key = repr([VERSION, config.root and str(root.resolve()), found, split, sizes])
+    own = config.root and [str(root.resolve()), SPLIT.pattern]  # which another spelling splits anew
+    key = repr([VERSION, own, found, split, sizes])
     store = f"{name}-{split}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     try:
         return open_or_build(cache / "stores" / store, partial(_listing, files, split), **sizes)
     except ValueError as error:
         raise ValueError(f"{config.root or name}: {error}") from None
+
+
+def identified(config: Config) -> Config:
+    """Give `config` with the digest of the images at `data.root`, wherever that is.
+
+    Of the images' names and sizes, and the bytes of some. Raises ValueError for a missing folder,
+    or one of other images than `data.content` says.
+    """
+    root, content = Path(config.data.root), ""
+    if config.data.root:
+        if not root.exists():
+            raise ValueError(
+                f"data.root = {str(root)!r}: it must be a folder of images, or its tar. Where a "
+                "run's images moved, give the new one: Run(...).moved(folder)."
+            )
+        named = {*SUFFIXES, ".bin"} if root.is_dir() else {""}
+        found = [e for e in _walk(root) if not e.reason and Path(e.path).suffix.lower() in named]
+        entries = sorted(found, key=lambda entry: os.fsencode(entry.path))
+        digest = hashlib.sha256(repr([(entry.path, entry.state[0]) for entry in entries]).encode())
+        for entry in entries[:: max(1, len(entries) // SAMPLED)]:
+            with open(entry.read(), "rb") as file:
+                digest.update(file.read(BYTES))
+        content = digest.hexdigest()[:16]
+    if config.data.content not in ("", content):
+        raise ValueError(
+            f"data.root = {str(root)!r}: it must hold the images of this run, not others"
+        )
+    return replace(config, data=replace(config.data, content=content))
 
 
 def _photographs(row: Row) -> Iterator[Entry]:
@@ -162,7 +195,7 @@ def _unpacked(root: Path) -> Iterator[Entry]:
 def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Entry]]:
     """Give the classes, and what there is of `split` with its labels.
 
-    With train/ and val/ or test/, those are the splits; otherwise one image in ten is held out. The
+    With folders named as splits, those are the two; otherwise one image in ten is held out. The
     class is the first folder below: the same label in both splits, also where one has none of it.
     """
     found = list(files())
@@ -185,16 +218,39 @@ def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Ent
 
 
 def _sides(images: list[str]) -> dict[str, str]:
-    """Find train/ and the folder beside it, at the top or in the only folder there; else none."""
+    """Find the folders of training and held-out images, at the top or in the only one; else none.
+
+    Their names differ in nothing but `train` or `training` and a word of `HELD_OUT`.
+    """
     tops = {path.partition("/")[0] for path in images}
-    base = f"{tops.pop()}/" if len(tops) == 1 and "train" not in tops else ""
+    base = f"{top}/" if len(tops) == 1 and not _split(top := min(tops))[2] else ""
     heads = {path.removeprefix(base).rpartition("/")[0].partition("/")[0] for path in images}
-    if "train" not in heads:
+    pairs: dict[str, dict[str, str]] = {}  # by what stands beside the word: the name, by the word
+    for name in sorted(heads):
+        rest, word, _ = _split(name)
+        pairs.setdefault(rest, {})[word] = name
+    whole = [found for found in pairs.values() if "train" in found and {*found} & {*HELD_OUT}]
+    if len(whole) == 1:
+        [found] = whole
+        held_out = next(found[word] for word in HELD_OUT if word in found)
+        return {"train": f"{base}{found['train']}/", "val": f"{base}{held_out}/"}
+    words = {name: _split(name)[1:] for name in sorted(heads)}
+    if not (alike := [name for name, (word, plain) in words.items() if plain or (word and whole)]):
         return {"train": "", "val": ""}
-    if held_out := [name for name in HELD_OUT if name in heads]:
-        return {"train": f"{base}train/", "val": f"{base}{held_out[0]}/"}
-    remedy = "give the folder train itself to hold out a part of it"
-    raise ValueError(f"images in train/ but none in val/ or test/; {remedy}")
+    raise ValueError(
+        f"{', '.join(f'{name}/' for name in alike)}: as splits there must be one of training and "
+        "one held out, say train/ and val/, with images in both; or give the folder "
+        f"{alike[0]} itself to hold out a part of it"
+    )
+
+
+def _split(name: str) -> tuple[str, str, bool]:
+    """Give what stands beside a split's word in a folder's name, the word, and if that is all."""
+    if not (found := SPLIT.search(low := name.lower())):
+        return low, "", False
+    word = "train" if found[1].startswith("train") else found[1]
+    rest = low[: found.start()] + low[found.end() :]
+    return rest, word, bool(PLAIN.fullmatch(rest))
 
 
 def _hashed(images: list[str], split: str) -> set[str]:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.files import locked, read_json, replacing, sha256, sweep, write_json
+from lgqlib.files import locked, read_json, replacing, sha256, sweep, writable, write_json
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
 # What is opened, whatever its name. Never what Pillow hands to another program, such as EPS.
@@ -71,9 +71,10 @@ class ImageSet:
 def open_or_build(folder: Path, look: Callable, **sizes: int) -> ImageSet:
     """Open the store in `folder`, or build it of the classes and entries that `look` gives.
 
-    Of two processes one builds and the other waits.
+    Of two processes one builds and the other waits. On a read-only disk it is built elsewhere.
     """
     if (images := _open(folder)) is None:
+        folder = writable(folder)
         with locked(folder / "lock"):
             if (images := _open(folder)) is None:
                 sweep(folder)

@@ -13,7 +13,7 @@ from lgqlib.measure import METRICS, metric
 
 INTERVAL = "Bars are Student's 95 % intervals over seeds; a point without one has a single seed."
 FIDELITY = ("psnr", "kid")
-RATES = ("active", "bits_per_token_entropy", "bits_per_token_coded")
+RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")
 """The three meanings of rate; the paper's is the first."""
 
 
@@ -23,11 +23,12 @@ def rate_distortion(points: pandas.DataFrame) -> go.Figure:
     Variants of a method that stands there plain are single marks.
     """
     shown = [key for key in FIDELITY if key in points]
+    rates = [key for key in RATES if key in points]
     plain, variants = points[~points["ablation"]], points[points["ablation"]]
-    size = {"rows": len(shown), "cols": len(RATES), "height": 90 + 300 * len(shown)}
+    size = {"rows": len(shown), "cols": len(rates), "height": 90 + 300 * len(shown)}
     fig, grid = panels(**size, horizontal_spacing=0.08, vertical_spacing=0.1)
     for i, panel in enumerate(grid):
-        y, x = shown[i // len(RATES)], RATES[i % len(RATES)]
+        y, x = shown[i // len(rates)], rates[i % len(rates)]
         _lines(panel, plain, x, y, legend=i == 0)
         if len(variants) and x in points:
             panel.dots(
@@ -36,7 +37,7 @@ def rate_distortion(points: pandas.DataFrame) -> go.Figure:
                 **{"text": variants["name"], "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}"},
                 **{"legendgroup": "variants", "showlegend": i == 0},
             )
-        first = x == RATES[0]
+        first = x == rates[0]
         panel.axes(METRICS[x].title, METRICS[y].title if first else "", log="x" if first else "")
     fig.update_layout(legend={"orientation": "h", "y": -0.12})
     at = plain[plain["num_codes"] == plain["num_codes"].mode().max()]

@@ -1,16 +1,19 @@
 """How good a tokenizer is: its images beside the originals, its codes in an image and their use."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas
 import plotly.graph_objects as go
 from jaxtyping import Float, Int, UInt8
+from PIL import Image
 from torch import Tensor
 
-from lgqlib.figures.pictures import as_pixels, colored, data_uri, picture_grid
+from lgqlib.figures.pictures import as_pixels, colored, data_uri, detail, picture_grid
 from lgqlib.figures.style import color_of, name_of, panels, titled
 from lgqlib.measure import METRICS
+from lgqlib.measure.images import psnr_bytes
 
 Array = np.ndarray | Tensor
 
@@ -40,6 +43,53 @@ def reconstructions(
         f"{psnr.max():.1f} dB in these {len(x)} images",
         "Error gathers at edges and fine texture; an even glow over a whole image is a missed "
         "color.",
+    )
+
+
+def photographs(
+    originals: Mapping[str, UInt8[np.ndarray, "_ _ 3"]],
+    columns: Sequence[Any],
+    *,
+    most: int = 3,
+    side: int = 224,
+) -> go.Figure:
+    """Put photographs and what was made of them side by side, a magnified detail below each.
+
+    `columns`: each with a `label`, `decoded` pictures and their `bits` a pixel, by name
+    (`study.blocks.columns`). Pictures are the largest square around the detail, resized to `side`.
+    """
+    rows, texts = {}, []
+    for name, image in [*originals.items()][:most]:
+        x, y, width, height = detail(name, image, 56, 56)
+        square = min(image.shape[:2])
+        left = int(np.clip(x + width // 2 - square // 2, 0, image.shape[1] - square))
+        top = int(np.clip(y + height // 2 - square // 2, 0, image.shape[0] - square))
+        every = [image, *(column.decoded[name] for column in columns)]
+        for row, part in {
+            name: np.s_[top : top + square, left : left + square],
+            f"{name}, detail": np.s_[y : y + height, x : x + width],
+        }.items():
+            shown = (Image.fromarray(np.ascontiguousarray(pixels[part])) for pixels in every)
+            how = Image.Resampling.NEAREST if "detail" in row else Image.Resampling.LANCZOS
+            rows[row] = [np.asarray(picture.resize((side, side), how)) for picture in shown]
+            said = (f"{column.label}: {psnr_bytes(image, pixels):.1f} dB, "
+                    f"{column.bits[name]:.2f} bits a pixel" for column, pixels in
+                    zip(columns, every[1:], strict=True))  # fmt: skip
+            texts.append([f"{name}, 24 bits a pixel", *said])
+    means = {
+        c.label: (
+            np.mean([psnr_bytes(x, c.decoded[n]) for n, x in originals.items()]),
+            np.mean([*c.bits.values()]),
+        )
+        for c in columns
+    }
+    heads = [f"{label}<br>{db:.1f} dB, {bits:.2f} bits" for label, (db, bits) in means.items()]
+    return titled(
+        picture_grid(rows, columns=["photograph", *heads], hover=texts),
+        f"On {len(originals)} whole photographs: "
+        + ", ".join(f"{label} {db:.1f} dB" for label, (db, _) in means.items()),
+        "Means over photographs, and their bits a pixel; codecs are files of at most the bits of "
+        "LGQ (or of the method alone). Hover for each picture.",
     )
 
 

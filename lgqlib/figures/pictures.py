@@ -9,11 +9,14 @@ import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
 from PIL import Image
 from plotly.colors import get_colorscale, hex_to_rgb
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from lgqlib.figures.style import SEQUENTIAL, WIDTH, panels
 
 Array = np.ndarray | Tensor
+DETAILS = {"chelsea": (182, 118), "coffee": (190, 118), "imagenet_09_455": (262, 200)}
+"""Centers of details, x and y, of embedded photographs; those are shown first."""
 
 
 def png_bytes(pixels: UInt8[np.ndarray, "H W channels"]) -> bytes:
@@ -134,3 +137,20 @@ def picture_grid(
     )
     fig.update_layout(margin={"l": 20, "r": 10, "b": 8})
     return fig
+
+
+def detail(
+    name: str, image: UInt8[np.ndarray, "_ _ 3"], width: int, height: int, *, multiple: int = 1
+):
+    """Choose the part of a photograph that is magnified; give its left and top."""
+    tall, wide = image.shape[:2]
+    width, height = min(width, wide), min(height, tall)
+    if name in DETAILS:
+        x, y = DETAILS[name][0] - width // 2, DETAILS[name][1] - height // 2
+    else:  # where there is most contrast of large areas
+        means, box = uniform_filter(image.mean(2), 8), (height, width)
+        spread = uniform_filter(means**2, box) - uniform_filter(means, box) ** 2
+        inner = spread[height // 2 : tall - height // 2, width // 2 : wide - width // 2]
+        y, x = np.unravel_index(inner.argmax(), inner.shape) if inner.size else (0, 0)
+    x, y = (int(np.clip(v, 0, room)) for v, room in ((x, wide - width), (y, tall - height)))
+    return x // multiple * multiple, y // multiple * multiple, width, height

@@ -69,11 +69,23 @@ def draw_plane(panel: Panel, points: Points, codebook: Codes, picture: dict) -> 
 
 
 def annealing_frames(
-    points: Points, annealing: Annealing, indices: Sequence[int], *, size: int = 56
+    points: Points,
+    annealing: Annealing,
+    indices: Sequence[int],
+    *,
+    width: float,
+    size: int = 56,
 ) -> go.Figure:
-    """Draw points, codes and the soft partition at several temperatures of an annealing."""
+    """Draw points, codes and the soft partition at several temperatures of an annealing.
+
+    `width`: the natural one, 2 D / C, by which titles call temperatures beside tau_c.
+    """
     reduced, distinct = annealing.taus / annealing.predicted, annealing.num_distinct
-    titles = [f"τ = {reduced[i]:.3g} τ<sub>c</sub>: {distinct[i]} distinct" for i in indices]
+    own = annealing.taus / width
+    titles = [
+        f"τ = {reduced[i]:.2g} τ<sub>c</sub> = {own[i]:.2g} widths: {distinct[i]} distinct"
+        for i in indices
+    ]
     rows, spaces = -(-len(indices) // 3), {"horizontal_spacing": 0.03, "vertical_spacing": 0.1}
     fig, frames = panels(rows=rows, cols=3, titles=titles, height=90 + 300 * rows, **spaces)
     tints = code_tints(annealing.codebooks[-1])

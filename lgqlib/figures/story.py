@@ -363,7 +363,7 @@ def rate_chart(
     for value in x.ticks(8):
         marks += [words(float(x(value)), 424, f"{value:.3g}", text_anchor="middle")]
     marks += [words(8, 14, "dB (PSNR): higher is closer to the photograph")]
-    marks += [words(WIDE / 2, 448, "bits a pixel, as really coded", text_anchor="middle")]
+    marks += [words(WIDE / 2, 448, "bits a pixel", text_anchor="middle")]
     for name, c in inside.items():
         ends = np.linspace(x.low, x.high, 40)
         along = np.interp(ends, *c.T)

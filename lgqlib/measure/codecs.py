@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from lgqlib.measure.images import PSNR_CAP
+from lgqlib.measure.images import psnr_bytes
 
 CODECS = {"JPEG": {"format": "JPEG", "optimize": True}, "WebP": {"format": "WEBP", "method": 6}}
 """By label: Pillow's options; sizes are of whole files."""
@@ -28,8 +28,7 @@ def curve(image: UInt8[np.ndarray, "H W 3"], codec: str) -> np.ndarray:
     points = []
     for quality in QUALITIES:
         bits, decoded = coded(image, codec, quality)
-        mse = np.square((decoded.astype(float) - image) / 255).mean()
-        points.append((bits, min(-10 * np.log10(max(mse, 1e-12)), PSNR_CAP)))
+        points.append((bits, psnr_bytes(image, decoded)))
     return np.array(sorted(points))
 
 

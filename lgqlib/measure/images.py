@@ -4,9 +4,12 @@ They take [B, 3, H, W] in [0, 1], round to 8 bits like a saved file, and return 
 no value depends on the size of a batch.
 """
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 PSNR_CAP = 100.0
@@ -30,6 +33,12 @@ def psnr(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tens
     """Return 10 log10(1 / MSE) of each pair in dB; equal images, or any above 100 dB, count 100."""
     mse = (quantize_8bit(x) - quantize_8bit(y)).square().mean((1, 2, 3))
     return (-10 * mse.log10()).clamp(max=PSNR_CAP)
+
+
+def psnr_bytes(x: UInt8[np.ndarray, "H W 3"], y: UInt8[np.ndarray, "H W 3"]) -> float:
+    """Return the same of two pictures as files have them."""
+    mse = float(np.square((x.astype(float) - y) / 255).mean())
+    return min(-10 * math.log10(max(mse, 1e-12)), PSNR_CAP)
 
 
 def ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:

@@ -190,6 +190,16 @@ def tau_c_from_moments(grad: Float[Array, "D D"], hess: Float[Array, "D D"]) -> 
     return float(eigh(*moments, eigvals_only=True)[-1])
 
 
+def natural_width(latents: Float[Array, "N D"], codebook: Float[Array, "K D"]) -> float:
+    """Return 2 D_hard / C, the mean squared error of latents of C channels as a temperature.
+
+    Soft assignment at tau is that of Gaussians of variance tau / 2 a channel; D_hard / C is what
+    that variance is when every latent belongs to its nearest code.
+    """
+    z, codes = as_tensor(latents).double(), as_tensor(codebook).double()
+    return 2 * float(torch.cdist(z, codes).square().amin(1).mean()) / z.shape[1]
+
+
 def critical_temperature(latents: Float[Array, "N D"], *, energy: str = "squared") -> float:
     """Return the temperature below which codes that sit together split apart.
 

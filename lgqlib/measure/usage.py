@@ -62,15 +62,15 @@ def coded_rate(indices: Int[Tensor, "*shape"], train_counts: Int[Tensor, " K"]) 
     """
     num_codes = len(train_counts)
     symbols = indices.detach().flatten().cpu().numpy()
-    if num_codes < 2 or symbols.size == 0:
-        raise ValueError(
-            f"{symbols.size} tokens of {num_codes} codes; coding needs at least 1 token and 2 codes"
-        )
+    if symbols.size == 0:
+        raise ValueError("0 tokens; coding needs at least 1")
     if symbols.min() < 0 or symbols.max() >= num_codes:
         raise ValueError(
             f"indices run from {symbols.min()} to {symbols.max()}; they must lie in"
             f" [0, {num_codes})"
         )
+    if num_codes == 1:  # whoever knows their number knows them all
+        return CodedRate(0.0, symbols.size, 0)
     symbols = symbols.astype(np.int32)
     weights = train_counts.detach().cpu().numpy().astype(np.float64) + 0.5
     model = constriction.stream.model.Categorical(weights / weights.sum(), perfect=False)

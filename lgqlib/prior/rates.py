@@ -63,26 +63,27 @@ def prior_bits(
     num_steps: int = 600,
     device: str = "",
     progress: bool = True,
-) -> dict[str, float | int]:
+) -> tuple[dict[str, float | int], Float[np.ndarray, " n"]]:
     """Fit a prior on the tokens of training images, and give what held-out tokens cost under it.
 
-    Means over all held-out tokens, in bits a token and a pixel; beside them the cost by counts of
-    codes alone.
+    Means over all held-out tokens, in bits a token and a pixel, beside them the cost by counts of
+    codes alone; and the bits a pixel of each held-out image.
     """
     maps, tested = ([tokens_of(tokenizer, x) for x in xs] for xs in (train_images, held_out))
     options = {"num_steps": num_steps, "seed": seed, "device": device, "progress": progress}
     prior = fit(tokenizer.codebook, maps, **options)
-    tokens = sum(indices.numel() for indices in tested)
-    bits = sum(float(prior.nll(indices).double().sum()) for indices in tested) / tokens
-    sizes = torch.tensor([indices.numel() for indices in tested])
+    sizes = torch.tensor([indices.numel() for indices in tested]).double()
+    bits = torch.stack([prior.nll(indices).double().mean() for indices in tested]).cpu()
     counted = count_bits(maps, tested, tokenizer.codebook)
-    return {
-        "bits_per_token_prior": bits,
-        "bits_per_pixel_prior": bits / tokenizer.config.backbone.downsample**2,
-        "bits_per_token_counted": float((counted * sizes).sum() / tokens),
+    mean, pixels = float(bits @ sizes / sizes.sum()), tokenizer.config.backbone.downsample**2
+    numbers = {
+        "bits_per_token_prior": mean,
+        "bits_per_pixel_prior": mean / pixels,
+        "bits_per_token_counted": float(counted @ sizes / sizes.sum()),
         "prior_steps": num_steps,
-        "prior_tokens": tokens,
+        "prior_tokens": int(sizes.sum()),
     }
+    return numbers, (bits / pixels).numpy()
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ from dask.distributed import Client
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from lgqlib.files import locked, write_json
+from lgqlib.files import locked, read_json, write_json
 from lgqlib.run import Run
 from lgqlib.study.comparison import comparison_table
 from lgqlib.study.engine import Job, execute, failure, parameters_of
@@ -73,7 +73,9 @@ class Work:
         needed |= {name: set() for name in self.study.summary}
         needed[self.study.notebooks[0]] = {*self.study.runs[0].parameters, "runs", "cache"}
         for name, parameters in needed.items():
-            missing = parameters - parameters_of(file := self.notebooks / f"{name}.ipynb")
+            if not (file := self.notebooks / f"{name}.ipynb").exists():
+                raise ValueError(f"{file} is missing: give the folder of notebooks, --notebooks.")
+            missing = parameters - parameters_of(file)
             if missing:
                 raise ValueError(f"{file} has no parameter {', '.join(sorted(missing))}.")
 
@@ -107,6 +109,27 @@ class Work:
             return {f.name: [self.job(n, f, run=str(f)) for n in names] for f in folders}
         return {}
 
+    def note(self) -> None:
+        """Write the study's file where its runs are others than it says, and say what changes."""
+        file, known = self.folder / STUDY_FILE, {}
+        names = {planned.name: planned.variant for planned in self.study.runs}
+        with contextlib.suppress(ValueError):  # none yet, or damaged
+            known = dict(read_json(file)["runs"])
+            gone, new = (len(a.items() - b.items()) for a, b in ((known, names), (names, known)))
+            if gone or new:
+                _say(f"{file} changes: {new} runs are new, {gone} leave it; their folders stay")
+        if names != known:
+            write_json(file, {"name": self.study.name, "runs": [*names.items()]})
+
+    def summary(self) -> dict[str, list[Job]]:
+        """Give the notebooks over all runs that are missing, or older than what they are of."""
+        place = {"study": str(self.folder), "out": str(self.folder)}
+        jobs = [self.job(name, self.folder, **place) for name in self.study.summary]
+        files = [self.folder / STUDY_FILE, *self.folder.glob("*/evaluation.json")]
+        newest = max((file.stat().st_mtime for file in files if file.exists()), default=0)
+        done = [j.output.exists() and j.output.stat().st_mtime >= newest for j in jobs]
+        return {j.notebook.stem: [j] for j, d in zip(jobs, done, strict=True) if not d}
+
     def job(self, name: str, folder: Path, **values: str | int) -> Job:
         """Give a notebook of a run's folder, or of the study's, with its parameters."""
         notebook = self.notebooks / f"{name}.ipynb"
@@ -124,14 +147,10 @@ class Work:
             if held is False:
                 raise RuntimeError(f"{folder} is being run by another process.")
             stop.unlink(missing_ok=True)
-            names = [[planned.name, planned.variant] for planned in self.study.runs]
-            write_json(folder / STUDY_FILE, {"name": self.study.name, "runs": names})
-            tasks = {p.name: jobs for p in todo if (jobs := self.jobs_of(p))}
+            self.note()
             for planned in todo:
                 Run.create(folder, planned.config)
-            place = {"study": str(folder), "out": str(folder)}
-            summary = {n: [self.job(n, folder, **place)] for n in self.study.summary}
-            summary = {n: j for n, j in summary.items() if tasks or not j[0].output.exists()}
+            tasks = {p.name: jobs for p in todo if (jobs := self.jobs_of(p))}
             if skipped := len(todo) - len(tasks):
                 _say(f"{skipped} of {len(todo)} runs are done already")
             gpus = [] if scheduler else _gpus()
@@ -140,11 +159,11 @@ class Work:
             how = {"cell_limit": self.study.cell_limit, "environment": environment, "gpus": gpus}
             failed = []
             how["stop"] = stop
-            if tasks or summary or _missing(self.looks()):
+            if tasks or self.summary() or _missing(self.looks()):
                 with cluster(workers, scheduler) as client:
                     failed += _execute(client, tasks, folder, received, how)
                     if any(state_of(folder / planned.name) == "done" for planned in todo):
-                        last = _missing(self.looks()) | summary
+                        last = _missing(self.looks()) | self.summary()
                         failed += _execute(client, last, folder, received, how)
             build_report(folder, story=not stop.exists(), cache=self.cache)
             return failed, stop.exists()
@@ -281,7 +300,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.dry_run:
             for planned in todo:
                 state = state_of(folder / planned.name)
-                state = "partial" if state == "done" and work.jobs_of(planned) else state
+                config = Run(folder / planned.name).config if state == "done" else planned.config
+                changed = config.evaluated != planned.config.evaluated
+                if state == "done" and (changed or work.jobs_of(planned)):
+                    state = "partial"
                 print(f"{state:8} {planned.name} {planned.variant}".rstrip())
             return 0
         failed, stopped = work.run(todo, options.workers, options.threads, options.scheduler)

@@ -41,15 +41,15 @@ WHOLE = "all together"
 STARTS = ("random", "kmeans", "gaussian", "uniform", "cluster")  # the last: close to one latent
 
 
-def schedule(kind: str, start: float, end: float) -> Setting:
-    """Give a schedule of the temperature in units of the first critical one."""
-    values = {"kind": kind, "start": start, "end": end, "unit": "tau_c"}
+def schedule(kind: str, start: float, end: float, unit: str = "self") -> Setting:
+    """Give a schedule of the temperature, by default in units of the natural width."""
+    values = {"kind": kind, "start": start, "end": end, "unit": unit}
     return {f"temperature.{name}": value for name, value in values.items()}
 
 
 CHANGES: dict[str, Setting] = {
     "free energy": {"quantizer.lgq.codebook_loss": "free_energy"},
-    "annealing": schedule("exponential", 1.0, 0.003),
+    "self-tempering": schedule("exponential", 3.0, 0.005),  # hot first: no start is annealed here
     "entropy usage": {"quantizer.lgq.usage": "entropy", "loss.usage": 0.03},
     "identity": {"quantizer.lgq.identity": 1.0},
 }
@@ -177,18 +177,22 @@ def fit(
 
 
 def _train(bench: Bench, x: Float[Tensor, "n c 1 1"]) -> None:
-    config, tau_c = bench.config, 1.0
+    config, quantizer, unit = bench.config, bench.quantizer, 1.0
     parameters = [p for p in bench.parameters() if p.requires_grad]
     anything = parameters or [nn.Parameter(torch.zeros(1))]
     optimizer = torch.optim.AdamW(anything, betas=(0.9, 0.99), weight_decay=0.0)
     still = isinstance(bench.encoder, nn.Identity)
     for step in range(config.train.num_steps):
         batch = x[torch.randint(len(x), (config.train.batch_size,))]
-        if config.temperature.unit == "tau_c" and (step == 0 or (step % 10 == 0 and not still)):
-            seen = bench.encoder(x if still else batch).detach().flatten(1)
-            tau_c = critical_temperature(seen, energy=bench.quantizer.energy)
-        tau = config.temperature.at(step, config.train.num_steps) * tau_c
-        quantized = bench.quantizer(bench.encoder(batch), tau)
+        seen = bench.encoder(batch).detach()
+        if config.temperature.unit == "self":
+            hard = quantizer.lookup(quantizer.encode(seen)).detach()
+            unit = 2 * float((seen - hard).square().mean())  # 2 D / C; D sums over channels
+        elif config.temperature.unit == "tau_c" and step % 10 == 0:
+            cloud = x if still else seen
+            unit = critical_temperature(cloud.flatten(1), energy=quantizer.energy)
+        tau = config.temperature.at(step, config.train.num_steps) * unit
+        quantized = quantizer(bench.encoder(batch), tau)
         total = sum(getattr(config.loss, name) * term for name, term in quantized.terms.items())
         if not still:
             total = total + (bench.decoder(quantized.z_q) - batch).square().mean()

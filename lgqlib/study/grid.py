@@ -30,6 +30,7 @@ import jsonschema
 import yaml
 
 from lgqlib.config import Config
+from lgqlib.data import identified
 from lgqlib.presets import preset
 from lgqlib.quantizers import build
 
@@ -146,13 +147,13 @@ def _planned(variant: str, point: Mapping, base: Mapping, folder: Path) -> Plann
             settings["data.root"] = str((folder / str(settings["data.root"])).resolve())
         named = {key: settings.pop(key) for key in NAMED if key in settings}
         parameters = {"preset": named.pop("preset")}
-        start = preset(parameters["preset"], **named)
-        config = start.override(settings)
+        config = preset(parameters["preset"], **named, overrides=settings)
         build(config.quantizer, config.backbone.dim)  # a size may be no product of levels
         overrides = " ".join(shlex.quote(f"{k}={_text(v)}") for k, v in settings.items())
         # The notebook builds its config from these: it must be the same one.
-        if start.override(overrides) != config:
+        if preset(parameters["preset"], **named, overrides=overrides) != config:
             raise ValueError(f"{overrides!r} does not survive being written as text.")
+        config = identified(config)
     except (ValueError, TypeError, AttributeError) as error:
         shown = " ".join([variant, *(f"{key}={_text(value)}" for key, value in point.items())])
         raise ValueError(f"run {shown.strip()}: {error}") from None

@@ -31,8 +31,8 @@ def state_of(folder: Path) -> str:
     try:
         if not run.is_complete:
             return "partial" if run.step else "new"
-        return "done" if run.evaluation().get("step") == run.step else "partial"
-    except ValueError:  # not evaluated, or damaged
+        return "done" if run.is_evaluated else "partial"
+    except ValueError:  # damaged
         return "partial"
 
 
@@ -103,7 +103,9 @@ def finished(study: Path | str) -> pandas.DataFrame:
             "or notebooks 01_train and 02_evaluate."
         )
     size, fields = ["method", "num_codes"], [name for name in found if "." in name]
-    groups = found.groupby([*size, *fields], sort=False, dropna=False)
+    place = found["data.root"].where(found["data.content"] == "", "")  # content says more
+    alike = found.assign(**{"data.root": place})
+    groups = alike.groupby([*size, *fields], sort=False, dropna=False)
     found["cohort"], found["variant"] = groups.ngroup(), groups["variant"].transform("first")
     found["name"] = (found["method"] + " " + found["variant"]).str.strip()
     has_plain = (found["variant"] == "").groupby([found[key] for key in size]).transform("any")

@@ -25,20 +25,22 @@ from pandas import DataFrame
 from PIL import Image, ImageDraw, ImageFont
 
 from lgqlib.figures import story as draw
+from lgqlib.figures.pictures import detail
 from lgqlib.figures.style import name_of
 from lgqlib.files import read_json, replacing, write_json
 from lgqlib.measure import metric
-from lgqlib.measure.codecs import CODECS, QUALITIES, at_rate, coded
+from lgqlib.measure.codecs import CODECS, QUALITIES, coded
+from lgqlib.measure.images import psnr_bytes
 from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
+from lgqlib.study.blocks import BLOCKS, Block, Column, Encoded, NotTold, columns
 from lgqlib.study.claims import CLAIMS, MARGIN, claims_table
 from lgqlib.study.comparison import cohorts, difference, plain
-from lgqlib.study.portrait import BLOCKS, Block, NotTold, Portrait, _psnr, detail
 from lgqlib.study.results import finished
 
 LOG = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 """Of what is kept: raise it when pictures or words change."""
 ORDER = ("kmeans", "pca_kmeans", "fsq", "ifsq", "simvq", "vq", "lgq")
 PAPER = "Altun et al. 2026, arXiv 2602.16086"
@@ -122,16 +124,20 @@ class Peers:
         every = {c["cohort"].iloc[0]: c for c in cohorts(runs)}
         by_method = dict(zip(rows["method"], rows["cohort"], strict=True))
         self.cohorts = {m: every[by_method[m]] for m in names}
-        keys = ("whole_psnr", "whole_bits_per_pixel")
-        found = [k in c and c[k].notna().all() for c in self.cohorts.values() for k in keys]
-        self.whole = all(found)
-        self.keys = keys if self.whole else ("psnr", "bits_per_pixel_coded")
+
+        def known(key):
+            return all(key in c and c[key].notna().all() for c in self.cohorts.values())
+
+        rates = ("bits_per_pixel_prior", "whole_bits_per_pixel")
+        ways = [("whole_psnr", r) for r in rates if known("whole_psnr") and known(r)]
+        self.whole = bool(ways)
+        self.keys = ways[0] if ways else ("psnr", "bits_per_pixel_coded")
 
     @cached_property
-    def portraits(self) -> dict[str, Portrait]:
+    def encoded(self) -> dict[str, Encoded]:
         """A run of each method, that of its lowest seed."""
         runs = {m: Run(self.study / c["run"].iloc[0]) for m, c in self.cohorts.items()}
-        return {m: Portrait(run, self.cache) for m, run in runs.items()}
+        return {m: Encoded(run, self.cache) for m, run in runs.items()}
 
     def numbers(self, method: str) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:
         """Give the bits a pixel and dB of a method's runs."""
@@ -148,7 +154,7 @@ class Peers:
             for quality in QUALITIES:
                 found = [(x, *coded(x, name, quality)) for x in photographs.values()]
                 bits = sum(b * x.shape[0] * x.shape[1] for x, b, _ in found) / pixels
-                points.append((bits, np.mean([_psnr(x, y) for x, _, y in found])))
+                points.append((bits, np.mean([psnr_bytes(x, y) for x, _, y in found])))
                 if bits > most:
                     break
             curves[name] = np.array(sorted(points))
@@ -207,11 +213,10 @@ def against_its_peers(peers: Peers, curves: dict) -> Block:
         listed = ", ".join(f"{s.label} {s}" for s in found.values())
         caption += "LGQ less each, paired by seed, with 95 % intervals of several seeds: "
         caption += f"{listed or 'none'}. "
-        tokenizer = peers.portraits["lgq"]
-        raw = np.log2(tokenizer.run.config.quantizer.num_codes) / tokenizer.factor**2
-        if bits > raw:
-            caption += f"Coded, LGQ takes more than the {raw:.3f} bits of its integers: the coder "
-            caption += "expects the codes of other photographs. "
+        if peers.keys[1] == "bits_per_pixel_prior":
+            steps = int(peers.cohorts["lgq"]["prior_steps"].iloc[0])
+            caption += "Bits are those of a coder that knows each token’s neighbors, by a small "
+            caption += f"prior of the method’s own ({steps} steps on the training photographs). "
         caption += _why(found.get("vq"))
     else:
         best = max(peers.cohorts, key=lambda m: np.mean(peers.numbers(m)[1]))
@@ -231,26 +236,6 @@ def _why(vq: Standing | None) -> str:
 
 
 # Photographs side by side ------------------------------------------------------------------------
-
-
-class Column(NamedTuple):
-    """A way to keep photographs: what came back, and its bits a pixel, by their names."""
-
-    key: str
-    label: str
-    decoded: dict
-    bits: dict
-
-
-def columns(peers: Peers) -> tuple[dict, list[Column]]:
-    """Give the photographs, and a run of each method (the lowest seed) and JPEG at LGQ's bits."""
-    portraits = peers.portraits.items()
-    photographs = next(iter(peers.portraits.values())).photographs
-    found = [Column(m, name_of(m), p.decoded, p.bits) for m, p in portraits]
-    target = next((c for c in found if c.key == "lgq"), found[-1])
-    jpeg = {n: at_rate(x, "JPEG", target.bits[n]) for n, x in photographs.items()}
-    parts = {n: y for n, (_, y) in jpeg.items()}, {n: b for n, (b, _) in jpeg.items()}
-    return photographs, [*found, Column("JPEG", "JPEG", *parts)]
 
 
 def side_by_side(photographs: dict, cols: list[Column]) -> Block:
@@ -273,7 +258,7 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
             shown = draw.picture(pixels[top : top + tall], wide, over=mark, alt=c.label)
             shown += draw.picture(pixels[y : y + h, x : x + w], wide, sharp=True)
             said = (
-                f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits"
+                f"{psnr_bytes(image, pixels):.1f} dB, {c.bits[name]:.2f} bits"
                 if c.bits
                 else "24 bits a pixel"
             )
@@ -288,7 +273,7 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
         return Block(title, "".join(body), caption, "06_compare")
     rows, gains = [], {}
     for c in (c for c in cols if c is not ours):
-        gain = np.array([_psnr(x, ours.decoded[n]) - _psnr(x, c.decoded[n]) for n, x in
+        gain = np.array([psnr_bytes(x, ours.decoded[n]) - psnr_bytes(x, c.decoded[n]) for n, x in
                          photographs.items()])  # fmt: skip
         gains[c.key] = gain
         if c.key != "JPEG":
@@ -378,22 +363,22 @@ def tell(study: Path, cache: Path) -> list[Block]:
     peers = Peers(study, runs, cache)
     trained = [m for m in peers.cohorts if not METHODS[m].baseline]
     hero = "lgq" if "lgq" in peers.cohorts else [*trained, *peers.cohorts][-1 if not trained else 0]
-    portrait = peers.portraits[hero]
+    encoded = peers.encoded[hero]
 
     def of_lgq(block):
         if hero != "lgq":
             raise NotTold("no finished run of LGQ at the codebook’s size that most methods have")
-        return block(portrait)
+        return block(encoded)
 
     def compared():
-        return against_its_peers(peers, peers.curves(portrait.photographs) if peers.whole else {})
+        return against_its_peers(peers, peers.curves(encoded.photographs) if peers.whole else {})
 
     def photographs():
         if not peers.whole:
             raise NotTold("this study’s images were not seen as whole photographs")
-        return side_by_side(*columns(peers))
+        return side_by_side(*columns(peers.encoded))
 
-    tasks = [lambda b=b, i=i: b(portrait) if i < 2 else of_lgq(b) for i, b in enumerate(BLOCKS)]
+    tasks = [lambda b=b, i=i: b(encoded) if i < 2 else of_lgq(b) for i, b in enumerate(BLOCKS)]
     tasks += [compared, photographs, lambda: of_lgq(lambda _: what_holds(runs))]
     return [_tried(task) for task in tasks]
 
@@ -493,7 +478,7 @@ def _section(number: int, block: Block, study: Path, pages: Path) -> str:
 def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) -> None:
     """Draw two photographs with a detail through every method as a PNG, 1,600 pixels wide."""
     study = Path(study)
-    photographs, cols = columns(Peers(study, finished(study), Path(cache)))
+    photographs, cols = columns(Peers(study, finished(study), Path(cache)).encoded)
     cols = [c for c in cols if c.key != "pca_kmeans"][-6:]
     room, side_px, step = 1600, 168, 182
     first = min(300, room - step * (len(cols) + 1) - 34)
@@ -523,7 +508,7 @@ def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) ->
                 ends = [at[0] - 4, at[1] - 4, at[0] + side_px + 3, at[1] + side_px + 3]
                 canvas.rectangle(ends, outline=color, width=4)
             said = (
-                f"{_psnr(image, pixels):.1f} dB, {c.bits[name]:.2f} bits/px"
+                f"{psnr_bytes(image, pixels):.1f} dB, {c.bits[name]:.2f} bits/px"
                 if c.bits
                 else "24 bits/px"
             )
@@ -539,7 +524,7 @@ def readme_picture(study: Path | str, path: Path | str, *, cache: Path | str) ->
 
 def _point(photographs: dict, cols: list[Column]) -> str:
     """Say the picture's point in two lines: what LGQ is, and who is closest on all photographs."""
-    gaps = {c.label: [_psnr(x, c.decoded[n]) for n, x in photographs.items()] for c in cols}
+    gaps = {c.label: [psnr_bytes(x, c.decoded[n]) for n, x in photographs.items()] for c in cols}
     means = sorted(((np.mean(v), label) for label, v in gaps.items()), reverse=True)
     listed = ", ".join(f"{label} {db:.1f}" for db, label in means)
     what = "LGQ (Learnable Geometric Quantization) turns photographs into integers, and learns "

@@ -95,6 +95,39 @@ def test_the_split_by_hash_is_a_partition_that_new_images_do_not_move(tmp_path):
         assert sets[0].classes == ("unlabeled",)
 
 
+@pytest.mark.parametrize(
+    "tops, splits",
+    [
+        ("train val test", "train val"),
+        ("train2017 val2017 test2017 unlabeled2017", "train2017 val2017"),
+        ("Train Test", "Train Test"),
+        ("training validation", "training validation"),
+        ("Training_Set Test_Set", "Training_Set Test_Set"),
+        ("trainingSet testSet", "trainingSet testSet"),
+        ("seg_train seg_test seg_pred", "seg_train seg_test"),
+        ("bullet_train test_tubes cats", ""),
+        ("trainers validity contest", ""),
+        ("train2014 val2017", "refused"),
+        ("train cats dogs", "refused"),
+        ("val test", "refused"),
+        ("train2014 val2014 train2017 val2017", "refused"),
+    ],
+)
+@pytest.mark.parametrize("base", ["", "images/"])
+def test_splits_are_told_by_their_names_and_never_become_classes(tmp_path, tops, splits, base):
+    names = [f"{base}{top}/{label}/{i}.png" for top in tops.split() for label in "ab" for i in "01"]
+    root = folder_of(tmp_path / "images", *names)
+    if splits == "refused":
+        with pytest.raises(ValueError, match=r"/: as splits .* or give the folder \w+ itself"):
+            read(root, tmp_path / "cache")
+        return
+    for split, top in zip(SPLITS, splits.split() or ["", ""], strict=True):
+        images = read(root, tmp_path / "cache", split=split)
+        assert all(name.startswith(f"{base}{top}") for name in images.names)
+        whole = (base[:-1],) if base else tuple(sorted(tops.split()))
+        assert images.classes == (("a", "b") if splits else whole)
+
+
 def test_a_new_source_is_a_row(tmp_path, monkeypatch):
     cup, cat = ("train", "skimage", "data/coffee.png"), ("val", "skimage", "data/chelsea.png")
     monkeypatch.setitem(SOURCES, "photos", Row(photographs={"cup": cup, "cat": cat}))

@@ -30,7 +30,7 @@ def test_cold_each_place_has_the_tint_of_its_nearest_code(points, annealing):
 
 
 def test_frames_draw_points_and_codes_at_each_temperature(points, annealing):
-    fig = plane.annealing_frames(points, annealing, [0, 4, 8, 11], size=8)
+    fig = plane.annealing_frames(points, annealing, [0, 4, 8, 11], width=0.1, size=8)
     codes = [trace for trace in fig.data if trace.name == "codes"]
     for trace, i in zip(codes, (0, 4, 8, 11), strict=True):
         assert np.allclose(trace.x, annealing.codebooks[i][:, 0])

@@ -90,10 +90,10 @@ def test_a_decoder_that_returns_other_tokens_is_an_error(monkeypatch):
     ("indices", "num_codes", "says"),
     [
         ([0, 4], 4, r"0 to 4; they must lie in \[0, 4\)"),
-        ([], 4, "0 tokens of 4 codes"),
-        ([0], 1, "1 tokens of 1 codes"),
+        ([], 4, "0 tokens; coding needs at least 1"),
     ],
 )
 def test_tokens_that_cannot_be_coded_are_named(indices, num_codes, says):
     with pytest.raises(ValueError, match=says):
         coded_rate(torch.tensor(indices, dtype=torch.int64), torch.ones(num_codes).long())
+    assert coded_rate(torch.zeros(9).long(), torch.tensor([3])) == (0, 9, 0), "one code is known"

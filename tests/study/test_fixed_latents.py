@@ -146,8 +146,12 @@ def test_bad_values_are_refused_by_their_names(latents):
 
 def test_each_hypothesis_is_asked_alone_and_last_paired_by_seed():
     authors = np.array([1.0, 2.0, 3.0])  # seeds differ by far more than the settings do
-    errors = {"authors": authors, "+ annealing": 0.9 * authors, WHOLE: authors - [0.5, -0.6, 0.2]}
-    errors["all but annealing"] = 0.5 * errors[WHOLE]
+    errors = {
+        "authors": authors,
+        "+ self-tempering": 0.9 * authors,
+        WHOLE: authors - [0.5, -0.6, 0.2],
+    }
+    errors["all but self-tempering"] = 0.5 * errors[WHOLE]
     rows = [
         {"setting": name, "start": start, "seed": seed, "distortion": value}
         for name, values in errors.items()
@@ -157,10 +161,10 @@ def test_each_hypothesis_is_asked_alone_and_last_paired_by_seed():
     trials = pd.DataFrame(rows).sample(frac=1, random_state=0)
     table = effects(trials).set_index(["question", "start"])
     assert {*table.index.get_level_values(0)} < {*QUESTIONS} and len(table) == 6
-    alone = table.loc[("annealing, added to the authors'", "random")]
+    alone = table.loc[("self-tempering, added to the authors'", "random")]
     assert alone["change"] == pytest.approx(-10) and alone["verdict"] == "better"
     assert table.loc[(WHOLE, "cluster"), "verdict"] == "undecided"
-    assert table.loc[("annealing, added to all the others", "cluster"), "verdict"] == "worse"
+    assert table.loc[("self-tempering, added to all the others", "cluster"), "verdict"] == "worse"
     with pytest.raises(ValueError, match="must be finite"):
         effects(trials[(trials["seed"] > 0) | (trials["setting"] != "authors")])
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from filesystem import folder_of
 
 import lgqlib
 from lgqlib.presets import preset
+from lgqlib.run import Run
 from lgqlib.study.__main__ import Work
 from lgqlib.study.grid import parse_study, read_study
 
@@ -45,7 +47,7 @@ def test_parameters_of_a_run_rebuild_its_config(change):
     for planned in parse_study(GRID | change).runs:
         named = dict(planned.parameters)
         overrides = named.pop("overrides")
-        assert preset(named.pop("preset"), **named).override(overrides) == planned.config
+        assert preset(named.pop("preset"), **named, overrides=overrides) == planned.config
         assert all(isinstance(v, str | int) for v in planned.parameters.values())
 
 
@@ -104,8 +106,12 @@ def test_a_broken_file_is_named(tmp_path, text, message):
 def test_a_relative_data_root_is_below_the_file(tmp_path):
     base = "base: {data.name: imagefolder, data.root: images}"
     (tmp_path / "a.yaml").write_text(f"name: s\n{base}\ngrid: {{seed: [0]}}")
+    with pytest.raises(ValueError, match=r"a.yaml: run seed=0: data.root = .*images'"):
+        read_study(tmp_path / "a.yaml")
+    folder_of(tmp_path / "images", "a.png")
     (planned,) = read_study(tmp_path / "a.yaml").runs
     assert planned.config.data.root == str(tmp_path / "images")
+    assert planned.name == Run.create(tmp_path / "runs", planned.config).name
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

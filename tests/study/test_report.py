@@ -6,6 +6,7 @@ from urllib.parse import unquote
 import nbformat
 import pandas
 import pytest
+from filesystem import folder_of
 from studies import finished_run, study_of
 
 from lgqlib.figures.style import figure, show
@@ -113,8 +114,10 @@ def test_what_is_no_study_is_refused_and_an_empty_one_says_what_to_do(tmp_path):
 def test_the_page_opens_from_any_path_and_its_links_lead_to_pages(tmp_path):
     """Also where folders and notebooks have spaces, signs and markup in their names."""
     study = tmp_path / "a study & <img src=x onerror=alert(1)>'"
-    run = finished_run(study, more='data.name=imagefolder data.root="<script>alert(1)<script>"')
-    finished_run(study, seed=1, more="data.name=imagefolder data.root=plain")
+    for seed, folder in enumerate(("<script>alert(1)<script>", "plain")):
+        root = folder_of(tmp_path / folder, f"{seed}.png")
+        last = finished_run(study, seed=seed, more=f"data.name=imagefolder data.root='{root}'")
+        run = last if seed == 0 else run
     write_json(study / STUDY_FILE, {"name": "s", "runs": [[run.name, HOSTILE], [HOSTILE, ""]]})
     notebook(run.notebooks / "<b>01 train#.ipynb")
     (run.notebooks / "02_torn.ipynb").write_text('{"cells": [')

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,10 +132,12 @@ finally:
     save()
 """
 EVALUATE = """
-import pathlib
+import json, pathlib
 from lgqlib import files
+config = json.loads((pathlib.Path(run) / "config.json").read_text())
 step = files.read_about(max((pathlib.Path(run) / "checkpoints").iterdir()))["step"]
 numbers = {"step": step, "psnr": 20.0, "active": 5, "num_images": 4, "num_tokens": 8}
+numbers["settings"] = {"eval_crops": config["data"]["eval_crops"], **config["evaluation"]}
 files.write_json(pathlib.Path(run) / "evaluation.json", numbers)
 """
 COMPARE = "import pathlib\nassert (pathlib.Path(study) / 'results.csv').is_file()"
@@ -201,6 +204,24 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
     assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
     assert main(arguments) == 0 and "2 of 2 runs are done already" in capsys.readouterr().err
 
+    # What is over all runs is redone when the study's file changes, which is said, and only then.
+    (summary,) = (study / "notebooks").glob("06_compare.ipynb")
+    made = summary.stat().st_mtime_ns
+    arguments = write_study(project, seed="[0]", more=more) + scheduler
+    assert main(arguments) == 0
+    assert "study.json changes: 0 runs are new, 1 leave it" in capsys.readouterr().err
+    assert made < (again := summary.stat().st_mtime_ns)
+    assert main(arguments) == 0 and summary.stat().st_mtime_ns == again
+    assert "changes" not in capsys.readouterr().err
+
+    # More crops are evaluated anew, by the same run.
+    crops = arguments[0], "data.eval_crops: 9, train.num_steps: 60"
+    text = Path(crops[0]).read_text().replace("train.num_steps: 60", crops[1])
+    Path(crops[0]).write_text(text)
+    assert main([*arguments, "--dry-run"]) == 0 and "partial" in capsys.readouterr().out
+    assert main(arguments) == 0 and made < again < summary.stat().st_mtime_ns
+    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
+
 
 def test_notebooks_that_ran_to_their_ends_without_a_result_are_a_failure(project, scheduler):
     write_notebook(project / "notebooks" / "02_evaluate.ipynb", "run = ''", "print('nothing')")
@@ -266,6 +287,9 @@ def test_mistakes_are_said_before_anything_starts(project, capsys):
     write_notebook(project / "notebooks" / "01_train.ipynb", "preset = ''")
     assert main(arguments) == 2
     assert "has no parameter cache, method" in capsys.readouterr().err
+    arguments += ["--notebooks", str(project / "elsewhere")]
+    assert main(arguments) == 2
+    assert re.search(r"elsewhere/01_train.ipynb is missing: .*--notebooks", capsys.readouterr().err)
     assert not (project / "runs").exists()
 
 

@@ -12,8 +12,8 @@ from lgqlib.files import read_json, write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.study import story
+from lgqlib.study.blocks import NotTold, detail, kind_of, sorted_grid
 from lgqlib.study.claims import CLAIMS
-from lgqlib.study.portrait import NotTold, detail, kind_of, sorted_grid
 from lgqlib.study.report import build_report
 from lgqlib.study.story import PLAIN_CLAIMS, Standing, readme_picture, said
 from lgqlib.train import train

@@ -1,11 +1,12 @@
 """One trained tokenizer, told in five blocks: what it does, learned, doubts, and how it cools."""
 
 import colorsys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,28 +18,32 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from lgqlib.data import TrainingBatches, load, to_model, whole_images
-from lgqlib.evaluate import training_counts
+from lgqlib.data import load, to_model, whole_images
 from lgqlib.figures import story as draw
-from lgqlib.figures.pictures import colored
+from lgqlib.figures.pictures import DETAILS, colored, detail
 from lgqlib.figures.style import name_of
 from lgqlib.measure.annealing import anneal
+from lgqlib.measure.codecs import at_rate
 from lgqlib.measure.geometry import spectrum
+from lgqlib.measure.images import psnr_bytes
 from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.projection import in_plane
 from lgqlib.measure.temperature import free_energy_curve
-from lgqlib.measure.usage import coded_rate
 from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
-DETAILS = {"chelsea": (182, 118), "coffee": (190, 118), "imagenet_09_455": (262, 200)}
-"""Centers of details, x and y, of embedded photographs; those are shown first."""
 PLAIN = 6.0
 """Gray levels of standard deviation below which a code's picture counts as one color."""
 MOST = 1024
 """Codes on the map, the most used first."""
 HUES = {14: "reds", 45: "browns", 70: "yellows", 170: "greens", 260: "blues", 330: "purples"}
+
+
+PRICED = {
+    "bits": "written by a coder that knows how often each code occurs in training photographs",
+    "bits_prior": "written by a coder that knows a token’s neighbors and a small prior over tokens",
+}
 
 
 class NotTold(ValueError):
@@ -57,7 +62,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class Encoded:
     """A run's tokenizer, and held-out photographs through it."""
 
     run: Run
@@ -88,23 +93,29 @@ class Portrait:
         return {key[8:]: array for key, array in named if key.startswith("decoded.")}
 
     @cached_property
-    def photographs(self) -> dict[str, Pixels]:
-        """The whole held-out photographs, those with a known detail first."""
-        config = self.run.config
+    def held_out(self) -> dict[str, UInt8[torch.Tensor, "3 _ _"]]:
+        """The whole photographs of the evaluation, in its order."""
         if not self.decoded:
             raise NotTold("this study's images were not seen as whole photographs")
-        held_out = load(config.data, "val", cache=self.cache)
+        config = self.run.config
+        images = load(config.data, "val", cache=self.cache)
         limit = config.evaluation.photographs
-        found = dict(whole_images(held_out, multiple=self.factor, limit=limit))
-        order = [*(n for n in DETAILS if n in found), *(n for n in found if n not in DETAILS)]
-        return {n: found[n].permute(1, 2, 0).numpy() for n in order if n in self.decoded}
+        return dict(whole_images(images, multiple=self.factor, limit=limit))
+
+    @cached_property
+    def photographs(self) -> dict[str, Pixels]:
+        """The same, those with a known detail first."""
+        order = sorted(self.held_out, key=lambda name: name not in DETAILS)
+        return {n: self.held_out[n].permute(1, 2, 0).numpy() for n in order if n in self.decoded}
 
     @cached_property
     def latents(self) -> dict[str, Float[torch.Tensor, "1 c h w"]]:
         """Latents of each photograph."""
-        images = {n: torch.from_numpy(x).permute(2, 0, 1) for n, x in self.photographs.items()}
         with torch.no_grad():
-            return {n: self.tokenizer.latents(to_model(x[None])) for n, x in images.items()}
+            return {
+                n: self.tokenizer.latents(to_model(self.held_out[n][None]))
+                for n in self.photographs
+            }
 
     @cached_property
     @torch.no_grad()
@@ -119,21 +130,16 @@ class Portrait:
         encoded = {n: self.tokenizer.quantizer.encode(z) for n, z in self.latents.items()}
         return {n: indices[0].numpy() for n, indices in encoded.items()}
 
+    @property
+    def priced(self) -> str:
+        """How the evaluation put a price on tokens; the array of prices is called so too."""
+        return "bits_prior" if "whole.bits_prior" in self.run.arrays() else "bits"
+
     @cached_property
     def bits(self) -> dict[str, float]:
-        """Coded bits a pixel of each photograph, by how often codes occur in training."""
-        config = self.run.config
-        batches = TrainingBatches(
-            load(config.data, "train", cache=self.cache),
-            size=config.data.size,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            device="cpu",
-        )
-        counts = training_counts(self.tokenizer, batches, 32)
-        sizes = {n: coded_rate(torch.from_numpy(i), counts) for n, i in self.indices.items()}
-        return {n: 8 * s.num_bytes / (s.num_tokens * self.factor**2) for n, s in sizes.items()}
+        """Bits a pixel of each photograph."""
+        values = self.run.arrays()[f"whole.{self.priced}"].tolist()
+        return dict(zip(self.held_out, values, strict=True))
 
     @cached_property
     def counts(self) -> Int[np.ndarray, " K"]:
@@ -162,36 +168,40 @@ class Portrait:
         return width
 
     def psnr(self, name: str) -> float:
-        return _psnr(self.photographs[name], self.decoded[name])
+        return psnr_bytes(self.photographs[name], self.decoded[name])
 
 
 def _patches(image: np.ndarray, f: int) -> np.ndarray:
     return rearrange(image, "(h a) (w b) c -> (h w) a b c", a=f, b=f)
 
 
-def _psnr(a: Pixels, b: Pixels) -> float:
-    return float(-10 * np.log10(max(np.square((a.astype(float) - b) / 255).mean(), 1e-12)))
+class Column(NamedTuple):
+    """A way to keep photographs: what came back, and its bits a pixel, by their names."""
+
+    key: str
+    label: str
+    decoded: dict
+    bits: dict
 
 
-def detail(name: str, image: Pixels, width: int, height: int, *, multiple: int = 1):
-    """Choose the part of a photograph that is magnified; give its left and top."""
-    tall, wide = image.shape[:2]
-    width, height = min(width, wide), min(height, tall)
-    if name in DETAILS:
-        x, y = DETAILS[name][0] - width // 2, DETAILS[name][1] - height // 2
-    else:  # where there is most contrast of large areas
-        means, box = uniform_filter(image.mean(2), 8), (height, width)
-        spread = uniform_filter(means**2, box) - uniform_filter(means, box) ** 2
-        inner = spread[height // 2 : tall - height // 2, width // 2 : wide - width // 2]
-        y, x = np.unravel_index(inner.argmax(), inner.shape) if inner.size else (0, 0)
-    x, y = (int(np.clip(v, 0, room)) for v, room in ((x, wide - width), (y, tall - height)))
-    return x // multiple * multiple, y // multiple * multiple, width, height
+def columns(
+    encoded: Mapping[str, Encoded], codecs: Sequence[str] = ("JPEG",)
+) -> tuple[dict[str, Pixels], list[Column]]:
+    """Give the photographs, and what methods and, at LGQ's bits, codecs make of them."""
+    found = [Column(m, name_of(m), e.decoded, e.bits) for m, e in encoded.items()]
+    target = next((c for c in found if c.key == "lgq"), found[-1])
+    photographs = next(iter(encoded.values())).photographs
+    for codec in codecs:
+        files = {n: at_rate(x, codec, target.bits[n]) for n, x in photographs.items()}
+        parts = {n: y for n, (_, y) in files.items()}, {n: bits for n, (bits, _) in files.items()}
+        found.append(Column(codec, codec, *parts))
+    return photographs, found
 
 
 # 1: what a tokenizer does ------------------------------------------------------------------------
 
 
-def what_it_does(p: Portrait) -> Block:
+def what_it_does(p: Encoded) -> Block:
     """Follow one photograph into numbers and back."""
     name, f = next(iter(p.photographs)), p.factor
     image, indices = p.photographs[name], p.indices[name]
@@ -234,10 +244,7 @@ def what_it_does(p: Portrait) -> Block:
         f"dB (PSNR) says how close: {db:.1f} here, {every:.1f} on average over all "
         f"{len(p.photographs)} held-out photographs. "
     )
-    caption += (
-        f"Uncoded, integers take {raw:.3f} bits a pixel; written by a range coder that knows "
-    )
-    caption += f"how often each code occurs in training photographs, {bits:.3f}"
+    caption += f"Uncoded, integers take {raw:.3f} bits a pixel; {PRICED[p.priced]}, {bits:.3f}"
     caption += " (more: this photograph uses other codes)." if bits > raw else "."
     caption += f" This tokenizer saw {seen}." if train.num_steps else ""
     title = f"{p.label} turns this photograph into {indices.size:,} integers, "
@@ -301,7 +308,7 @@ def kind_of(tile: Float[np.ndarray, "f f 3"]) -> tuple[str, str]:
     return "slanted edges", "a slanted edge"
 
 
-def what_it_learned(p: Portrait) -> Block:
+def what_it_learned(p: Encoded) -> Block:
     """Show all codes as one map, with regions named and six codes in real photographs."""
     used = np.argsort(-p.counts, kind="stable")[: min(MOST, int((p.counts > 0).sum()))]
     if len(used) < 4:
@@ -400,7 +407,7 @@ def _numbered(grid, regions, centers, weights) -> list[tuple[int, int]]:
     return sorted(chosen)
 
 
-def _contexts(p: Portrait, code: int | np.integer, count: int = 6) -> list[Pixels]:
+def _contexts(p: Encoded, code: int | np.integer, count: int = 6) -> list[Pixels]:
     """Cut out real places of a code with two tokens around, from near to far from the code."""
     places, f = [], p.factor
     for name, indices in p.indices.items():
@@ -417,7 +424,7 @@ def _contexts(p: Portrait, code: int | np.integer, count: int = 6) -> list[Pixel
 # 3: where it is unsure ---------------------------------------------------------------------------
 
 
-def where_it_is_unsure(p: Portrait) -> Block:
+def where_it_is_unsure(p: Encoded) -> Block:
     """Hold the doubt of tokens against their errors."""
     sites, f = p.tokenizer.quantizer.sites, p.factor
     doubts, errors, trends = {}, {}, []
@@ -492,7 +499,7 @@ def _at(values: np.ndarray, share: float) -> tuple[int, int]:
     return int(row + i), int(col + j)
 
 
-def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: np.floating) -> str:
+def _choices(p: Encoded, letter: str, name: str, at: tuple[int, int], doubt: np.floating) -> str:
     """Show the codes between which a token wavers, and what is left for all others."""
     sites = p.tokenizer.quantizer.sites
     shares = probabilities(p.points[name][at][None].detach(), sites.detach(), p.width)[0].numpy()
@@ -516,7 +523,7 @@ def _choices(p: Portrait, letter: str, name: str, at: tuple[int, int], doubt: np
 # 4: what the temperature does --------------------------------------------------------------------
 
 
-def what_the_temperature_does(p: Portrait) -> Block:
+def what_the_temperature_does(p: Encoded) -> Block:
     """Decode one photograph from soft choices, from hot to cold, above the entropy of a token."""
     tokenizer, width = p.tokenizer, p.width
     split = tokenizer.tau_c / width
@@ -542,7 +549,7 @@ def what_the_temperature_does(p: Portrait) -> Block:
                 pixels = ((decoded + 1) * 127.5).clamp(0, 255).round().byte().numpy()
             else:
                 pixels = p.decoded[name]
-        quality.append(_psnr(image, pixels))
+        quality.append(psnr_bytes(image, pixels))
         said = "<b>hard choice</b>" if not value else ""
         shown = draw.picture(pixels[top : top + side, left : left + side], wide)
         panels.append(draw.panel(shown, wide, f"{said} {quality[-1]:.1f} dB"))
@@ -569,7 +576,7 @@ def what_the_temperature_does(p: Portrait) -> Block:
 # 5: how it learned -------------------------------------------------------------------------------
 
 
-def how_it_learned(p: Portrait) -> Block:
+def how_it_learned(p: Encoded) -> Block:
     """Anneal the colors of a photograph, as a toy; beside it, the tokenizer's own training."""
     snapshots = p.run.snapshots()
     toy, title, coldest = _toy(p)
@@ -606,7 +613,7 @@ def how_it_learned(p: Portrait) -> Block:
     return Block(title, body, caption, "05_temperature")
 
 
-def _toy(p: Portrait) -> tuple[str, str, float]:
+def _toy(p: Encoded) -> tuple[str, str, float]:
     """Anneal 32 colors of one photograph; give pictures, a finding, and the coldest split."""
     name = max(p.photographs, key=lambda n: np.ptp(p.photographs[n].astype(float), 2).std())
     image = p.photographs[name]
@@ -645,7 +652,7 @@ def _toy(p: Portrait) -> tuple[str, str, float]:
     return draw.row(*parts, aside, cls="top"), title, coldest
 
 
-BLOCKS: tuple[Callable[[Portrait], Block], ...] = (
+BLOCKS: tuple[Callable[[Encoded], Block], ...] = (
     what_it_does,
     what_it_learned,
     where_it_is_unsure,
