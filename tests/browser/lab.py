@@ -166,7 +166,7 @@ def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -
     """Open a notebook, run all its cells, and wait for the last; raise when a cell writes an
     error.
     """
-    page.goto(address.format(name=name))
+    page.goto(address.format(name=name), timeout=120_000)
     _wait(page, f"() => {STATUS} === 'idle'", 90)
     page.evaluate(RESTORED)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")

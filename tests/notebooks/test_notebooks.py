@@ -165,7 +165,7 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     assert "widgets" not in notebook.metadata
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
     page = to_html(tmp_path / f"{name}.ipynb")
-    assert len(page) < 6_000_000 and 'class="lgx-page" srcdoc=' in page
+    assert len(page) < 6_000_000 and 'class="lgx-page"' in page and "srcdoc=" in page
     assert (run / "notebooks" / "codebook.html").exists() == (name == "03_geometry")
 
 

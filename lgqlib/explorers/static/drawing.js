@@ -41,6 +41,7 @@ export function range(t, quantity) {
 }
 
 const packed = ([r, g, b]) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0; // as ImageData holds them
+const SHADES = Array.from({ length: 256 }, (_, i) => packed(viridis(i / 255)));
 const mixed = (a, b, share) => {
   let out = 0xff000000;
   for (const by of [0, 8, 16]) out |= Math.round(((a >> by) & 255) * (1 - share) + ((b >> by) & 255) * share) << by;
@@ -56,28 +57,31 @@ function rendered(t, quantity, n, s, x0, y0) {
   const size = new Float32Array(t.K).fill(1), color = new Uint32Array(t.K);
   if (values) for (let k = 0; k < t.K; k++) {
     if (amount) size[k] = Math.max(1 / s, 0.08 + (0.9 * Math.max(0, Math.log(Math.max(values[k], low) / low))) / Math.log(high / low));
-    else color[k] = Number.isFinite(values[k]) ? packed(viridis((values[k] - low) / (high - low || 1))) : UNKNOWN;
+    else color[k] = Number.isFinite(values[k]) ? SHADES[Math.round((255 * (values[k] - low)) / (high - low || 1))] : UNKNOWN;
   }
   t.sheet ??= new Uint32Array(pixels(t.tiles).buffer);
   const { tile, atlas } = t.about, wide = t.tiles.width, dark = quantity === "unused";
   const veiled = t.step === undefined; // few tokens are counted at a step: a cross is enough there
-  for (let y = Math.max(0, Math.floor(y0)); y < n; y++) {
+  const column = new Int32Array(n), across = new Float32Array(n); // of each pixel of a row: its cell, and where in it
+  for (let x = 0; x < n; x++) {
+    column[x] = Math.floor((x - x0) / s);
+    across[x] = (x - x0) / s - column[x];
+  }
+  for (let y = 0; y < n; y++) {
     const row = Math.floor((y - y0) / s), v = (y - y0) / s - row;
-    if (row >= t.side) break;
-    for (let x = Math.max(0, Math.floor(x0)); x < n; x++) {
-      const column = Math.floor((x - x0) / s), k = t.at[row * t.side + column];
-      if (column >= t.side) break;
-      if (row < 0 || column < 0 || k < 0) continue;
-      const u = (x - x0) / s - column, dead = !t.count[k];
-      if (dead && Math.abs(u - 0.5) < 0.24 && Math.abs(Math.abs(u - 0.5) - Math.abs(v - 0.5)) * s < 0.6) out[y * n + x] = amount ? EDGE : CROSS;
+    if (row < 0 || row >= t.side) continue;
+    for (let x = 0, i = y * n; x < n; x++, i++) {
+      const c = column[x], k = c < 0 || c >= t.side ? -1 : t.at[row * t.side + c];
+      if (k < 0) continue;
+      const u = across[x], dead = !t.count[k];
+      if (dead && Math.abs(u - 0.5) < 0.24 && Math.abs(Math.abs(u - 0.5) - Math.abs(v - 0.5)) * s < 0.6) out[i] = amount ? EDGE : CROSS;
       else if (dead && amount) continue;
-      else if (dead && veiled && s > 5 && (u * s < 1 || v * s < 1)) out[y * n + x] = EDGE;
+      else if (dead && veiled && s > 5 && (u * s < 1 || v * s < 1)) out[i] = EDGE;
       else {
         const a = (u - 0.5) / size[k] + 0.5, b = (v - 0.5) / size[k] + 0.5;
         if (a < 0 || b < 0 || a >= 1 || b >= 1) continue;
-        const at = (Math.floor(k / atlas) * tile + Math.floor(b * tile)) * wide + (k % atlas) * tile + Math.floor(a * tile);
-        const shown = color[k] || t.sheet[at];
-        out[y * n + x] = dead && veiled ? mixed(shown, WHITE, 0.78) : dark ? mixed(shown, GROUND, 0.72) : shown;
+        const shown = color[k] || t.sheet[(((k / atlas) | 0) * tile + ((b * tile) | 0)) * wide + (k % atlas) * tile + ((a * tile) | 0)];
+        out[i] = dead && veiled ? mixed(shown, WHITE, 0.78) : dark ? mixed(shown, GROUND, 0.72) : shown;
       }
     }
   }
