@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(lab.chromium_path() is None, reason="there is no Chromium"),
 ]
 TABLE = "EXPLORER_TABLE"
-"""Environment variable that asks for docs/results/explorer.md and the picture of 16,384 codes."""
+"""Environment variable that asks for docs/results/explorer.md."""
 DOCS = Path(__file__).parents[2] / "docs"
 SPENT = """
     window.spent = [];  // milliseconds from each event to the end of the frame that answers it
@@ -313,9 +313,6 @@ def test_sixteen_thousand_codes_answer_quickly(browser, tmp_path, table):
             table(f"K = 16,384: {what}", "mouse" if "hover" in what else "keyboard", 1, page)
             assert np.median(page.evaluate("spent")) < 400, "a loaded machine takes four times"
         table("K = 16,384: first paint after loading", "", 0, page, spent=[first])
-        if os.environ.get(TABLE):
-            page.mouse.move(700, 870)
-            page.screenshot(path=DOCS / "codebook_16384.png")
 
 
 def test_training_is_gone_back_in_and_through(page, widget):
