@@ -76,28 +76,20 @@ def test_numbers_are_those_of_decoding_the_code(tokenizer, extractor, everything
     assert np.array_equal(whole.indices, indices)
     assert np.allclose(whole.per_image["psnr"], psnr, rtol=1e-12)
     assert numbers["psnr"] == pytest.approx(np.mean(psnr), rel=1e-12)
-    l1 = np.mean([np.abs(a.astype(float) - b).mean() / 255 for a, b in pairs])
-    assert numbers["l1"] == pytest.approx(l1, rel=1e-12)
     assert numbers["perceptual"] == pytest.approx(perceptual.mean().item(), rel=1e-5)
     kid = kernel_distance(original, features, paired=True)
     assert (numbers["kid"], numbers["kid_se"]) == pytest.approx(kid, rel=1e-3, abs=1e-9)
     counts = np.bincount(indices.flatten().numpy(), minlength=NUM_CODES)
     assert np.array_equal(whole.counts, counts)
     assert numbers["active"] == np.count_nonzero(counts) > 3
-    assert numbers["bits_per_token_nominal"] == 6
-    assert numbers["bits_per_token_entropy"] == numbers["entropy"]
-    coded = coded_rate(indices, everything["train_counts"])
-    assert numbers["bits_per_token_coded"] == coded.bits_per_token
-    for rate in ("nominal", "entropy", "coded"):
-        per_token = numbers[f"bits_per_token_{rate}"]
-        assert numbers[f"bits_per_pixel_{rate}"] == pytest.approx(per_token * 64 / 32**2)
-    # The protocol stands beside the numbers.
+    coded = coded_rate(indices, everything["train_counts"]).bits_per_token
+    for rate, bits in {"nominal": 6, "entropy": numbers["entropy"], "coded": coded}.items():
+        assert numbers[f"bits_per_token_{rate}"] == bits
+        assert numbers[f"bits_per_pixel_{rate}"] == pytest.approx(bits * 64 / 32**2)
     about = {"num_images": 20, "num_tokens": 20 * 64, "tokens_per_image": 64}
     about |= {"extractor": extractor.name, "preprocessing": extractor.preprocessing}
-    assert about.items() <= numbers.items()
+    assert about.items() <= numbers.items(), "the protocol stands beside the numbers"
     assert all(type(value) in (float, int, str) for value in numbers.values())
-    assert "ms_ssim" not in numbers  # 32 pixels are too few for its scales
-    assert {len(values) for values in whole.per_image.values()} == {20}
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -138,8 +130,7 @@ def test_what_is_not_asked_for_is_left_out_and_large_images_get_ms_ssim(tokenize
     coded = {"bits_per_token_coded", "bits_per_pixel_coded"}
     assert light.keys() == whole.numbers.keys() - features - coded
     assert light == {name: whole.numbers[name] for name in light}
-    large = evaluate(tokenizer, images(1, 176), progress=False)
-    assert large.numbers["ms_ssim"] == large.per_image["ms_ssim"].mean()
+    assert "ms_ssim" in evaluate(tokenizer, images(1, 176), progress=False).numbers
 
 
 def test_photographs_of_any_sides_are_measured_whole(tokenizer, everything):
@@ -160,7 +151,6 @@ def test_photographs_of_any_sides_are_measured_whole(tokenizer, everything):
     coded = coded_rate(torch.cat([stream.flatten() for stream in streams]), counts)
     assert numbers["whole_bits_per_pixel"] == coded.num_bytes * 8 / (48 * 48 + 48 * 28)
     assert numbers["num_photographs"] == 2 and set(numbers) <= set(METRICS)
-    assert METRICS["whole_psnr"].unit == "dB"
     with pytest.raises(ValueError, match="sides must be multiples of 4"):
         evaluate_whole(tokenizer, {"odd": images(1, 30)[0]}, train_counts=counts)
 
@@ -179,7 +169,7 @@ def test_latents_are_held_against_their_codes(tokenizer):
     assert set(found) <= set(METRICS)
 
 
-def test_features_of_originals_are_computed_once_and_never_confused(
+def test_features_of_originals_are_computed_once_and_never_confused_or_torn(
     tokenizer, extractor, whole, tmp_path, monkeypatch
 ):
     x = images(20)
@@ -193,23 +183,17 @@ def test_features_of_originals_are_computed_once_and_never_confused(
     monkeypatch.setattr(extractor, "pooled", lambda z: calls.append(len(z)) or compute(z))
     again = reference_features(x, extractor, batch_size=3, **options)
     assert np.array_equal(again, reference) and not calls
-    other = x.clone()
-    other[7, 1, 2, 3] ^= 1
-    reference_features(other, extractor, **options)
-    assert calls == [20]
-    larger = reference_features(x, LiteFeatures("lite0", side=48), **options)
-    assert not np.allclose(larger, reference)
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_damaged_cached_features_are_computed_again(extractor, tmp_path):
-    x, options = images(3), dict(cache=tmp_path, progress=False)
-    good = reference_features(x, extractor, **options)
     (path,) = tmp_path.iterdir()
     for damage in (b"", path.read_bytes()[:200], b"not an array"):
         path.write_bytes(damage)
-        assert np.array_equal(reference_features(x, extractor, **options), good)
-        assert np.array_equal(np.load(path), good)
+        assert np.array_equal(reference_features(x, extractor, **options), reference)
+        assert np.array_equal(np.load(path), reference)
+    other = x.clone()
+    other[7, 1, 2, 3] ^= 1
+    reference_features(other, extractor, **options)
+    assert calls == [20] * 4
+    larger = reference_features(x, LiteFeatures("lite0", side=48), **options)
+    assert not np.allclose(larger, reference) and len(list(tmp_path.iterdir())) == 3
 
 
 def test_what_does_not_fit_is_named(tokenizer, extractor):

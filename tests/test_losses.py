@@ -1,6 +1,4 @@
-"""What a step minimizes is the weighted sum of named terms, and each network has its own gradients
-only.
-"""
+"""A step minimizes the weighted sum of named terms; each network has its own gradients only."""
 
 import pytest
 import torch
@@ -11,9 +9,8 @@ from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss,
 
 def pair(size=32):
     torch.manual_seed(0)
-    return torch.rand(2, 3, size, size) * 2 - 1, (
-        torch.rand(2, 3, size, size) * 2 - 1
-    ).requires_grad_()
+    x, y = (torch.rand(2, 3, size, size) * 2 - 1 for _ in range(2))
+    return x, y.requires_grad_()
 
 
 @pytest.mark.parametrize("reconstruction", ["l1", "l2"])
@@ -34,11 +31,9 @@ def test_perceptual_term_sees_structure_and_trains_nothing_of_its_own():
     loss = TokenizerLoss(LossConfig(perceptual=1.0, perceptual_side=64))
     same, _ = loss(x, x.clone(), {})
     total, terms = loss(x, y, {})
-    assert same.item() == pytest.approx(0, abs=1e-6)
-    assert terms["perceptual"].item() > 0.01
+    assert same.item() == pytest.approx(0, abs=1e-6) and terms["perceptual"].item() > 0.01
     total.backward()
-    assert y.grad.abs().sum() > 0
-    assert not [p for p in loss.parameters() if p.requires_grad]
+    assert y.grad.abs().sum() > 0 and not any(p.requires_grad for p in loss.parameters())
 
 
 def test_the_generator_s_term_never_reaches_the_discriminator():
@@ -48,33 +43,30 @@ def test_the_generator_s_term_never_reaches_the_discriminator():
         logits = judge(y)
     (-logits.mean()).backward()
     assert y.grad.abs().sum() > 0
-    assert all(p.grad is None for p in judge.parameters())
-    assert all(p.requires_grad for p in judge.parameters())
+    assert all(p.grad is None and p.requires_grad for p in judge.parameters())
     discriminator_loss(judge(y.detach()), judge(y.detach() + 1)).backward()
     assert all(p.grad is not None for p in judge.parameters())
-
-
-def test_hinge_loss_is_zero_beyond_the_margin():
+    # The hinge: nothing is left to do beyond the margin.
     assert discriminator_loss(torch.tensor([1.5, 2.0]), torch.tensor([-1.1, -3.0])).item() == 0
     assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.0])).item() == 1
 
 
 def test_the_adaptive_scale_is_the_ratio_of_gradients_at_the_last_layer():
     torch.manual_seed(0)
-    last = torch.nn.Conv2d(4, 3, 1)
-    features, judge = torch.randn(2, 4, 16, 16), PatchDiscriminator(8)
-    y = last(features)
+    last, judge = torch.nn.Conv2d(4, 3, 1), PatchDiscriminator(8)
+    y = last(torch.randn(2, 4, 16, 16))
     total = y.abs().mean()
     with frozen(judge):
         logits = judge(y)
-    loss = TokenizerLoss(LossConfig(adversarial=0.1))
-    whole, terms = loss.adversarial(total, logits, last.weight)
-    rest = torch.autograd.grad(total, last.weight, retain_graph=True)[0].norm()
-    own = torch.autograd.grad(-logits.mean(), last.weight, retain_graph=True)[0].norm()
-    assert terms["adversarial_scale"].item() == pytest.approx(
-        (rest / (own + 1e-4)).item(), rel=1e-5
+    whole, terms = TokenizerLoss(LossConfig(adversarial=0.1)).adversarial(
+        total, logits, last.weight
     )
-    expected = total + 0.1 * terms["adversarial_scale"] * terms["adversarial"]
-    assert whole.item() == pytest.approx(expected.item())
+    rest, own = (
+        torch.autograd.grad(term, last.weight, retain_graph=True)[0].norm()
+        for term in (total, -logits.mean())
+    )
+    scale = terms["adversarial_scale"].item()
+    assert scale == pytest.approx((rest / (own + 1e-4)).item(), rel=1e-5)
+    assert whole.item() == pytest.approx((total + 0.1 * scale * terms["adversarial"]).item())
     plain = TokenizerLoss(LossConfig(adversarial=0.1, adaptive=False))
     assert plain.adversarial(total, logits, last.weight)[1]["adversarial_scale"].item() == 1

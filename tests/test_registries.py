@@ -37,15 +37,11 @@ class Toy(Quantizer):
         return Quantized(straight_through(latents, codes), indices, {"commit": commit})
 
 
-@pytest.fixture
-def toy(monkeypatch):
+def test_a_method_of_one_row_trains_is_evaluated_compared_and_keeps_its_color(
+    monkeypatch, trained, tmp_path
+):
     row = Method("toy", Toy, "Toy VQ", "#123456", {"loss.commit": 0.5})
     monkeypatch.setitem(METHODS, "toy", row)
-
-
-def test_a_method_of_one_row_trains_is_evaluated_compared_and_keeps_its_color(
-    toy, trained, tmp_path
-):
     runs = [trained(method) for method in ("toy", "lgq")]
     assert runs[0].is_complete and runs[0].config.loss.commit == 0.5
     assert runs[0].evaluation()["psnr"] > 5 and runs[0].name.startswith("toy-photos-K64-s0-")
@@ -59,19 +55,9 @@ def test_a_method_of_one_row_trains_is_evaluated_compared_and_keeps_its_color(
         assert color == color_of("toy") == "#123456"
     forest = figures.forest(tabulated(against(found, ["psnr"])), ["psnr"], of="LGQ")
     assert list(forest.data[0].marker.color) == ["#123456"]
-    assert name_of("toy seed 1") == "Toy VQ seed 1" and dash_of("toy") in figures_dashes()
-
-
-def figures_dashes():
-    from lgqlib.figures.style import DASHES
-
-    return DASHES
-
-
-def test_any_number_of_methods_has_a_dash_and_none_has_the_color_of_another(monkeypatch):
-    for i in range(20):
+    assert name_of("toy seed 1") == "Toy VQ seed 1"
+    for i in range(20):  # any number of methods has a dash
         monkeypatch.setitem(METHODS, f"m{i}", Method(f"m{i}", Toy, f"M{i}", f"#{i:06d}"))
-    assert len({color_of(name) for name in METHODS}) == len(METHODS)
     assert all(dash_of(name) for name in METHODS) and quantizers.known("m19") == "m19"
 
 
@@ -90,3 +76,9 @@ def test_a_metric_of_one_row_is_compared_with_its_label_unit_and_direction(monke
     fig = figures.forest(tabulated([difference]), ["toy_error"], of="LGQ")
     assert fig.layout.annotations[0].text == "toy error, toys"
     assert metric_table({"toy_error": np.float64(2)}).loc["toy error, toys", "value"] == "2.0"
+
+
+def test_fidelity_is_better_high_and_every_error_low():
+    better = {key: row.better for key, row in measure.METRICS.items() if row.better}
+    high = {"psnr", "ssim", "ms_ssim", "geometry_efficiency", "whole_psnr", "whole_ssim"}
+    assert {key for key, way in better.items() if way > 0} == high | {"images_per_second"}

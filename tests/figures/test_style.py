@@ -13,7 +13,7 @@ def pixels(height, width, *, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_every_method_has_a_name_and_a_look_of_its_own():
+def test_every_method_has_a_name_and_a_color_seen_on_white_and_on_dark():
     assert len({style.name_of(name) for name in METHODS}) == len(METHODS)
     assert len({style.color_of(name) for name in METHODS}) == len(METHODS)
     assert [name for name in METHODS if style.dash_of(name) == "solid"] == ["lgq"]
@@ -21,8 +21,6 @@ def test_every_method_has_a_name_and_a_look_of_its_own():
     assert style.color_of("lgq seed 1") == METHODS["lgq"].color
     assert (style.name_of("pq"), style.color_of("pq")) == ("pq", style.INK)
 
-
-def test_colors_are_seen_on_white_and_on_dark():
     def luminance(color):
         rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
@@ -34,13 +32,7 @@ def test_colors_are_seen_on_white_and_on_dark():
         assert light > 1.9 and dark > 3, (color, light, dark)
     layout = style.figure().layout.template.layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"  # both show through
-
-
-def test_a_title_wraps_and_its_margin_grows():
-    short = style.titled(style.figure(), "short")
-    long = style.titled(style.figure(), "word " * 60, "look " * 80)
-    assert "<br>" in long.layout.title.text
-    assert long.layout.margin.t > short.layout.margin.t + 60
+    assert layout.xaxis.automargin and layout.yaxis.automargin
 
 
 def test_panels_draw_what_they_are_given_where_they_stand():
@@ -74,18 +66,15 @@ def test_pictures_are_the_pixels_exactly():
     assert grown.shape == (10, 14, 3)
     assert all((grown[y::2, x::2] == picture).all() for y in (0, 1) for x in (0, 1))
     images = np.moveaxis(picture / 255, -1, 0)[None]
-    assert (as_pixels(images) == picture).all()
-    assert (as_pixels(images * 0 + 1.4) == 255).all()
+    assert (as_pixels(images) == picture).all() and (as_pixels(images * 0 + 1.4) == 255).all()
+    found = colored(np.array([0.0, 1.0, 5.0, np.nan]), high=1.0)
+    assert (found[1] == found[2]).all() and (found[0] != found[1]).any()
+    assert found[3].tolist() == [128] * 3, "nan is grey"
 
 
-def test_a_sheet_has_every_tile_and_clear_ground():
+def test_sheets_and_grids_have_every_picture_in_its_place_on_clear_ground():
     out = sheet([np.full((4, 4, 3), i, np.uint8) for i in range(5)], cols=3, gap=1, tile=4)
-    assert out.shape == (10, 15, 4)
-    assert out[0, 10, 0] == 2 and out[5, 5, 0] == 4
-    assert out[6, 12, 3] == 0, "no tile, nothing to see"
-
-
-def test_a_grid_is_one_image_of_all_pictures():
+    assert (out.shape, out[0, 10, 0], out[5, 5, 0], out[6, 12, 3]) == ((10, 15, 4), 2, 4, 0)
     rows = {"a": [pixels(4, 6, seed=i) for i in range(3)], "b": [pixels(4, 6, seed=9)]}
     fig = picture_grid(rows, columns="xyz", hover=[["1", "2", "3"], ["4"]], tile=6, gap=2)
     image, points = fig.data
@@ -93,14 +82,7 @@ def test_a_grid_is_one_image_of_all_pictures():
     assert out.shape == (4 + 2 + 4, 3 * (6 + 2) - 2, 4)
     assert (out[:4, 16:22, :3] == rows["a"][2]).all() and (out[6:, :6, :3] == rows["b"][0]).all()
     assert not out[6:, 8:, 3].any()
-    assert list(points.text) == ["1", "2", "3", "4"]
-    assert (points.x[3], points.y[3]) == (4, 9)
+    assert (points.text[3], points.x[3], points.y[3]) == ("4", 4, 9)
     assert list(fig.layout.yaxis.ticktext) == ["a", "b"]
     with pytest.raises(ValueError, match="expected one shape"):
         picture_grid({"a": [pixels(4, 6), pixels(4, 5)]})
-
-
-def test_numbers_have_the_colors_of_the_scale_and_nan_is_grey():
-    found = colored(np.array([0.0, 1.0, 5.0, np.nan]), high=1.0)
-    assert (found[1] == found[2]).all() and (found[0] != found[1]).any()
-    assert found[3].tolist() == [128] * 3

@@ -35,22 +35,13 @@ def test_every_split_comes_near_the_limit_of_its_own_latents():
     latents = np.random.default_rng(7).standard_normal((1024, 2)) * [2, 1]
     taus = critical_temperature(latents) * np.geomspace(1.2, 0.03, 60)
     result = anneal(latents, 16, taus)
+    for t in (3, 59):  # the codes are a fixed point
+        recomputed = free_energy_curve(latents, result.codebooks[t], taus[[t]]).free_energy[0]
+        assert recomputed == pytest.approx(result.free_energy[t], rel=5e-3)
     assert (np.diff(result.num_distinct) >= 0).mean() > 0.9
     assert result.num_distinct[0] == 1 and result.num_distinct[-1] == 16
     ratios = [split.predicted / np.sqrt(split.high * split.low) for split in result.splits]
     assert np.median(ratios) == pytest.approx(1, abs=0.12) and min(ratios) > 0.9
-
-
-def test_annealed_codes_are_a_fixed_point_of_low_free_energy():
-    rng = np.random.default_rng(8)
-    latents = rng.standard_normal((1024, 3))
-    taus = critical_temperature(latents) * np.geomspace(1.2, 0.02, 25)
-    result = anneal(latents, 32, taus)
-    for t in (3, 24):
-        recomputed = free_energy_curve(latents, result.codebooks[t], taus[[t]]).free_energy[0]
-        assert recomputed == pytest.approx(result.free_energy[t], rel=5e-3)
-    drawn = latents[rng.choice(1024, 32, replace=False)]
-    assert result.free_energy[-1] < 0.8 * free_energy_curve(latents, drawn, taus[-1:]).free_energy
 
 
 def test_far_below_rounding_codes_that_no_latent_is_near_stay_finite():

@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from efficientnet_lite_pytorch import EfficientNet
-from skimage import data
 from torch import nn
 
 from lgqlib.evaluate import evaluate_run
@@ -41,13 +40,6 @@ def test_folding_changes_no_feature_and_no_mode_matters(variant, side):
     for result in (extractor.eval().pooled(x), extractor.train().pooled(x), extractor.pooled(x)):
         assert result.shape == (2, 1280)
         assert torch.allclose(result, expected, atol=1e-4)
-
-
-def test_the_weights_know_what_is_in_a_photograph():
-    cat = torch.from_numpy(data.chelsea()).permute(2, 0, 1)[None, :, :, :300] / 255
-    pooled = LiteFeatures("lite2").pooled(cat)
-    classes = installed_network("lite2")._fc(pooled).softmax(1)[0]
-    assert classes[281:286].sum() > 0.5, "ImageNet's five kinds of cats"
 
 
 def test_a_comparison_is_that_of_each_image_whatever_the_batch(lite0, monkeypatch):

@@ -13,7 +13,7 @@ from lgqlib.measure.temperature import (
     geometric_median,
     tau_c_from_moments,
 )
-from lgqlib.quantizers.assignment import ENERGIES, energies
+from lgqlib.quantizers.assignment import ENERGIES, dense, energies, probabilities
 
 
 @pytest.fixture
@@ -24,20 +24,20 @@ def pair():
 
 
 def definitions(latents, codebook, tau, energy, widths):
-    """What a curve holds at one temperature, written out with [N, K] arrays."""
-    z, e = torch.from_numpy(latents), torch.from_numpy(codebook)
-    d = energies(z, e, energy=energy) / torch.from_numpy(widths)
-    p = torch.softmax(-d / tau, 1)
-    u, mean = p.mean(0), (p * d).sum(1)
+    """What a curve holds at one temperature, by the dense assignment."""
+    z, e, s = map(torch.from_numpy, (latents, codebook, widths))
+    a, p = (f(z, e, tau, energy=energy, widths=s) for f in (dense, probabilities))
+    d = energies(z, e, energy=energy) / s
+    mean = (p * d).sum(1)
     return {
-        "free_energy": (-tau * torch.logsumexp(-d / tau, 1)).mean(),
+        "free_energy": a.free_energy.mean(),
         "mean_energy": mean.mean(),
-        "entropy": torch.special.entr(p).sum(1).mean(),
-        "usage_entropy": torch.special.entr(u).sum(),
-        "mutual_information": torch.xlogy(p, p / u).sum(1).mean(),
+        "entropy": a.entropy.mean(),
+        "usage_entropy": torch.special.entr(a.usage).sum(),
+        "mutual_information": torch.xlogy(p, p / a.usage).sum(1).mean(),
         "entropy_slope": ((p * d.square()).sum(1) - mean.square()).mean() / tau**3,
         "doubt": (1 - p.amax(1)).mean(),
-        "soft_to_hard": (p @ e - e[d.argmin(1)]).square().sum(1).mean().sqrt(),
+        "soft_to_hard": (a.average - e[a.indices]).square().sum(1).mean().sqrt(),
     }
 
 
@@ -49,16 +49,6 @@ def test_the_curve_over_tiles_equals_the_definitions(pair, energy):
     for t, tau in enumerate(taus):
         for name, value in definitions(*pair, tau, energy, widths).items():
             assert getattr(curve, name)[t] == pytest.approx(value.item(), rel=1e-9), name
-
-
-def test_the_identities_of_the_free_energy(pair):
-    tau, h = 0.5, 1e-4
-    curve = free_energy_curve(*pair, [tau - h, tau, tau + h])
-    free, energy, entropy = curve.free_energy, curve.mean_energy, curve.entropy
-    assert free == pytest.approx(energy - curve.taus * entropy, abs=1e-12)
-    slopes = [(values[2] - values[0]) / (2 * h) for values in (free, energy, entropy)]
-    variance = curve.entropy_slope[1]  # Var(d) / tau^3
-    assert slopes == pytest.approx([-entropy[1], tau * variance, variance], abs=1e-6)
 
 
 def test_doubt_and_entropy_grow_linearly_from_zero_temperature():
@@ -86,11 +76,14 @@ def test_codes_at_the_center_are_unstable_exactly_below_tau_c(energy):
         assert np.sign(change(apart, share) - change(together, share)) == sign
 
 
-def test_tau_c_is_twice_the_largest_eigenvalue():
+def test_tau_c_is_twice_the_largest_eigenvalue_and_a_latent_at_the_center_is_finite():
     rng = np.random.default_rng(2)
     gaussian = rng.standard_normal((40000, 3)) * [3, 1, 1]
     assert critical_temperature(gaussian) == pytest.approx(2 * 9, rel=0.02)
     assert critical_temperature(gaussian + 100) == pytest.approx(critical_temperature(gaussian))
+    latents = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
+    assert geometric_median(latents).tolist() == [0, 0]
+    assert critical_temperature(latents, energy="norm") == pytest.approx(2)
 
 
 def test_moments_of_batches_average_to_those_of_the_whole():
@@ -105,12 +98,6 @@ def test_moments_of_batches_average_to_those_of_the_whole():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         grad, _ = critical_moments(z)
     assert grad.dtype == torch.float32 and torch.equal(grad, critical_moments(z)[0])
-
-
-def test_a_latent_exactly_at_the_center_divides_nothing_by_zero():
-    latents = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
-    assert geometric_median(latents).tolist() == [0, 0]
-    assert critical_temperature(latents, energy="norm") == pytest.approx(2)
 
 
 def test_what_has_no_answer_is_refused(pair):

@@ -22,49 +22,32 @@ NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 MOST_LINES = 12
 
 
-def cells(path: Path, kind: str = "code"):
-    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
-
-
-def lines(cell) -> list[str]:
-    return [line for line in cell.source.splitlines() if line.strip()]
+def papered(test):
+    """Mark a test that executes a notebook by papermill."""
+    return pytest.mark.notebook(pytest.mark.xdist_group("papermill")(test))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-class TestForm:
-    def test_it_opens_with_the_question_and_the_time_it_takes(self, path):
-        first = nbformat.read(path, 4).cells[0]
-        assert first.cell_type == "markdown"
-        for part in ("# ", "**The question.**", "**What to expect.**", "**How long.**"):
-            assert part in first.source
-
-    def test_one_cell_of_parameters_plain_and_commented(self, path):
-        tagged = [c for c in cells(path) if "parameters" in c.metadata.get("tags", [])]
-        assert len(tagged) == 1
-        for line in lines(tagged[0]):
-            assert line.count("=") == 1, f"{line}: papermill knows no parameter of such a line"
-            name, _, rest = line.partition(" = ")
-            assert name.isidentifier()
-            assert "  # " in rest, f"{line}: no comment"
-            value = rest.split("  # ")[0]
-            assert isinstance(eval(value, {}), str | int | float | bool), line
-
-    def test_cells_are_short_and_define_nothing(self, path):
-        for cell in cells(path):
-            assert len(lines(cell)) <= MOST_LINES, cell.source
-            for line in cell.source.splitlines():
-                assert not line.startswith(("def ", "class ", "for ", "while ")), line
-
-    def test_text_stands_between_code(self, path):
-        kinds = [c.cell_type for c in nbformat.read(path, 4).cells]
-        assert kinds.count("markdown") >= 5
-
-    def test_it_is_committed_small_and_without_widget_state(self, path):
-        assert path.stat().st_size < 100_000
-        assert "widgets" not in nbformat.read(path, 4).metadata
-        for cell in cells(path):
-            checked = "nbval-check-output" in cell.metadata.get("tags", [])
-            assert bool(cell.outputs) == checked, f"outputs belong to checked cells: {cell.source}"
+def test_a_notebook_tells_and_the_library_does(path):
+    notebook = nbformat.read(path, 4)
+    first, code = notebook.cells[0], [c for c in notebook.cells if c.cell_type == "code"]
+    assert first.cell_type == "markdown" and len(notebook.cells) - len(code) >= 5
+    for part in ("# ", "**The question.**", "**What to expect.**", "**How long.**"):
+        assert part in first.source
+    (parameters,) = (c for c in code if "parameters" in c.metadata.get("tags", []))
+    for line in filter(str.strip, parameters.source.splitlines()):
+        assert line.count("=") == 1, f"{line}: papermill knows no parameter of such a line"
+        name, _, rest = line.partition(" = ")
+        value, _, comment = rest.partition("  # ")
+        assert name.isidentifier() and comment, line
+        assert isinstance(eval(value, {}), str | int | float | bool), line
+    for cell in code:
+        lines = [*filter(str.strip, cell.source.splitlines())]
+        assert len(lines) <= MOST_LINES, cell.source
+        assert not any(line.startswith(("def ", "class ", "for ", "while ")) for line in lines)
+        checked = "nbval-check-output" in cell.metadata.get("tags", [])
+        assert bool(cell.outputs) == checked, f"outputs belong to checked cells: {cell.source}"
+    assert path.stat().st_size < 100_000 and "widgets" not in notebook.metadata
 
 
 @pytest.mark.notebook
@@ -75,16 +58,8 @@ def test_every_notebook_passes_nbval_as_it_stands(tmp_path):
     folder = tmp_path / "notebooks"
     shutil.copytree(NOTEBOOKS[0].parent, folder)
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-q"]
-    command += [
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        "-c",
-        "/dev/null",
-        "--rootdir",
-        str(tmp_path),
-    ]
+    command += ["-p", "no:cacheprovider", "-p", "no:xdist", "-c", "/dev/null"]
+    command += ["--rootdir", str(tmp_path)]
     command += [str(folder / path.name) for path in NOTEBOOKS]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
@@ -114,8 +89,7 @@ def printed(notebook) -> str:
     )
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
     parameters = dict(num_points=200, num_codes=5, seed=4, hottest=1.2, coldest=0.01, num_taus=24)
     notebook = execute("00_lgq_in_the_plane", tmp_path, **parameters)
@@ -124,31 +98,24 @@ def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
     assert f"tau_c = {tau_c:.3f}" in printed(notebook)
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
     overrides = (
         "data.eval_crops=32 backbone.width=16 backbone.depth=1 train.num_steps=8 "
         "train.batch_size=8 train.log_every=2 train.eval_every=4 backbone.dim=4 "
         "evaluation.extractor="
     )
-    parameters = dict(method="fsq", num_codes=64, seed=3, overrides=overrides)
-    text = printed(
-        execute("01_train", tmp_path, runs=str(tmp_path), cache=str(cache), **parameters)
-    )
-    assert "fsq-photos-K64-s3" in text
-    assert "step 8: held-out PSNR" in text
+    shared = dict(cache=str(cache))
+    parameters = dict(method="fsq", num_codes=64, seed=3, overrides=overrides) | shared
+    text = printed(execute("01_train", tmp_path, runs=str(tmp_path), **parameters))
+    assert "fsq-photos-K64-s3" in text and "step 8: held-out PSNR" in text
     (run,) = tmp_path.glob("fsq-photos-K64-s3-*")
-    text = printed(
-        execute("02_evaluate", tmp_path, run=str(run), cache=str(cache), train_batches=2)
-    )
-    assert "of 64 codes over 2048 tokens" in text
-    assert "no KID (n = 32)" in text
+    text = printed(execute("02_evaluate", tmp_path, run=str(run), train_batches=2, **shared))
+    assert "of 64 codes over 2048 tokens" in text and "no KID (n = 32)" in text
     assert (run / "evaluation.json").is_file()
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 @pytest.mark.parametrize("method", ["lgq", "fsq", "vq"])
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
 def test_what_a_run_learned_is_shown_for_every_kind_of_method(
@@ -169,8 +136,7 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     assert (run / "notebooks" / "codebook.html").exists() == (name == "03_geometry")
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 @pytest.mark.parametrize("num_snapshots", [0, 1])
 def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
     num_snapshots, tmp_path, cache, tiny_config
@@ -185,8 +151,7 @@ def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
     assert json.loads((run.notebooks / "03_geometry.json").read_text())["births"] is None
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 def test_a_prior_is_fitted_and_files_are_written_for_any_method(tmp_path, cache, trained):
     shutil.copytree(trained("fsq").path, tmp_path / "run")
     steps = dict(num_steps=20, head_steps=3, many_codes=2100, largest=64)
@@ -198,8 +163,7 @@ def test_a_prior_is_fitted_and_files_are_written_for_any_method(tmp_path, cache,
     assert 0 < numbers["prior"] < 8 and numbers["num_photographs"] == 9
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
     folder = tmp_path / "study"
     for method in ("lgq", "fsq"):
@@ -211,15 +175,7 @@ def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
     assert len(json.loads((folder / "claims.json").read_text())["claims"]) == 10
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
-def test_a_comparison_of_nothing_says_what_to_do(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="no finished run"):
-        execute("06_compare", tmp_path, runs=str(tmp_path))
-
-
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cache, trained):
     parameters = dict(num_codes=16, num_points=256, num_steps=2, batch_size=64, num_seeds=2)
     parameters |= dict(run=str(trained("lgq").path), cache=str(cache), out=str(tmp_path))
@@ -233,8 +189,7 @@ def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cach
     assert "latents of lgq" in numbers["about"]["latents"] and len(tables) == 7
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
+@papered
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
 def test_without_a_run_the_tokenizer_that_ships_is_shown(name, tmp_path, cache):
     options = dict(runs=str(tmp_path), cache=str(cache), num_images=1)
@@ -242,8 +197,7 @@ def test_without_a_run_the_tokenizer_that_ships_is_shown(name, tmp_path, cache):
     assert "this is lgq-f4-1024, which ships" in text
 
 
-@pytest.mark.notebook
-@pytest.mark.xdist_group("papermill")
-def test_without_a_run_there_is_nothing_to_evaluate_and_it_says_what_to_do(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="no trained run below"):
-        execute("02_evaluate", tmp_path, runs=str(tmp_path))
+@papered
+def test_without_a_run_it_says_what_to_do(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="no finished run"):
+        execute("06_compare", tmp_path, runs=str(tmp_path))

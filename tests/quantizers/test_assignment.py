@@ -7,8 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from lgqlib.quantizers import assignment
@@ -67,11 +65,8 @@ def assert_same(one, other, *, tolerance):
         torch.testing.assert_close(actual, right, rtol=tolerance, atol=atol, check_dtype=False)
 
 
-# The definition
-
-
 @each_energy
-def test_outputs_are_sums_over_the_probabilities(energy):
+def test_the_definition_is_sums_over_the_probabilities_and_differentiable(energy):
     z, e, s = problem(20, 9, 4)
     d = {
         "squared": torch.cdist(z, e).square(),
@@ -91,22 +86,12 @@ def test_outputs_are_sums_over_the_probabilities(energy):
     torch.testing.assert_close(a.usage, p.mean(0))
     torch.testing.assert_close(a.free_energy, -0.5 * torch.logsumexp(-d / 0.5, 1))
 
-
-@each_energy
-@pytest.mark.parametrize("way", [dense, soft_assign])
-def test_gradients_agree_with_finite_differences(way, energy):
-    z, e, s = problem(70 if way is soft_assign else 4, 4, 2)
-    inputs = [z, e, s, torch.tensor(0.7, dtype=torch.float64)]
-
     def outputs(z, e, s, tau):
-        a = way(z, e, tau, widths=s, energy=energy)
+        a = dense(z, e, tau, widths=s, energy=energy)
         return tuple(getattr(a, name) for name in OUTPUTS)
 
-    inputs = [t.requires_grad_() for t in inputs]
-    assert torch.autograd.gradcheck(outputs, inputs, fast_mode=way is soft_assign)
-
-
-# The short ways against it
+    inputs = [z[:4], e[:4], s[:4], torch.tensor(0.7, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(outputs, [t.clone().requires_grad_() for t in inputs])
 
 
 @each_energy
@@ -134,10 +119,9 @@ def test_the_nearest_codes_equal_the_definition_where_nothing_is_outside(num_cod
 def test_the_mass_outside_is_what_the_nearest_codes_leave():
     z, e, _ = problem(150, 40, 5)
     p = probabilities(z, e, 0.5)
-    outside = 1 - p.sort(1, descending=True).values[:, :3].sum(1).mean()
-    assert mass_outside(z, e, 0.5, num_nearest=3) == pytest.approx(outside.item(), rel=1e-9)
-    assert outside > 0.05
-    kept = torch.zeros_like(p).scatter(1, nearest(z, e, 3), 1) * p
+    kept = torch.zeros_like(p).scatter(1, p.topk(3).indices, 1) * p
+    outside = 1 - kept.sum(1).mean().item()
+    assert mass_outside(z, e, 0.5, num_nearest=3) == pytest.approx(outside) and outside > 0.05
     usage = (kept / kept.sum(1, keepdim=True)).mean(0)
     torch.testing.assert_close(nearest_assign(z, e, 0.5, num_nearest=3).usage, usage)
 
@@ -151,9 +135,6 @@ def test_near_pairs_are_told_apart_at_low_temperature_in_float32():
     b, (*expected, _) = differentiate(dense, z.double(), e.double(), 1e-3)
     assert 0.1 < b.entropy.mean() < 0.7
     assert_same((a, grads), (b, expected), tolerance=2e-5)
-
-
-# Theory
 
 
 @each_way
@@ -204,13 +185,9 @@ def test_when_it_is_cold_the_nearest_code_has_all(way):
 def test_tied_codes_keep_equal_shares_however_cold(way, tau):
     e = torch.tensor([[9.0, 0], [0, 1], [1, 0], [0, 1], [0, -1], [-10, -1]])
     a = way(torch.zeros(3, 2), e, tau)
-    torch.testing.assert_close(a.collision, torch.full((3,), 0.25))
     torch.testing.assert_close(a.entropy, torch.full((3,), math.log(4)))
     torch.testing.assert_close(a.usage, torch.tensor([0, 0.25, 0.25, 0.25, 0.25, 0]))
     assert a.indices.tolist() == [1, 1, 1]
-
-
-# Hard assignment
 
 
 @each_energy
@@ -225,7 +202,7 @@ def test_the_nearest_codes_are_those_of_lowest_energy(num_codes, m, energy):
 
 
 @pytest.mark.parametrize("num_codes, copies", [(5, 3), (7, 40), (33, 31)])
-def test_the_first_of_equal_codes_wins_in_every_way(num_codes, copies):
+def test_the_first_of_equal_codes_wins_in_every_way_and_every_batch(num_codes, copies):
     z, e, _ = problem(150, num_codes, 8, dtype=torch.float32)
     many, right = e.repeat(copies, 1), torch.cdist(z, e).argmin(1)
     for m in (1, 2, 8):
@@ -234,15 +211,9 @@ def test_the_first_of_equal_codes_wins_in_every_way(num_codes, copies):
         assert all(len(row.unique()) == m for row in found)
     for way in (soft_assign, nearest_assign):
         assert torch.equal(way(z, many, 0.01).indices, right)
-
-
-def test_an_index_does_not_depend_on_the_other_tokens_of_the_batch():
-    z, e, _ = problem(300, 700, 16, dtype=torch.float32)
-    z, e = z.round(decimals=1), e.round(decimals=1)  # many exact ties
-    assert torch.equal(nearest(z, e), torch.cat([nearest(part, e) for part in z.split(7)]))
-
-
-# Hard cases
+    assert torch.equal(
+        torch.cat([nearest(z[i : i + 7], many)[:, 0] for i in range(0, 150, 7)]), right
+    )
 
 
 def test_no_latents_is_no_problem():
@@ -252,57 +223,6 @@ def test_no_latents_is_no_problem():
         assert a.average.shape == (0, 3) and a.indices.shape == (0,) and not a.usage.any()
         assert not any(grad.any() for grad in grads)
     assert nearest(z, e, 8).shape == (0, 8)
-
-
-SCALES = st.sampled_from([1e-6, 1.0, 1e4])
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(
-    case=st.sampled_from(["spread", "equal tokens", "far from zero", "at codes", "one channel"]),
-    way=st.sampled_from([*WAYS]), energy=st.sampled_from(ENERGIES), widths=st.booleans(),
-    scale=SCALES, code_scale=SCALES, tau=st.sampled_from([1e-6, 1e-3, 1.0, 1e3]),
-    num_tokens=st.integers(1, 9), num_codes=st.integers(1, 40), dim=st.integers(1, 6),
-)  # fmt: skip
-def test_extreme_values_and_their_gradients_stay_finite(
-    case, way, energy, widths, scale, code_scale, tau, num_tokens, num_codes, dim
-):
-    z, e, s = problem(num_tokens, num_codes, dim, dtype=torch.float32)
-    z, e = scale * z, code_scale * e
-    if case == "equal tokens":
-        z = z[:1].expand_as(z)
-    elif case == "far from zero":
-        z, e = z + 100 * scale, e + 100 * scale
-    elif case == "at codes":
-        z = e[torch.arange(num_tokens) % num_codes]
-    elif case == "one channel":
-        z[:, 1:] = 0
-    options = {} if way == "nearest" else {"energy": energy}
-    s = s if widths and way != "nearest" else None
-    a, grads = differentiate(WAYS[way], z, e, tau, s, **options)
-    assert all(value.isfinite().all() for value in (*a, *grads))
-    if energy in ("squared", "norm"):
-        assert (energies(z, e, energy=energy) >= 0).all()  # which rounding alone would not give
-    assert (a.collision > 0).all() and (a.collision <= 1 + 1e-4).all()
-    assert (a.entropy >= -1e-4).all() and (a.entropy <= math.log(num_codes) + 1e-4).all()
-    assert a.usage.sum().item() == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize("way", [soft_assign, nearest_assign])
-def test_autocast_and_half_precision_are_raised_to_float32(way):
-    z, e, _ = problem(100, 50, 16, dtype=torch.float32)
-    z.requires_grad_()
-    plain = way(z, e, 0.05)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = way(z, e, 0.05)
-        assert torch.equal(nearest(z, e), nearest(z.double(), e.double()))
-    for value, right in zip(mixed, plain, strict=True):
-        assert value.dtype == right.dtype
-        torch.testing.assert_close(value, right, rtol=1e-6, atol=1e-6)
-    gradients = (torch.autograd.grad(a.average.square().sum(), z)[0] for a in (mixed, plain))
-    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
-    half, e = z.bfloat16(), e.bfloat16()
-    assert torch.equal(way(half, e, 0.5).average, way(half.float(), e.float(), 0.5).average)
 
 
 LARGE = """
@@ -333,15 +253,12 @@ def test_memory_stays_bounded_at_large_codebooks():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"latents": torch.zeros(3)}, "latents"),
         ({"latents": torch.zeros(3, 5)}, r"\(3, 5\) and codebook \(4, 2\)"),
         ({"codebook": torch.zeros(0, 2)}, "no codes"),
-        ({"tau": 0.0}, "tau is 0.0"),
         ({"tau": torch.tensor(-1.0)}, "tau is -1.0"),
         ({"tau": float("nan")}, "tau is nan"),
         ({"energy": "manhattan"}, "manhattan"),
         ({"widths": torch.ones(3)}, "widths"),
-        ({"widths": torch.tensor([1.0, 1.0, 0.0, 1.0])}, "positive"),
         ({"widths": torch.tensor([1.0, 1.0, float("nan"), 1.0])}, "positive"),
     ],
 )

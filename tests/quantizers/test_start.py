@@ -33,8 +33,6 @@ def test_codes_start_where_the_name_says_and_all_apart(how, n):
     if how != "kmeans":  # which spends codes where the variance is
         assert (spread / wide - 1).abs().max() < 0.5
     assert torch.isin(codes, x).all() == (how == "random")
-    if how == "uniform":
-        assert ((x.amin(0) <= codes) & (codes <= x.amax(0))).all()
     if how == "kmeans":
         torch.manual_seed(0)
         assert distortion(x, codes) < 0.9 * distortion(x, initial_codes(x, 32, "random"))
@@ -77,4 +75,3 @@ def test_only_starved_codes_move_beside_the_largest_parts_of_the_error(most, mov
         torch.testing.assert_close((codes[code] + codes[donor]) / 2, before[donor])
         assert 0 < (codes[code] - codes[donor]).norm() < 2
         assert mass[code] == mass[donor] == old[donor] / 2
-    assert mass.sum() == pytest.approx(1, abs=0.02)
