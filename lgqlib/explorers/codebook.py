@@ -17,6 +17,7 @@ import numpy as np
 import pandas
 import torch
 import traitlets
+from IPython.display import display
 from PIL import Image
 
 from lgqlib import files
@@ -147,6 +148,13 @@ class Explorer(anywidget.AnyWidget):
         rows = [torch.cat([torch.full((len(x), 1), n), x], 1) for n, x in enumerate(found)]
         return torch.cat(rows).numpy()
 
+    def token_frame(self) -> pandas.DataFrame:
+        """Give the same as a table, with the photographs' names and each token's code."""
+        o, (n, row, column) = self.tokenizers[self.tokenizer], self.tokens.T
+        codes = [int(o.indices[i][r, c]) for i, r, c in zip(n, row, column, strict=True)]
+        names = [o.names[i] for i in n]
+        return pandas.DataFrame({"photograph": names, "row": row, "column": column, "code": codes})
+
     def frame(self) -> pandas.DataFrame:
         """Give the selected codes as a table, or all codes where none is selected."""
         table = self.tables[self.tokenizer]
@@ -176,9 +184,8 @@ class Explorer(anywidget.AnyWidget):
         Raises ValueError where a tokenizer has no encoder, or the file is not an image.
         """
         more = [o.with_photograph(name, image) for o in self.tokenizers]
-        first = [_first(o) for o in more]
-        meta, blob, self.tables = prepare(first, **self.options)
-        self.tokenizers = first
+        meta, blob, self.tables = prepare(more, **self.options)
+        self.tokenizers = more
         with self.hold_sync():
             self.photograph, self.meta, self.blob = 0, meta, blob
 
@@ -230,6 +237,24 @@ class Explorer(anywidget.AnyWidget):
 
     def save(self, path: Path | str) -> Path:
         """Write one page with everything in it: no kernel, no network, nothing beside it."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(Path(path)) as temporary:
+            temporary.write_text(self.html(), encoding="utf-8")
+        return Path(path)
+
+    def show(self) -> None:
+        """Display the widget and, for where no kernel runs, its page in a frame.
+
+        A notebook with the live widget hides the frame (`static/style.js`); an executed notebook,
+        and its HTML, hold both.
+        """
+        display(self)
+        frame = f'<iframe class="lgx-page" srcdoc="{html.escape(self.html())}" loading="lazy"'
+        frame += ' style="width:100%;height:880px;border:0"></iframe>'
+        display({"text/html": frame, "text/plain": "the explorer as a page"}, raw=True)
+
+    def html(self) -> str:
+        """Give the page as text."""
         state = {
             "meta": self.meta,
             "theme": self.theme,
@@ -239,10 +264,7 @@ class Explorer(anywidget.AnyWidget):
             "tokenizer": self.tokenizer,
             "selection": self.selection,
         }
-        text = page(state, self.blob)
-        with files.replacing(Path(path)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return Path(path)
+        return page(state, self.blob)
 
 
 def page(state: dict[str, Any], blob: bytes) -> str:
@@ -263,13 +285,6 @@ def _names(tokenizers: list[Opened], names: list[str] | None) -> list[str]:
     if len(found) != len(tokenizers):
         raise ValueError(f"names {found}: give one for each of {len(tokenizers)} tokenizers.")
     return [f"{n} {i + 1}" if found.count(n) > 1 else n for i, n in enumerate(found)]
-
-
-def _first(o: Opened) -> Opened:
-    """Put the last photograph first."""
-    order = [len(o.indices) - 1, *range(len(o.indices) - 1)]
-    lists = ("points", "indices", "images", "names")
-    return replace(o, **{k: [getattr(o, k)[i] for i in order] for k in lists})
 
 
 def _digits(tau: float) -> str:

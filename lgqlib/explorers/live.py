@@ -1,6 +1,7 @@
-"""Curves that follow a run while it trains."""
+"""Figures that a kernel keeps up to date: beside a widget, or while a run trains."""
 
 import threading
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import pandas
@@ -8,8 +9,42 @@ import plotly.graph_objects as go
 from IPython.display import display
 
 from lgqlib.config import Config
-from lgqlib.explorers.sent import SentWhole
+from lgqlib.figures.style import show
 from lgqlib.figures.training import training_curves
+
+
+class SentWhole(go.FigureWidget):
+    """A FigureWidget whose data are in the message that creates it.
+
+    plotly's own opens its channel first and sends the data after it, as a change; a browser busy
+    enough to draw in between, or to miss the change, shows an empty figure for good.
+    """
+
+    _built = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._built = True
+        self.open()
+
+    def open(self) -> None:
+        """Open the channel to the browser, once everything is there to be sent."""
+        if self._built:
+            super().open()
+
+    def move(self, traces: Mapping[str, Mapping]) -> None:
+        """Change traces by their names, in one message."""
+        with self.batch_update():
+            for trace in self.data:
+                trace.update(traces.get(trace.name, {}))
+
+    def show(self) -> None:
+        """Display it and, for where no kernel runs, itself standing still.
+
+        A page with a live widget hides what stands still (`static/style.js`).
+        """
+        display(self)
+        show(go.Figure(self))
 
 
 @runtime_checkable

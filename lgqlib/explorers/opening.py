@@ -9,16 +9,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float, Int
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
+from lgqlib.config import DataConfig
 from lgqlib.data import load, to_model, whole_images
 from lgqlib.data.store import decode as decode_file
-from lgqlib.measure.temperature import as_tensor, critical_temperature
+from lgqlib.measure.temperature import as_tensor, critical_temperature, soften
 from lgqlib.quantizers.assignment import nearest
-from lgqlib.run import Run
+from lgqlib.quantizers.lgq import LGQ
+from lgqlib.quantizers.scalar import ScalarLGQ
+from lgqlib.run import Run, Snapshot
 
 LIMIT = 200_000
 """Latents that are looked at; of more, a sample."""
@@ -41,8 +45,8 @@ class Opened:
     name: str
     codebook: Tensor  # [K, C], what the decoder receives
     sites: Tensor  # [K, D], where the nearest code is chosen
-    points: list[Tensor]  # [h, w, D] a photograph, in the space of the sites
-    indices: list[Tensor]  # [h, w] a photograph
+    points: list[Tensor] = field(default_factory=list)  # [h, w, D] a photograph, among the sites
+    indices: list[Tensor] = field(default_factory=list)  # [h, w] a photograph
     images: list[Tensor] = field(default_factory=list)  # uint8 [3, H, W]; none without images
     names: list[str] = field(default_factory=list)
     decode: Vectors | None = None  # vectors [b, C, h, w] to images [b, 3, H, W] in [-1, 1]
@@ -52,6 +56,15 @@ class Opened:
     width: float = float("nan")  # 2 D / C, the unit of temperatures
     tau_c: float = float("nan")
     total: int = 0  # latents before sampling
+    snapshots: Sequence[Snapshot] = ()  # of its training, codes among the sites
+    tau: float = float("nan")  # that training ended at; NaN where a method has none
+    about: str = ""  # where it is from, in a sentence
+    notebooks: Path = Path()  # where a notebook writes what it found
+
+    @property
+    def num_codes(self) -> int:
+        """K."""
+        return len(self.sites)
 
     @property
     def num_tokens(self) -> int:
@@ -59,22 +72,47 @@ class Opened:
         return sum(i.numel() for i in self.indices)
 
     @property
+    def latents(self) -> Float[Tensor, "N D"]:
+        """All tokens' points, photograph by photograph."""
+        return torch.cat([p.flatten(0, 1) for p in self.points])
+
+    @property
+    def codes(self) -> Int[Tensor, " N"]:
+        """All tokens' codes, in the same order."""
+        return torch.cat([i.flatten() for i in self.indices])
+
+    @property
+    def crop_of(self) -> Int[Tensor, " N"]:
+        """Each token's crop of 8 x 8 tokens, in the same order."""
+        found, begin = [], 0
+        for h, w in (grid.shape for grid in self.indices):
+            wide = -(-w // 8)
+            found.append(begin + torch.arange(h)[:, None] // 8 * wide + torch.arange(w) // 8)
+            begin += -(-h // 8) * wide
+        return torch.cat([crops.flatten() for crops in found])
+
+    @property
     def factor(self) -> int:
         """Pixels of a token's side; 1 without images."""
         return self.images[0].shape[1] // self.indices[0].shape[0] if self.images else 1
 
+    def soften(self, z: Tensor, taus: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Give soft codes [T, n, C], as the decoder receives them, and entropies in bits [T, n]."""
+        options = {"energy": self.energy, "widths": self.widths}
+        return soften(z, self.sites, self.codebook, taus, **options)
+
     def with_photograph(self, name: str, image: Any) -> "Opened":
-        """Add one photograph; ValueError where there is no encoder, or it is none."""
+        """Put one photograph before the others; ValueError without an encoder, or if it is none."""
         if self.encode is None:
             raise ValueError(f"{self.name} has no encoder here: open the tokenizer itself.")
         [(name, pixels)] = photographs([(name, image)], multiple=self.factor)
         points, indices = _tokens(self, pixels)
         return replace(
             self,
-            points=[*self.points, points],
-            indices=[*self.indices, indices],
-            images=[*self.images, pixels],
-            names=[*self.names, name],
+            points=[points, *self.points],
+            indices=[indices, *self.indices],
+            images=[pixels, *self.images],
+            names=[name, *self.names],
             total=self.total + indices.numel(),
         )
 
@@ -92,14 +130,14 @@ def opened(
 
     Raises ValueError, in one sentence, for what is none of these or lacks what it needs.
     """
+    if isinstance(source, Opened):
+        return source
     if isinstance(source, str | Path) and Path(source).suffix in (".npz", ".safetensors"):
         return from_arrays(**read(Path(source)), decode=decode, name=Path(source).stem)
     if isinstance(source, str | Path):
         source = Run(source)
     if isinstance(source, Run):
-        run, source = source, source.tokenizer()
-        name = run.config.quantizer.method.upper()
-        return from_tokenizer(source, images=images, cache=cache, name=name)
+        return from_run(source, images=images, cache=cache)
     if hasattr(source, "quantizer") and hasattr(source, "decode_latents"):
         return from_tokenizer(source, images=images, cache=cache)
     if hasattr(source, "quantize") and hasattr(source, "encode") and hasattr(source, "decode"):
@@ -129,7 +167,8 @@ def from_arrays(
     """
     if codebook is None or latents is None:
         raise ValueError(f"codebook and latents must both be given: {SHAPES}.")
-    sites, z = as_tensor(_numeric("codebook", codebook)), as_tensor(_numeric("latents", latents))
+    given = (_numeric("codebook", codebook), _numeric("latents", latents))
+    sites, z = (as_tensor(array).float() for array in given)
     given = None if indices is None else torch.as_tensor(_numeric("indices", indices)).long()
     fits = sites.ndim == 2 and len(sites) >= 2 and z.ndim in (2, 4) and z.numel() > 0
     if not fits or z.shape[1] != sites.shape[1]:
@@ -158,11 +197,16 @@ def from_arrays(
                 f"{len(pictures)} images of {sorted(sides)} do not fit latents "
                 f"{tuple(z.shape)}: {SHAPES}."
             )
-    total = z.shape[0] if z.ndim == 2 else z.shape[0] * z.shape[2] * z.shape[3]
-    points, grids = _grids(z, given, pictures)
+    total = z[:, 0].numel()
+    if z.ndim == 2:
+        points, grids = _as_maps(z, given)
+    else:  # maps that are spread evenly, at most LIMIT latents
+        kept = spread(len(z), LIMIT // (z.shape[2] * z.shape[3]))
+        points = [z[i].movedim(0, -1) for i in kept]
+        grids = [] if given is None else [given[i] for i in kept]
+        pictures = [pictures[i] for i in kept] if pictures else []
     if given is None:
         grids = [nearest(p.flatten(0, 1), sites).view(p.shape[:2]) for p in points]
-    pictures = [pictures[i] for i in _looked_at(z)] if pictures else []
     return _finished(
         Opened(
             name=name,
@@ -178,65 +222,85 @@ def from_arrays(
     )
 
 
-def _looked_at(z: Tensor) -> list[int]:
-    """Choose which of the maps [B, C, h, w] are looked at: spread evenly, at most LIMIT latents."""
-    most = max(1, LIMIT // (z.shape[2] * z.shape[3]))
-    return np.unique(np.linspace(0, len(z) - 1, min(most, len(z))).astype(int)).tolist()
+def spread(total: int, most: int) -> list[int]:
+    """Choose at most `most` of `total` numbers, evenly, at least one of some."""
+    few = min(total, max(1, most))
+    return np.unique(np.linspace(0, total - 1, few).astype(int)).tolist()
 
 
-def _grids(
-    z: Tensor, given: Tensor | None, pictures: Sequence
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Give latents as maps [h, w, C]; a list [N, C] becomes a square and a row of what is left."""
-    if z.ndim == 4:
-        kept = _looked_at(z)
-        return [z[i].movedim(0, -1) for i in kept], [] if given is None else [
-            given[i] for i in kept
-        ]
-    if len(z) > LIMIT:
-        chosen = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:LIMIT].sort()[
-            0
-        ]
-        z, given = z[chosen], None if given is None else given[chosen]
-    side = min(int(len(z) ** 0.5), 128)
-    cut = [(k, min(k + side * side, len(z))) for k in range(0, len(z), side * side)]
-    points, grids = [], []
-    for first, last in cut:
-        rows = (last - first) // side
-        for a, b, w in ((first, first + rows * side, side), (first + rows * side, last, 1)):
-            if b > a:
-                points.append(z[a:b].view(-1, w, z.shape[1]))
-                grids += [] if given is None else [given[a:b].view(-1, w)]
-    return points, grids
+def _as_maps(z: Tensor, given: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Lay a list of latents [N, C] out in rows of maps; the few that fill no row are left out."""
+    wide = min(int(min(len(z), LIMIT) ** 0.5), 128)
+    rows = min(len(z), LIMIT) // wide
+    random = torch.Generator().manual_seed(0)
+    kept = torch.randperm(len(z), generator=random)[: rows * wide].sort()[0]
+    points = list(z[kept].view(rows, wide, -1).split(128))
+    return points, [] if given is None else list(given[kept].view(rows, wide).split(128))
+
+
+def from_run(
+    run: Run, *, images: Any = None, cache: Path | str | None = None, num_images: int = 256
+) -> Opened:
+    """Open a run with what it kept of its training."""
+    name = run.config.quantizer.method.upper()
+    tokenizer = run.tokenizer()
+    o = from_tokenizer(tokenizer, images=images, cache=cache, name=name, num_images=num_images)
+    kept = run.snapshots()
+    if tokenizer.quantizer.energy == "cosine":
+        unit = [{k: _on_sphere(getattr(s, k)) for k in ("codebook", "latents")} for s in kept]
+        kept = [replace(s, **arrays) for s, arrays in zip(kept, unit, strict=True)]
+    about = f"{run.name}: step {run.step}."
+    return replace(o, snapshots=kept, about=about, notebooks=run.path / "notebooks")
+
+
+def _on_sphere(x: np.ndarray) -> np.ndarray:
+    return F.normalize(torch.from_numpy(x), dim=1).numpy()
+
+
+def held_out(
+    config: DataConfig, cache: Path | str | None, multiple: int, num_images: int = 256
+) -> list[tuple[str, Tensor]]:
+    """Give held-out photographs; of crops many, as a codebook's statistics need."""
+    val = load(config, "val", cache=cache or "data/cache")
+    few = min(num_images, PHOTOGRAPHS)
+    found = whole_images(val, multiple=multiple, limit=few, largest=LARGEST)
+    small = max(found[0][1].shape[1:]) < 96
+    return whole_images(val, multiple=multiple, limit=num_images) if small else found
 
 
 @torch.no_grad()
 def from_tokenizer(
-    tokenizer: nn.Module, *, images: Any = None, cache: Path | str | None = None, name: str = ""
+    tokenizer: nn.Module,
+    *,
+    images: Any = None,
+    cache: Path | str | None = None,
+    name: str = "",
+    num_images: int = 256,
 ) -> Opened:
     """Open a `Tokenizer`; without images, on held-out photographs of what it was trained on."""
     tokenizer = tokenizer.eval()
     quantizer, factor = tokenizer.quantizer, tokenizer.config.backbone.downsample
     if images is None:
-        val = load(tokenizer.config.data, "val", cache=cache or "data/cache")
-        few = whole_images(val, multiple=factor, limit=PHOTOGRAPHS, largest=LARGEST)
-        small = max(few[0][1].shape[1:]) < 96  # crops: many of them make a codebook's statistics
-        images = whole_images(val, multiple=factor, limit=256) if small else few
+        images = held_out(tokenizer.config.data, cache, factor, num_images)
     sites, energy = quantizer.sites.detach().float(), quantizer.energy
-    codes = quantizer.codebook.detach().float()
-    normalized = energy == "cosine"
+    softly = isinstance(quantizer, LGQ | ScalarLGQ)
+    normalized = energy == "cosine"  # 1 - cos is half of the squared distance on the sphere
+
+    def encode(x: Tensor) -> Tensor:
+        points = quantizer.points(tokenizer.latents(x))
+        return F.normalize(points, dim=-1) if normalized else points
+
     bare = Opened(
         name=name or type(quantizer).__name__,
-        codebook=codes,
+        codebook=quantizer.codebook.detach().float(),
         sites=F.normalize(sites, dim=1) if normalized else sites,
-        points=[],
-        indices=[],
         decode=tokenizer.decode_latents,
-        encode=lambda x: _unit(quantizer.points(tokenizer.latents(x)), normalized),
+        encode=encode,
         energy="squared" if normalized else energy,
         widths=None if quantizer.widths is None else quantizer.widths.detach(),
         width=float("nan") if normalized else tokenizer.width,
         tau_c=float("nan") if normalized else tokenizer.tau_c,
+        tau=tokenizer.trained_tau.item() * (2 if normalized else 1) if softly else float("nan"),
     )
     return _encoded(bare, photographs(images, multiple=factor))
 
@@ -257,8 +321,6 @@ def from_vqmodel(model: Any, *, images: Any = None) -> Opened:
         name=name,
         codebook=codes,
         sites=codes,
-        points=[],
-        indices=[],
         decode=lambda z: model.decode(z, force_not_quantize=True).sample,
         encode=lambda x: rearrange(model.encode(x).latents, "b c h w -> b h w c"),
     )
@@ -375,11 +437,6 @@ def _numeric(name: str, array: Any) -> np.ndarray:
     return array
 
 
-def _unit(points: Tensor, normalized: bool) -> Tensor:
-    """Put cosine's latents on the sphere, where the nearest is the one of the least angle."""
-    return F.normalize(points, dim=-1) if normalized else points
-
-
 @torch.no_grad()
 def _tokens(bare: Opened, image: Tensor) -> tuple[Tensor, Tensor]:
     points = bare.encode(to_model(image[None])).float()[0]
@@ -390,19 +447,14 @@ def _tokens(bare: Opened, image: Tensor) -> tuple[Tensor, Tensor]:
 
 def _encoded(bare: Opened, images: list[tuple[str, Tensor]]) -> Opened:
     """Encode photographs, as many as LIMIT latents allow, spread evenly."""
-    first = _tokens(bare, images[0][1])
-    high, wide = first[1].shape
-    if images[0][1].shape[1] % high or images[0][1].shape[1] // high != (
-        images[0][1].shape[2] // wide
-    ):
+    (_, high, wide), (h, w) = images[0][1].shape, _tokens(bare, images[0][1])[1].shape
+    if high % h or high // h != wide / w:
         raise ValueError(
-            f"{bare.name} gives {high} x {wide} tokens for {tuple(images[0][1].shape)} pixels: "
-            "images must be a multiple of its tokens."
+            f"{bare.name} gives {h} x {w} tokens for {high} x {wide} pixels: images must be a "
+            "multiple of its tokens."
         )
-    factor = images[0][1].shape[1] // high
-    total = sum(p.shape[1] * p.shape[2] for _, p in images) // factor**2
-    keep = max(1, int(len(images) * min(1, LIMIT / total)))
-    kept = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, keep).astype(int))]
+    total = sum(p.shape[1] * p.shape[2] for _, p in images) // (high // h) ** 2
+    kept = [images[i] for i in spread(len(images), len(images) * LIMIT // total)]
     tokens = [_tokens(bare, pixels) for _, pixels in kept]
     return _finished(
         replace(
@@ -418,12 +470,9 @@ def _encoded(bare: Opened, images: list[tuple[str, Tensor]]) -> Opened:
 
 def _finished(o: Opened) -> Opened:
     """Fill in the unit of temperatures, and tau_c, where the tokenizer does not say them."""
-    z = torch.cat([p.flatten(0, 1) for p in o.points])
-    flat = torch.cat([i.flatten() for i in o.indices])
-    distortion = (z - o.sites[flat]).square().sum(1).mean().item()
-    width, tau_c = o.width, o.tau_c
+    z, width, tau_c = o.latents, o.width, o.tau_c
     if not width > 0:
-        width = 2 * distortion / z.shape[1]
+        width = 2 * (z - o.sites[o.codes]).square().sum(1).mean().item() / z.shape[1]
         width = width if width > 0 else 1e-6 * (z.var(0).mean().item() or 1.0)
     if not tau_c > 0 and o.energy in ("squared", "norm") and len(z) > 1:
         tau_c = critical_temperature(z[:20_000], energy=o.energy)

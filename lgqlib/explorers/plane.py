@@ -1,10 +1,11 @@
 """A slider over temperature for points in the plane."""
 
+import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from lgqlib.explorers.controls import Explorer, Throttled, play, slider
+from lgqlib.explorers.live import SentWhole
 from lgqlib.figures.plane import code_tints, draw_plane, soft_partition, stairs
 from lgqlib.figures.style import RED, panels, titled
 from lgqlib.measure.annealing import Annealing
@@ -44,7 +45,7 @@ def view_finding(annealing: Annealing, index: int) -> str:
     )
 
 
-class PlaneExplorer(Explorer):
+class PlaneExplorer(ipywidgets.VBox):
     """Move through an annealing: soft partition, codes and the staircase follow one slider.
 
     Args:
@@ -53,27 +54,32 @@ class PlaneExplorer(Explorer):
         index: temperature to start at.
     """
 
-    name = "Annealing in the plane"
-
     def __init__(self, points: Float[np.ndarray, "N 2"], annealing: Annealing, *, index: int = 0):
-        super().__init__(plane_view(points, annealing, index))
         self.points, self.annealing = points, annealing
         self.tints = code_tints(annealing.codebooks[-1])
         labels = [f"{tau / annealing.predicted:.3g}" for tau in annealing.taus]
-        self.tau = slider("τ / τc", [(label, i) for i, label in enumerate(labels)], index=index)
-        self.tau.observe(Throttled(lambda change: self.update()), names="value")
-        self.lay_out([play(self.tau), self.tau], self.figure)
-        self.update()
+        self.tau = ipywidgets.SelectionSlider(
+            options=[(label, i) for i, label in enumerate(labels)],
+            index=index,
+            description="τ / τc",
+            layout={"width": "420px"},
+        )
+        play = ipywidgets.Play(value=index, max=len(labels) - 1, interval=300, show_repeat=False)
+        ipywidgets.link((play, "value"), (self.tau, "index"))
+        self.figure = SentWhole(plane_view(points, annealing, index))
+        super().__init__([ipywidgets.HBox([play, self.tau]), self.figure])
+        self.tau.observe(lambda change: self.update(), names="value")
 
     def update(self) -> None:
         """Redraw what depends on the temperature."""
         index, annealing = self.tau.value, self.annealing
-        codes = annealing.codebooks[index].astype("float32")
-        tau = annealing.taus[index]
+        codes, tau = annealing.codebooks[index].astype("float32"), annealing.taus[index]
         picture = soft_partition(self.points, codes, self.tints, tau)
-        self.show(
-            view_finding(annealing, index),
-            plane={"source": picture["source"]},
-            codes={"x": codes[:, 0], "y": codes[:, 1]},
-            here={"x": [tau], "y": [annealing.num_distinct[index]]},
+        self.figure.move(
+            {
+                "plane": {"source": picture["source"]},
+                "codes": {"x": codes[:, 0], "y": codes[:, 1]},
+                "here": {"x": [tau], "y": [annealing.num_distinct[index]]},
+            }
         )
+        self.figure.layout.title.text = view_finding(annealing, index)

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from lgqlib.backbone import Decoder
 from lgqlib.data import to_unit
 from lgqlib.explorers.layout import arrange, settle, trust
-from lgqlib.explorers.opening import Opened
-from lgqlib.quantizers.assignment import FLOOR, energies
+from lgqlib.explorers.opening import Opened, spread
+from lgqlib.quantizers.assignment import energies
 
 NEAREST = 24
 """Nearest codes among which a neighbor on the map counts as one in the codebook."""
@@ -30,6 +30,8 @@ PIXELS = 3_000_000
 """Of the photographs that are kept to take patches from."""
 PAIRS = 4e8
 """Tokens x codes of the entropies; beyond it a sample of tokens is taken."""
+MOMENTS = 8
+"""Snapshots of training that the slider has, at most."""
 CURVE = 4096
 """Tokens of the curve of entropies."""
 
@@ -83,7 +85,7 @@ def prepare(
             raise ValueError("two tokenizers are compared on the same photographs: give images=.")
     if any(len(o.sites) > 65_535 for o in tokenizers):
         raise ValueError("codebooks of at most 65,535 codes can be drawn.")
-    kept, looked = _kept(first), _spread(len(first.indices), shown)
+    kept, looked = _kept(first), spread(len(first.indices), shown)
     packed = Packed({"title": title, "photographs": [], "tokenizers": [], "kept": len(kept)})
     order = [*looked, *(n for n in kept if n not in looked)]
     for n, source in enumerate(order):
@@ -97,6 +99,7 @@ def prepare(
     for m, o in enumerate(tokenizers):
         table = _codes(packed, m, o, order, tables[0] if tables else None)
         bar.update(2)
+        _training(packed, m, o)
         _temperatures(packed, m, o, temperatures)
         _network(packed, m, o)
         for n, source in enumerate(looked):
@@ -108,37 +111,12 @@ def prepare(
     return packed.meta, packed.blob, tables
 
 
-def _spread(total: int, most: int) -> list[int]:
-    return np.unique(np.linspace(0, total - 1, min(most, total)).astype(int)).tolist()
-
-
 def _kept(o: Opened) -> list[int]:
     """Choose the photographs that patches are taken from: as many as PIXELS allow."""
     if not o.images:
         return []
     each = max(i.shape[1] * i.shape[2] for i in o.images)
-    return _spread(len(o.images), max(1, min(64, PIXELS // each)))
-
-
-def soften(o: Opened, z: Tensor, taus: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Give soft codes [T, n, C], as the decoder receives them, and entropies in bits [T, n].
-
-    Energies are computed once for all temperatures; tiles are small enough for a core's cache.
-    """
-    codes = torch.empty(len(taus), len(z), o.codebook.shape[1])
-    bits = torch.empty(len(taus), len(z))
-    rows = max(16, 2**19 // len(o.sites))
-    for first in range(0, len(z), rows):
-        part = slice(first, first + rows)
-        d = energies(z[part], o.sites, energy=o.energy)
-        d = d if o.widths is None else d / o.widths
-        d -= d.amin(1, keepdim=True)
-        for t, tau in enumerate(taus):
-            w = (d * (-1 / tau)).clamp_(min=FLOOR).exp_()
-            total = w.sum(1)
-            codes[t, part] = w @ o.codebook / total[:, None]
-            bits[t, part] = (total.log() + w.mul_(d).sum(1) / (total * tau)) / math.log(2)
-    return codes, bits
+    return spread(len(o.images), max(1, min(64, PIXELS // each)))
 
 
 def patches(image: Tensor, factor: int) -> Tensor:
@@ -268,7 +246,7 @@ def _entropy(o: Opened, z: Tensor, flat: Tensor, count: Tensor) -> tuple[Tensor,
     random = torch.Generator().manual_seed(0)
     rows = torch.arange(len(z)) if len(z) <= most else torch.randperm(len(z), generator=random)
     rows = rows[:most]
-    bits = soften(o, z[rows], [o.width])[1][0]
+    bits = o.soften(z[rows], [o.width])[1][0]
     hits = flat[rows].bincount(minlength=len(count))
     total = torch.zeros(len(count)).index_add_(0, flat[rows], bits)
     return torch.where(hits > 0, total / hits.clamp(min=1), torch.nan), len(rows)
@@ -299,15 +277,40 @@ def _tiles(o: Opened, count: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     tiles = means[0] if o.decode is not None else means[1]
     tiles[unused] = 128.0
     if o.decode is not None:
-        for part in unused.split(256):
-            made = o.decode(o.codebook[part][:, :, None, None].expand(-1, -1, 5, 5).contiguous())
-            made = to_unit(torch.as_tensor(made).float()).clamp(0, 1) * 255
-            center = made[:, :, 2 * f : 3 * f, 2 * f : 3 * f]
-            tiles[part] = rearrange(center, "k c a b -> k (a b c)")
+        tiles[unused] = _alone(o, o.codebook[unused]).flatten(1)
     means[1][unused] = 128.0
     small = min(f, 16 if num <= 4096 else 8)
     found = [_scaled(x.view(num, f, f, 3), small) for x in (tiles, means[1])]
     return found[0], found[1], torch.cat(errors) if errors else None
+
+
+def _alone(o: Opened, codes: Tensor) -> Tensor:
+    """Decode codes [n, C], each alone in a field of itself: [n, f, f, 3] in bytes' range."""
+    f, found = o.factor, [torch.empty(0, o.factor, o.factor, 3)]
+    for part in codes.split(256):
+        made = o.decode(part[:, :, None, None].expand(-1, -1, 5, 5).contiguous())
+        made = to_unit(torch.as_tensor(made).float()).clamp(0, 1) * 255
+        found.append(made[:, :, 2 * f : 3 * f, 2 * f : 3 * f].permute(0, 2, 3, 1))
+    return torch.cat(found)
+
+
+def _training(packed: Packed, m: int, o: Opened) -> None:
+    """Add the codes at some snapshots of training, as the trained decoder draws them, and uses.
+
+    Only where the codes that the decoder receives are those that snapshots keep.
+    """
+    moments = packed.meta["tokenizers"][m]["moments"] = []
+    if o.decode is None or not o.images or not torch.equal(o.codebook, o.sites):
+        return
+    for i in spread(len(o.snapshots), MOMENTS if len(o.sites) <= 4096 else MOMENTS // 2):
+        snapshot, side = o.snapshots[i], min(o.factor, 8 if len(o.sites) <= 1024 else 4)
+        tiles = _scaled(_alone(o, torch.from_numpy(snapshot.codebook)), side)
+        # Before the first step nothing was counted: the probe tells.
+        probe = np.bincount(snapshot.indices, minlength=len(o.sites))
+        uses = snapshot.counts if snapshot.counts.any() else probe
+        _atlas(packed, f"{m}/then{len(moments)}", tiles)
+        packed.add(f"{m}/uses{len(moments)}", uses, "u32")
+        moments.append({"step": snapshot.step, "tile": side})
 
 
 def _scaled(tiles: Tensor, side: int) -> Tensor:
@@ -384,7 +387,7 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     z = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most]]
     low, high = about["temperatures"][0], about["temperatures"][-1]
     taus = np.geomspace(low, high, 25)
-    bits = soften(o, z, (o.width * taus).tolist())[1].mean(1).numpy()
+    bits = o.soften(z, (o.width * taus).tolist())[1].mean(1).numpy()
     above = np.flatnonzero(bits >= 1)
     one = None
     if len(above) and above[0] > 0:
@@ -400,7 +403,7 @@ def soft_pictures(
     """Decode a photograph softly at each tau x 2 D / C: picture [H, W, 3], bits [h, w], and dB."""
     z, found = o.points[source], []
     h, w, _ = z.shape
-    vectors, bits = soften(o, z.flatten(0, 1), [o.width * tau for tau in taus])
+    vectors, bits = o.soften(z.flatten(0, 1), [o.width * tau for tau in taus])
     for soft, entropy in zip(vectors, bits, strict=True):
         if o.decode is None:
             found.append((None, entropy.view(h, w), None))

@@ -5,158 +5,117 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
-from lgqlib.figures.pictures import colored, enlarge, picture_grid
-from lgqlib.figures.style import BLUE, COLORS, Panel, RunStyle, each, panels, runs_of, titled
-from lgqlib.measure.temperature import FreeEnergyCurve
+from lgqlib.figures.pictures import picture_grid
+from lgqlib.figures.style import BLUE, RED, Panel, RunStyle, each, panels, runs_of, titled
+from lgqlib.measure.temperature import FreeEnergyCurve, Moment
 from lgqlib.measure.usage import code_usage
 
-Patches = Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]]
-Texts = Sequence[Sequence[str]]
-
-HEAT = "Cividis"  # an entropy map's colors: dark is sure
 MANY = 10  # tokens a code from which on counting them no longer bounds what is measured
+BINS = 48
+UNIT = "τ, in units of 2 D / C"
 
 
-def entropy_picture(entropy: Float[np.ndarray, "h w"], side: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Color the entropies of an image's tokens, on a scale of their own, as large as the image."""
-    return enlarge(colored(entropy, scale=HEAT, high=max(float(entropy.max()), 1e-3)), side)
+def histogram(bits: Float[np.ndarray, " N"], num_codes: int) -> go.Figure:
+    """Draw how many tokens have which entropy at a temperature; `bars` changes it to another.
 
-
-def entropy_maps(
-    images: Sequence[UInt8[np.ndarray, "S S 3"]],
-    maps: Mapping[str, Sequence[Float[np.ndarray, "h w"]]],
-) -> go.Figure:
-    """Draw images and below each its entropy maps; `maps`: one an image, by the temperature."""
-    rows, hover, means = {"image": images}, [[]], []
-    for label, of_images in maps.items():
-        rows[label] = [entropy_picture(e, len(images[0])) for e in of_images]
-        said = "{}: mean {:.3g}, at most {:.3g} nats"
-        hover.append([said.format(label, e.mean(), e.max()) for e in of_images])
-        means.append(f"{np.mean(of_images):.3g} nats at {label}")
+    Traces that change: `all tokens` and `tokens of the selected codes`.
+    """
+    fig, (panel,) = panels(height=340)
+    panel.legend()
+    for name, color in (("all tokens", BLUE), ("tokens of the selected codes", RED)):
+        panel.bars([], [], name, color)
+    top = float(np.log2(num_codes))
+    for trace, change in zip(fig.data, bars(bits, bits < 0, top).values(), strict=True):
+        trace.update(change)
+    fig.update_layout(barmode="overlay", bargap=0)
+    panel.axes("entropy of a token's assignment, bits", "tokens, %", x_range=[0, top])
+    sure = f"{100 * (bits < 0.1).mean():.0f} % of the tokens are sure (below 0.1 bits)"
+    doubt = f"{100 * (bits > 1).mean():.0f} % hesitate between two codes or more (above 1 bit)"
     return titled(
-        picture_grid(rows, hover=hover, tile=150),
-        f"Mean entropy of a token: {'; '.join(means)}",
-        "Each map has its own scale, dark is surest; hover it for its numbers. Edges and texture "
-        "that stay bright as the temperature falls are where the codebook has no clear answer.",
+        fig,
+        f"At τ = 2 D / C {sure}, {doubt}",
+        f"Of {len(bits)} tokens, evenly over the photographs. It follows the temperature and the "
+        "selected codes of the explorer above.",
     )
+
+
+def bars(
+    bits: Float[np.ndarray, " N"], chosen: Bool[np.ndarray, " N"], top: float
+) -> dict[str, dict]:
+    """Give the changes of a histogram for other entropies, or another choice among the tokens."""
+    edges = np.linspace(0, top, BINS + 1)
+    middles, whole = (edges[:-1] + edges[1:]) / 2, max(len(bits), 1)
+    found = {}
+    for name, part in (("all tokens", bits), ("tokens of the selected codes", bits[chosen])):
+        percent = 100 * np.histogram(part, edges)[0] / whole
+        found[name] = {"x": middles, "y": percent, "width": top / BINS}
+    return found
 
 
 def decile_examples(
-    patches: Patches, bounds: Sequence[tuple[float, float]], *, places: Texts
+    patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]], bounds: Sequence[tuple[float, float]]
 ) -> go.Figure:
-    """Draw patches from each decile of assignment entropy, the surest on top.
+    """Draw places from each decile of assignment entropy, the surest on top.
 
-    `bounds`: the least and the largest entropy of each, in nats; `places`: where each is from.
+    `bounds`: the least and the largest entropy of each, in bits.
     """
-    ranges = [
-        f"{_nats(low)} to {_nats(high)}" if high >= 1e-4 else "below 10⁻⁴" for low, high in bounds
-    ]
-    rows = {f"{i + 1}: {ranges[i]}": row for i, row in enumerate(patches)}
+    rows = {f"{i + 1}: {a:.2f} to {b:.2f}": patches[i] for i, (a, b) in enumerate(bounds)}
     return titled(
-        picture_grid(rows, hover=places, tile=44, axis="decile: its entropy, nats"),
-        f"The surest tenth of the tokens is below {_nats(bounds[0][1])} nats, the least sure above "
-        f"{_nats(bounds[-1][0])}",
-        "Top: patches that one code answers for. Bottom: patches between codes. Look for what they "
-        "have in common: flat against textured, common against rare.",
+        picture_grid(rows, tile=52, axis="decile: its entropy, bits"),
+        f"The surest tenth of the tokens is below {bounds[0][1]:.2g} bits, the least sure above "
+        f"{bounds[-1][0]:.2g}",
+        "Each token in the middle of its surroundings. Top: one code answers; bottom: several "
+        "could. Look for what they have in common: flat against textured, common against rare.",
     )
 
 
-def uncertain_examples(
-    patches: Patches, codes: Sequence[int], means: Sequence[float], *, places: Texts
-) -> go.Figure:
-    """Draw real patches of some codes, the least sure code on top.
-
-    `means`: mean entropy of each code's tokens, in nats; `places`: where each patch is from.
-    """
-    rows = {f"code {codes[i]}: {_nats(means[i])}": row for i, row in enumerate(patches)}
-    return titled(
-        picture_grid(rows, hover=places, tile=44, axis="code: mean entropy, nats"),
-        f"The least sure codes: {codes[0]} has {_nats(means[0])} nats a token",
-        "Real patches assigned to each, its least sure token first. Patches of a row that do not "
-        "agree are of a code that answers for what no other does.",
-    )
-
-
-def uncertain_codes(
-    codes: Int[np.ndarray, " n"], means: Float[np.ndarray, " n"], uses: Int[np.ndarray, " n"]
-) -> go.Figure:
-    """Draw the mean entropy of codes' tokens against how many they have, the least sure first."""
-    fig, (panel,) = panels(height=400)
-    hover = "code %{customdata}: %{x} tokens, %{y:.3f} nats<extra></extra>"
-    look = {"size": 5, "opacity": 0.6, "customdata": codes.astype("int32"), "hovertemplate": hover}
-    panel.dots(uses, means.astype("float32"), "codes", BLUE, **look)
-    panel.rule(y=float(np.average(means, weights=uses)), dash="dash")
-    names = ("tokens of the code", "mean entropy of its tokens, nats")
-    panel.axes(*names, log="x", y_rangemode="tozero")
-    # Ranks, for the relation need not be a line.
-    ranks = [np.argsort(np.argsort(v, kind="stable")) for v in (uses, means)]
-    relation = np.corrcoef(*ranks)[0, 1] if len(codes) > 2 else float("nan")
-    return titled(
-        fig,
-        f"Least sure are codes {', '.join(map(str, codes[:5]))}; rank correlation of doubt and use "
-        f"{relation:+.2f} over {len(codes)} used codes",
-        "Dashed: mean over tokens. Doubt that grows with use is crowding: many tokens share few "
-        "codes that lie close together.",
-    )
-
-
-def information(
-    curves: Mapping[str, FreeEnergyCurve], taus: Mapping[str, float], scales: Mapping[str, float]
-) -> go.Figure:
+def information(curves: Mapping[str, FreeEnergyCurve], units: Mapping[str, float]) -> go.Figure:
     """Draw entropy of usage, mean token entropy and their difference over temperature.
 
-    `taus`: each run's own temperature; `scales`: its unit, tau_c.
+    `units`: of each run's temperatures, its 2 D / C.
     """
     fig, (panel,) = panels(height=440)
     found, sizes = {}, {}
     for run, curve in runs_of(curves):
-        own, scale = taus[run.key], scales[run.key]
-        used, known = _entropies(panel, run, curve.taus / scale, curve.usage_entropy, curve.entropy)
-        panel.rule(x=own / scale, color=run.color, dash="solid")
-        at = int(np.abs(np.log(curve.taus / own)).argmin())
+        x = curve.taus / units[run.key]
+        used, known = _entropies(panel, run, x, curve.usage_entropy, curve.entropy)
+        at = int(np.abs(np.log(x)).argmin())
         found[run.key] = f"{known[at]:.2f} of {used[at]:.2f} bits"
         sizes[run.key] = (curve.num_tokens, curve.num_codes)
-    panel.axes("τ / τ<sub>c</sub>", "bits a token", log="x", y_rangemode="tozero")
+    panel.rule(x=1, dash="solid")
+    panel.axes(UNIT, "bits a token", log="x", y_rangemode="tozero")
     return titled(
         fig,
-        f"At its own temperature (thin line) a code tells about its token: {each(found, str)}",
+        f"At τ = 2 D / C (thin line) a code tells about its token: {each(found, str)}",
         "H(u) is what evenness of use allows, E H(p) is lost to doubt, their difference is mutual "
         f"information. {counted_over(panel, sizes)}",
     )
 
 
 def entropy_history(
-    histories: Mapping[str, Sequence],
-    *,
-    num_codes: Mapping[str, int],
-    missing: Mapping[str, str] | None = None,
+    histories: Mapping[str, Sequence[Moment]], *, num_codes: Mapping[str, int]
 ) -> go.Figure:
-    """Draw both entropies and their difference over the steps of training.
-
-    `missing`: why a run's history is empty; it is said instead.
-    """
-    titles = ("Entropies of the probe", "Temperature of the step")
-    fig, (bits, temperature) = panels(cols=2, titles=titles, height=400)
-    sizes, found = {}, {k: f"cannot be shown: {why}" for k, why in (missing or {}).items() if why}
+    """Draw both entropies and their difference over the steps of training."""
+    fig, (panel,) = panels(height=400)
+    sizes, found = {}, {}
     for run, moments in runs_of(histories):
+        found[run.key] = "has no snapshots of its training"
         if not moments:
             continue
-        steps, line = [m.step + 1 for m in moments], {"mode": "lines+markers"}
-        usage, token, taus = np.array([(m.usage, m.token, m.tau) for m in moments]).T
-        _, known = _entropies(bits, run, steps, usage, token, **line)
-        bits.rule(y=np.log2(num_codes[run.key]), color=run.color)
-        temperature.line(steps, taus, color=run.color, **line)
+        steps = [m.step + 1 for m in moments]
+        usage, token = np.array([(m.usage, m.token) for m in moments]).T
+        _, known = _entropies(panel, run, steps, usage, token, mode="lines+markers")
+        panel.rule(y=np.log2(num_codes[run.key]), color=run.color)
         sizes[run.key] = (moments[-1].num_tokens, num_codes[run.key])
         found[run.key] = f"from {known[0]:.2f} to {known[-1]:.2f} bits"
-    bits.axes("training step + 1", "bits a token", log="x", y_rangemode="tozero")
-    temperature.axes("training step + 1", "τ, units of the energy", log="xy")
+    panel.axes("training step + 1", "bits a token", log="x", y_rangemode="tozero")
     return titled(
         fig,
-        f"Mutual information of token and code: {each(found, str)}",
-        "Thin dotted line: log2 K. As τ falls doubt goes, and what a code tells comes to equal the "
-        f"entropy of its use. {counted_over(bits, sizes)}",
+        f"What a code tells about its token, over training: {each(found, str)}",
+        "Each step at its own 2 D / C. Thin dotted line: log2 K, all codes used alike. "
+        f"{counted_over(panel, sizes)}",
     )
 
 
@@ -167,52 +126,6 @@ def _entropies(panel: Panel, run: RunStyle, x, usage, token, **line) -> tuple:
     name = f"{run.label}: I, what a code tells"
     panel.line(x, used - doubt, name, run.color, dash="dash", **line)
     return used, used - doubt
-
-
-def spread(
-    populations: Mapping[str, Float[np.ndarray, "T n"]],
-    taus: Mapping[str, Float[np.ndarray, " T"]],
-    starts: Mapping[str, int],
-    histories: Mapping[str, Sequence],
-    *,
-    missing: Mapping[str, str] | None = None,
-) -> go.Figure:
-    """Draw how a token's entropy is distributed: at the run's temperature, over all, over training.
-
-    `populations`: entropies of tokens at each of `taus`, which are in units of tau_c; `starts`: the
-    run's own place among them; `missing`: why a run has no history.
-    """
-    titles = ("At the run's temperature", "Over temperature", "Over training")
-    fig, (share, heat, training) = panels(
-        cols=3, titles=titles, height=420, horizontal_spacing=0.08
-    )
-    share.legend(y=0.05)
-    sure = {}
-    for run, entropies in runs_of(populations):
-        own = np.sort(entropies[starts[run.key]])
-        percent = 100 * np.arange(1, len(own) + 1) / len(own)
-        share.line(own, percent, f"{run.label}, {len(own)} tokens", run.color)
-        _median(heat, taus[run.key], *np.quantile(entropies, [0.1, 0.5, 0.9], axis=1), run.color)
-        if moments := histories.get(run.key):
-            deciles = np.array([m.deciles for m in moments]).T
-            _median(training, [m.step + 1 for m in moments], *deciles[[0, 4, 8]], run.color)
-        sure[run.key] = f"{100 * (own < 0.1).mean():.0f} %"
-    names = ("entropy of a token, nats", "tokens below it, %")
-    share.axes(*names, x_rangemode="tozero", y_range=[0, 102])
-    heat.axes("τ / τ<sub>c</sub>", "nats", log="x", y_rangemode="tozero")
-    training.axes("training step + 1", "nats", log="x", y_rangemode="tozero")
-    absent = each({k: f"has no history: {why}" for k, why in (missing or {}).items() if why}, str)
-    return titled(
-        fig,
-        f"Tokens that are sure (below 0.1 nats) at the run's temperature: {each(sure, str)}",
-        "Line: the median token; shaded: from the surest tenth to the least sure. Where that is "
-        f"wide, some tokens have decided and others have not. {absent}",
-    )
-
-
-def _median(panel: Panel, x, low, middle, high, color: str) -> None:
-    panel.band(x, low, high, color)
-    panel.line(x, middle, "", color)
 
 
 def evenness(counts: Mapping[str, Int[np.ndarray, " K"]]) -> go.Figure:
@@ -241,22 +154,6 @@ def evenness(counts: Mapping[str, Int[np.ndarray, " K"]]) -> go.Figure:
     )
 
 
-def term_effects(effects: Sequence, *, tau_label: str) -> go.Figure:
-    """Draw what one small step down each term does to both entropies."""
-    fig, (panel,) = panels(height=400)
-    arrow = {"symbol": ["circle", "arrow"], "size": [1, 14], "angleref": "previous"}
-    for effect, color in zip(effects, COLORS, strict=False):
-        ends, line = ([0, effect.token], [0, effect.usage]), {"mode": "lines+markers", "width": 3}
-        panel.line(*ends, effect.term, color, marker=arrow, **line)
-    panel.axes("change of E H(p), doubt of a token, nats", "change of H(u), evenness of use, nats")
-    return titled(
-        fig,
-        "; ".join(f"{e.term}: doubt {e.token:+.3f}, evenness {e.usage:+.3f}" for e in effects),
-        f"One step of tokens and codes by 2 % of their spread down each term's gradient, at "
-        f"{tau_label}. Left is surer, up is more even: a term that trades one for the other leans.",
-    )
-
-
 def counted(num_tokens: int, num_codes: int) -> str:
     """Say how many tokens use is counted over, and the bits that so few of them cap."""
     if num_tokens >= MANY * num_codes:
@@ -271,7 +168,3 @@ def counted_over(panel: Panel, sizes: Mapping[str, tuple[int, int]], *, axis: st
         panel.rule(**{axis: np.log2(num_tokens)}, dash="dash", name="log2 N")
     counts = each(sizes, lambda size: counted(*size))
     return f"Counted over {counts}{' (dashed line)' * ('at most' in counts)}." if sizes else ""
-
-
-def _nats(value: float) -> str:
-    return "10⁻⁴" if value < 1e-4 else f"{value:.2g}"

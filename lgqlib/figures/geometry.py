@@ -44,7 +44,7 @@ def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
         fig,
         f"Slope of error on occupancy: {each(geometries, _slope)}",
         "An optimal quantizer gives every cell the same share of the error: slope −1. A uniform "
-        f"grid has slope 0. Brackets: 95 %, bootstrap over images; cells of {least} tokens or up.",
+        f"grid has slope 0. Brackets: 95 %, bootstrap over crops; cells of {least} tokens or up.",
     )
 
 
@@ -80,56 +80,6 @@ def bounds(geometries: Mapping[str, Geometry]) -> go.Figure:
     )
 
 
-def spacing_and_shape(geometries: Mapping[str, Geometry]) -> go.Figure:
-    """Draw distances between codes, and how long cells are against what sampling alone shows."""
-    titles = ("Distance to the nearest code", "Cell shape")
-    fig, (distances, shapes) = panels(cols=2, titles=titles, height=420)
-    distances.legend()
-    shapes.legend(x=0.01)
-    for run, g in runs_of(geometries):
-        spread = math.sqrt(g.latents.total) or 1.0
-        heights, edges = np.histogram(g.spacing.distance / spread, bins=50)
-        name = f"{run.label}, hubness {g.spacing.hubness:.2f}, {g.spacing.twins} twins"
-        middles, percent = (edges[:-1] + edges[1:]) / 2, 100 * heights / heights.sum()
-        look = {"width": np.diff(edges), "opacity": 0.6, "marker": run.bar}
-        distances.bars(middles, percent, name, run.color, **look)
-        cells = _some(np.flatnonzero(np.isfinite(g.shape.anisotropy)))
-        x, y = (of[cells].astype("float32") for of in (g.shape.expected, g.shape.anisotropy))
-        look = {"size": 5, "symbol": run.symbol, "marker": {"opacity": 0.6}}
-        shapes.dots(x, y, f"{run.label}, {len(cells)} cells", run.color, **look)
-    top = max(np.nanmax(g.shape.expected, initial=0.05) for g in geometries.values())
-    shapes.line([0, top], [0, top], "round cells", dash="dash")
-    fig.update_layout(barmode="overlay")
-    distances.axes("distance / spread of the latents", "codes, %")
-    shapes.axes("elongation of a round cell with as few tokens", "elongation seen")
-    return titled(
-        fig,
-        f"Cells longer than round at the 5 % level: {each(geometries, _long)}",
-        "With few tokens every cell looks long; only what lies above the dashed line is real. "
-        "Twins are codes at the same place: wasted.",
-    )
-
-
-def spectra(geometries: Mapping[str, Geometry]) -> go.Figure:
-    """Draw the covariance spectra of latents and of codes, with their effective dimensions."""
-    fig, (panel,) = panels(height=420)
-    panel.legend(x=0.01, y=0.02)
-    for run, g in runs_of(geometries):
-        for name, spectrum, dash in (("latents", g.latents, "solid"), ("codes", g.codes, "dot")):
-            values = np.maximum(spectrum.eigenvalues / max(g.latents.total, 1e-30), 1e-9)
-            said = f"{run.label}, {name}: effective dimension {spectrum.participation:.1f}"
-            x = np.arange(1, len(values) + 1)
-            panel.line(x, values.astype("float32"), said, run.color, dash=dash, **run.mark)
-    step = max(1, max(len(g.latents.eigenvalues) for g in geometries.values()) // 16)
-    panel.axes("principal direction", "share of the latents' variance", log="y", x_dtick=step)
-    return titled(
-        fig,
-        f"Effective dimension of the latents: {each(geometries, _dimension)}",
-        "A codebook that follows the data has its spectrum, a little wider (the mass law). A steep "
-        "fall means that few directions carry the image.",
-    )
-
-
 def drifts(histories: Mapping[str, Drift]) -> go.Figure:
     """Draw how far codes moved between snapshots, births and deaths, and the churn of the probe."""
     titles = ("Displacement of a code", "Births and deaths", "Tokens that changed code")
@@ -162,16 +112,6 @@ def _slope(g: Geometry) -> str:
 
 def _efficiency(g: Geometry) -> str:
     return METRICS["geometry_efficiency"].text(g.efficiency)
-
-
-def _long(g: Geometry) -> str:
-    share = 100 * g.shape.share_long
-    return f"{share:.0f} %" if math.isfinite(share) else "(too few tokens)"
-
-
-def _dimension(g: Geometry) -> str:
-    size = len(g.latents.eigenvalues)
-    return f"{g.latents.participation:.1f} of {size} (TwoNN {g.intrinsic_dim:.1f})"
 
 
 def _some(cells: np.ndarray) -> np.ndarray:

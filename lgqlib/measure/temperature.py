@@ -3,18 +3,19 @@
 The assignment itself, with its energies, is `quantizers.assignment`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.linalg import eigh
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from lgqlib.measure.neighbors import Array
-from lgqlib.quantizers.assignment import FLOOR, energies, probabilities
+from lgqlib.quantizers.assignment import FLOOR, energies, soft_assign
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,61 @@ def free_energy_curve(
 
 
 @torch.no_grad()
+def soften(
+    latents: Float[Tensor, "N D"],
+    sites: Float[Tensor, "K D"],
+    codebook: Float[Tensor, "K C"],
+    taus: Sequence[float],
+    *,
+    energy: str = "squared",
+    widths: Float[Tensor, " K"] | None = None,
+) -> tuple[Float[Tensor, "T N C"], Float[Tensor, "T N"]]:
+    """Return each token's soft code and entropy in bits at every temperature.
+
+    `sites` are where the nearest code is chosen, `codebook` what the decoder receives of them.
+    Energies are computed once for all temperatures; tiles are small enough for a core's cache.
+    """
+    codes = torch.empty(len(taus), len(latents), codebook.shape[1])
+    bits = torch.empty(len(taus), len(latents))
+    rows = max(16, 2**19 // len(sites))
+    for first in range(0, len(latents), rows):
+        part = slice(first, first + rows)
+        d = energies(latents[part], sites, energy=energy)
+        d = d if widths is None else d / widths
+        d -= d.amin(1, keepdim=True)
+        for t, tau in enumerate(taus):
+            w = (d * (-1 / tau)).clamp_(min=FLOOR).exp_()
+            total = w.sum(1)
+            codes[t, part] = w @ codebook / total[:, None]
+            bits[t, part] = (total.log() + w.mul_(d).sum(1) / (total * tau)) / math.log(2)
+    return codes, bits.clamp_(min=0)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Entropies of some tokens' assignment at one step of training, in nats a token."""
+
+    step: int
+    tau: float
+    token: float  # mean entropy of a token's assignment, E H(p)
+    usage: float  # entropy of the mean assignment, H(u); at most the log of `num_tokens`
+    num_tokens: int
+
+
+@torch.no_grad()
+def moment(
+    step: int, latents: Float[Array, "N D"], codebook: Float[Array, "K D"], *, energy: str
+) -> Moment:
+    """Measure an assignment at its own width 2 D / C, D the mean squared error of the hard code."""
+    z, e = as_tensor(latents), as_tensor(codebook)
+    error = (z - e[energies(z, e, energy=energy).argmin(1)]).square().sum(1).mean().item()
+    tau = max(2 * error / z.shape[1], 1e-6 * z.var(0).mean().item() or 1e-6)
+    found = soft_assign(z, e, tau, energy=energy)
+    usage = -torch.xlogy(found.usage, found.usage).sum().item()
+    return Moment(step, tau, found.entropy.clamp(min=0).mean().item(), usage, len(z))
+
+
+@torch.no_grad()
 def critical_moments(
     latents: Float[Array, "N D"],
     energy: str = "squared",
@@ -163,42 +219,6 @@ def geometric_median(latents: Float[Array, "N D"]) -> Float[Tensor, " D"]:
         weights = 1 / (z - center).norm(dim=1).clamp(min=1e-12)
         center = weights @ z / weights.sum()
     return center
-
-
-@torch.no_grad()
-def equally_near(
-    codebook: Float[Array, "K D"],
-    taus: Float[np.ndarray, " T"],
-    *,
-    energy: str = "squared",
-    widths: Float[Array, " K"] | None = None,
-) -> tuple[Int[np.ndarray, " 2"], Float[np.ndarray, " T"]]:
-    """Put a point at equal energy from two close codes; return them, and its largest share of each.
-
-    Of the 64 closest pairs of distinct codes it is the one that all others are furthest from, so
-    that no third code shares the point when it is cold. The share is max_k p at each temperature;
-    of a single code it is 1.
-    """
-    e = as_tensor(codebook).cpu().double()
-    if len(e) == 1:
-        return np.zeros(2, dtype=np.int64), np.ones(len(taus))
-    scale = torch.ones(len(e)).to(e) if widths is None else as_tensor(widths).to(e)
-    apart = torch.pdist(e)
-    apart[apart < 1e-6 * apart.max()] = torch.inf
-    a, b = torch.triu_indices(len(e), len(e), offset=1)[:, apart.argsort()[:64]]
-    low, high, rows = torch.zeros(len(a)).to(e), torch.ones(len(a)).to(e), torch.arange(len(a))
-    for _ in range(60):  # halves the way from one code to the other down to the last digit
-        middle = (low + high) / 2
-        points = torch.lerp(e[a], e[b], middle[:, None])
-        d = energies(points, e, energy=energy) / scale  # [pairs, K]
-        near = d[rows, a] < d[rows, b]
-        low, high = torch.where(near, middle, low), torch.where(near, high, middle)
-    own = d[rows, a]
-    d[rows, a] = d[rows, b] = torch.inf
-    best = [int((d.amin(1) - own).argmax())]
-    options = {"energy": energy, "widths": scale}
-    shares = [probabilities(points[best], e, tau, **options).max().item() for tau in taus.tolist()]
-    return torch.cat([a[best], b[best]]).numpy(), np.array(shares)
 
 
 def as_tensor(x: Array) -> Tensor:

@@ -166,7 +166,7 @@ def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -
     """Open a notebook, run all its cells, and wait for the last; raise when a cell writes an
     error.
     """
-    page.goto(address.format(name=name))
+    page.goto(address.format(name=name), timeout=120_000)
     _wait(page, f"() => {STATUS} === 'idle'", 90)
     page.evaluate(RESTORED)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -222,38 +222,3 @@ def wait_for_change(
             return now
         page.wait_for_timeout(20)
     raise AssertionError(f"{name}.{attribute} did not change in {seconds} s")
-
-
-def press(page: Page, label: str, key: str) -> None:
-    """Focus the handle of the slider with a label, and press a key on it."""
-    slider = page.locator(".widget-hslider, .jupyter-widget-hslider").filter(has_text=label)
-    handle = slider.locator(".noUi-handle").first
-    handle.scroll_into_view_if_needed()
-    handle.focus()
-    page.keyboard.press(key)
-
-
-def click_point(page: Page, plot: str, name: str, index: int) -> None:
-    """Click a point of a trace, where the figure draws it."""
-    page.evaluate(
-        f"plot => ({FIND})(plot).scrollIntoView({{block: 'center', behavior: 'instant'}})", plot
-    )
-    page.wait_for_timeout(300)
-    x, y = page.evaluate(
-        f"""([plot, name, index]) => {{
-            const found = ({FIND})(plot);
-            const full = found._fullData.find(t => t.name === name);
-            const xa = found._fullLayout[full.xaxis.replace('x', 'xaxis')];
-            const ya = found._fullLayout[full.yaxis.replace('y', 'yaxis')];
-            const box = found.getBoundingClientRect();
-            const at = full.type === 'heatmap'
-                ? [index % full.z[0].length, Math.floor(index / full.z[0].length)]
-                : [full.x[index], full.y[index]];
-            return [box.left + xa._offset + xa.d2p(at[0]), box.top + ya._offset + ya.d2p(at[1])];
-        }}""",
-        [plot, name, index],
-    )
-    page.mouse.move(x - 3, y - 3)
-    page.mouse.move(x, y, steps=3)
-    page.wait_for_timeout(150)
-    page.mouse.click(x, y)

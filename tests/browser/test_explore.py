@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -25,6 +27,18 @@ pytestmark = [
     pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(lab.chromium_path() is None, reason="there is no Chromium"),
 ]
+TABLE = "EXPLORER_TABLE"
+"""Environment variable that asks for docs/results/explorer.md."""
+DOCS = Path(__file__).parents[2] / "docs"
+SPENT = """
+    window.spent = [];  // milliseconds from each event to the end of the frame that answers it
+    for (const kind of ["pointermove", "pointerup", "keydown"])
+        addEventListener(kind, (e) => requestAnimationFrame(() => {
+            const { port1, port2 } = new MessageChannel();
+            port1.onmessage = () => spent.push(performance.now() - e.timeStamp);
+            port2.postMessage(0);
+        }), true);
+"""
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 
 
@@ -49,6 +63,28 @@ def browser():
 
 
 @pytest.fixture(scope="module")
+def table():
+    """Note actions and milliseconds; write them as a page where it is asked for."""
+    rows = []
+
+    def note(task, way, actions, page, *, spent=None):
+        state(page)
+        spent = page.evaluate("spent") if spent is None else spent
+        times = f"{np.median(spent):.0f} | {max(spent):.0f}" if spent else "– | –"
+        rows.append(f"| {task} | {way} | {actions} | {times} |")
+
+    yield note
+    if os.environ.get(TABLE):
+        head = (DOCS / "results" / "explorer.md").read_text().split("\n| task")[0]
+        lines = [
+            "\n| task | way | actions | ms, median | ms, most |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+        (DOCS / "results" / "explorer.md").write_text(head + "\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="module")
 def file(widget, tmp_path_factory):
     return widget.save(tmp_path_factory.mktemp("page") / "codebook.html")
 
@@ -56,6 +92,7 @@ def file(widget, tmp_path_factory):
 @contextmanager
 def opened(browser, file, **options):
     context = browser.new_context(**{"viewport": {"width": 1400, "height": 900}, **options})
+    context.add_init_script(SPENT)
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda r: r.url.startswith(("file:", "blob:")) or errors.append(r.url))
@@ -103,123 +140,215 @@ def hover_token(page, widget, row: int, column: int) -> None:
     page.mouse.move(left + (column + 0.5) * size, top + (row + 0.5) * size)
 
 
-def test_1_the_codes_that_are_used_most_are_listed(page, widget):
-    press(page, "Mass")
-    state(page)
-    counts = widget.tables[0]["count"]
-    assert [counts[k] for k in highest(page)] == sorted(counts, reverse=True)[:9]
+class Hand:
+    """Acts on a page by mouse or by keyboard alone, and counts what it did."""
+
+    def __init__(self, page, widget, way):
+        self.page, self.widget, self.way, self.actions = page, widget, way, 0
+        page.evaluate("spent.length = 0")
+
+    def key(self, *names):
+        for name in names:
+            self.page.keyboard.press(name)
+            self.actions += 1
+
+    def find(self, code):
+        self.key("/")
+        self.page.keyboard.type(str(code))
+        self.key("Enter")
+
+    def choose(self, button, *keys):
+        if self.way == "keyboard":
+            self.key(*keys)
+        else:
+            press(self.page, button)
+            self.actions += 1
+        return state(self.page)
+
+    def code(self, code):
+        if self.way == "keyboard":
+            self.find(code)
+        else:
+            hover_code(self.page, self.widget, code)
+            self.actions += 1
+        return state(self.page)
+
+    def says(self, selector):
+        return self.page.locator(selector).first.inner_text()
 
 
-@pytest.mark.parametrize("way", ["hover", "number"])
-def test_2_a_code_shows_itself_and_its_real_patches(page, widget, way):
-    code = int(widget.tables[0]["count"].argmax())
-    if way == "hover":
-        hover_code(page, widget, code)
-    else:
-        page.fill("input.text", str(code))
-        page.press("input.text", "Enter")
-    assert state(page)["code"] == code
-    head = page.locator(".codebook .head").inner_text()
-    assert head.startswith(f"Code {code}: {widget.tables[0]['count'][code]:,} tokens")
-    shown = page.locator(".evidence .swatch:visible").count()
+def most_used(hand):
+    hand.choose("Mass", "m")
+    counts = hand.widget.tables[0]["count"]
+    assert [counts[k] for k in highest(hand.page)] == sorted(counts, reverse=True)[:9]
+
+
+def what_a_code_looks_like(hand):
+    counts = hand.widget.tables[0]["count"]
+    code = int(counts.argmax())
+    assert hand.code(code)["code"] == code
+    assert hand.says(".codebook .head").startswith(f"Code {code}: {counts[code]:,} tokens")
+    shown = hand.page.locator(".evidence .swatch:visible").count()
     assert shown == 2 + 8 + 8, "code and mean, eight real patches, eight nearest codes"
 
 
-def test_3_a_code_s_places_in_the_photograph_are_counted(page, widget):
-    grid = widget.tokenizers[0].indices[0]
+def where_a_code_is(hand):
+    grid = hand.widget.tokenizers[0].indices[0]
     code = int(grid[5, 5])
-    hover_code(page, widget, code)
-    state(page)
-    caption = page.locator(".caption p").first.inner_text()
-    assert caption == f"code {code}: {int((grid == code).sum())} of {grid.numel():,} tokens here"
-    absent = next(iter(set(range(64)) - set(grid.flatten().tolist())), None)
-    if absent is not None:
-        hover_code(page, widget, absent)
-        state(page)
-        assert "is not in this photograph" in page.locator(".caption p").first.inner_text()
-        assert page.locator(".bars.stale").count() == 1, "a stale token grays out"
+    hand.code(code)
+    expected = f"code {code}: {int((grid == code).sum())} of {grid.numel():,} tokens here"
+    assert hand.says(".caption p") == expected
 
 
-def test_4_a_pixel_s_code_and_how_sure_it_is(page, widget):
-    hover_token(page, widget, 7, 9)
-    seen = state(page)
-    o = widget.tokenizers[0]
-    d = (o.points[0][7, 9] - o.sites).square().sum(1) / o.width
+def a_pixel_and_how_sure_it_is(hand):
+    o = hand.widget.tokenizers[0]
+    h, w = o.indices[0].shape
+    row, column = int(h * 0.72) + 1, int(w * 0.62)  # below the token at which the page opens
+    if hand.way == "keyboard":
+        hand.key("ArrowDown")
+    else:
+        hover_token(hand.page, hand.widget, row, column)
+        hand.actions += 1
+    code = int(o.indices[0][row, column])
+    assert state(hand.page)["code"] == code
+    d = (o.points[0][row, column] - o.sites).square().sum(1) / o.width
     p = np.exp(-(d - d.min()).numpy())
     p /= p.sum()
-    code = int(o.indices[0][7, 9])
-    assert seen["code"] == code
-    said = page.locator(".token .head").inner_text()
-    assert said.startswith(f"Token in row 7, column 9: code {code}, p = ")
-    shown = page.locator(".bars .cell span:first-child").all_inner_texts()
-    assert float(shown[0]) == pytest.approx(100 * p.max(), abs=0.6)
-    bits = float(page.locator(".token .head b").nth(2).inner_text().split()[0])
+    assert hand.says(".token .head").startswith(f"Token in row {row}, column {column}: code {code}")
+    assert float(hand.says(".bars .cell span")) == pytest.approx(100 * p.max(), abs=0.6)
+    bits = float(hand.page.locator(".token .head b").nth(2).inner_text().split()[0])
     assert bits == pytest.approx(-(p * np.log2(p + 1e-30)).sum(), abs=0.02)
 
 
-def test_5_dead_codes_are_listed(page, widget):
-    press(page, "Unused")
-    state(page)
-    unused = np.flatnonzero(widget.tables[0]["count"] == 0).tolist()
-    listed = page.locator(".legend .list").inner_text()
-    assert listed == (", ".join(map(str, unused)) or "none")
+def dead_codes(hand):
+    hand.choose("Unused", "Shift+M")
+    unused = np.flatnonzero(hand.widget.tables[0]["count"] == 0).tolist()
+    assert hand.says(".legend .list") == (", ".join(map(str, unused)) or "none")
 
 
-def test_6_the_codes_that_cause_most_of_the_error_are_listed(page, widget):
-    press(page, "Error")
-    state(page)
-    table = widget.tables[0]
+def most_of_the_error(hand):
+    hand.choose("Error", *"mmm")
+    table = hand.widget.tables[0]
     share = table["count"] * table["mse"]
-    assert highest(page)[0] == share.argmax()
-    page.locator(".legend .swatch").first.click()
-    state(page)
-    said = page.locator(".codebook .head").inner_text()
-    assert f"{100 * share.max() / share.sum():.2f}"[:3] in said
+    assert highest(hand.page)[0] == share.argmax()
+    title = hand.page.locator(".legend .swatch").first.get_attribute("title")
+    assert f"{100 * share.max() / share.sum():.2f}"[:3] in title
 
 
-def test_7_the_photograph_at_tau_c(page, widget):
-    layer = state(page)["layer"]
-    page.get_by_role("button", name="τc").click()
-    seen = state(page)
-    about = widget.meta["tokenizers"][0]
+def the_photograph_at_tau_c(hand):
+    layer, about = state(hand.page)["layer"], hand.widget.meta["tokenizers"][0]
+    seen = hand.choose(f"τc = {hand.page.get_by_role('button', name='τc').inner_text()[5:]}", "t")
     assert seen["tau"] == pytest.approx(about["tau_c"])
     assert seen["layer"] == layer, "the temperature never changes what was chosen"
-    soft = page.locator(".thumb span").nth(1)
+    soft = hand.page.locator(".thumb span").nth(1)
     expect(soft).to_contain_text(f"{about['soft_psnr'][0][-1]:.2f} dB")
 
 
-def test_8_from_where_on_assignments_are_soft_is_said(page, widget):
-    one = widget.meta["tokenizers"][0]["curve"]["one"]
-    said = page.locator(".temperature").inner_text()
-    assert ("1 bit at τ = " if one else "1 bit at every τ") in said
+def from_where_on_assignments_are_soft(hand):
+    one = hand.widget.meta["tokenizers"][0]["curve"]["one"]
+    assert ("1 bit at τ = " if one else "1 bit at every τ") in hand.says(".temperature")
 
 
-def test_9_where_two_tokenizers_differ(page, widget):
-    press(page, "Compare")
-    assert state(page)["layer"] == "difference"
-    expect(page.locator(".caption")).to_contain_text("better by")
-    both = [about["psnr"][0] for about in widget.meta["tokenizers"]]
-    said = page.locator(".caption").inner_text()
-    assert f"LGQ {both[0]:.2f} dB | VQ {both[1]:.2f} dB" in said
-    hover_token(page, widget, 7, 9)
-    seen = state(page)
-    assert seen["code"] == int(widget.tokenizers[0].indices[0][7, 9])
-    second = page.locator(".codebook").nth(1).locator(".token .head").inner_text()
-    assert f"code {int(widget.tokenizers[1].indices[0][7, 9])}," in second
-    page.keyboard.press("c")
-    assert state(page)["view"] == 0, "C leaves again"
+def where_two_tokenizers_differ(hand):
+    assert hand.choose("Compare", "c")["layer"] == "difference"
+    both = [about["psnr"][0] for about in hand.widget.meta["tokenizers"]]
+    expect(hand.page.locator(".caption")).to_contain_text("better by")
+    assert f"LGQ {both[0]:.2f} dB | VQ {both[1]:.2f} dB" in hand.says(".caption")
+    second = hand.page.locator(".codebook").nth(1).locator(".token .head").inner_text()
+    code = hand.widget.tokenizers[1].indices[0].flatten()[state(hand.page)["pin"]["token"]]
+    assert f"code {int(code)}," in second
 
 
-def test_10_whether_neighbors_on_the_map_are_neighbors_in_the_codebook(page, widget):
-    press(page, "Trust")
-    state(page)
-    assert "of 8" in page.locator(".words").inner_text()
-    code = int(widget.tables[0]["count"].argmax())
-    hover_code(page, widget, code)
-    state(page)
-    table = widget.tables[0]
+def neighbors_on_the_map(hand):
+    hand.choose("Trust", "Shift+M", "Shift+M")
+    assert "Average" in hand.says(".words") and "of 8" in hand.says(".words")
+    place = hand.widget.tokenizers[0].indices[0].flatten()[state(hand.page)["pin"]["token"]]
+    table, code = hand.widget.tables[0], int(place)
     expected = f"trust {table['trust'][code]} of {table['around'][code]}"
-    assert expected in page.locator(".evidence").inner_text()
+    assert expected in hand.says(".evidence")
+
+
+TASKS = {
+    "which codes are used most?": (most_used, 2),
+    "what does code k look like in real images?": (what_a_code_looks_like, 1),
+    "where in this photograph is it?": (where_a_code_is, 1),
+    "which code has this pixel, and how sure?": (a_pixel_and_how_sure_it_is, 1),
+    "which codes are dead?": (dead_codes, 1),
+    "which codes cause most of the error?": (most_of_the_error, 2),
+    "what happens to this photograph at tau_c?": (the_photograph_at_tau_c, 1),
+    "from which temperature on are assignments soft?": (from_where_on_assignments_are_soft, 0),
+    "where do LGQ and VQ differ on this photograph?": (where_two_tokenizers_differ, 1),
+    "are neighbors on the map neighbors in the codebook?": (neighbors_on_the_map, 1),
+}
+
+
+@pytest.mark.parametrize("way", ["mouse", "keyboard"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_is_answered_within_its_actions(task, way, page, widget, table):
+    act, most = TASKS[task]
+    hand = Hand(page, widget, way)
+    act(hand)
+    assert way == "keyboard" or hand.actions <= most
+    table(task, way, hand.actions, page)
+
+
+def test_sixteen_thousand_codes_answer_quickly(browser, tmp_path, table):
+    random = np.random.default_rng(0)
+    sizes = {"codebook": (16384, 4), "latents": (2, 4, 64, 64)}
+    given = {name: random.normal(size=size) for name, size in sizes.items()}
+    given["images"] = random.integers(0, 256, (2, 3, 256, 256), dtype=np.uint8)
+    widget = explore(**given, temperatures=3)
+    with opened(browser, widget.save(tmp_path / "codebook.html")) as page:
+        first = page.evaluate("performance.getEntriesByType('paint')[0].startTime")
+        state(page)
+        for what, act in {
+            "hover a code": lambda i: hover_code(page, widget, 1000 + 37 * i),
+            "hover a token": lambda i: hover_token(page, widget, 20 + i, 30),
+            "another quantity": lambda i: page.keyboard.press("m"),
+        }.items():
+            page.evaluate("spent.length = 0")
+            for i in range(7):
+                act(i)
+                page.wait_for_timeout(120)
+            table(f"K = 16,384: {what}", "mouse" if "hover" in what else "keyboard", 1, page)
+            assert np.median(page.evaluate("spent")) < 400, "a loaded machine takes four times"
+        table("K = 16,384: first paint after loading", "", 0, page, spent=[first])
+
+
+def test_training_is_gone_back_in_and_through(page, widget):
+    steps = [moment["step"] for moment in widget.meta["tokenizers"][0]["moments"]]
+    slider = page.get_by_role("slider", name="step of training")
+    slider.focus()
+    page.keyboard.press("Home")
+    snapshot = widget.tokenizers[0].snapshots[0]
+    used = int((np.bincount(snapshot.indices, minlength=64) > 0).sum())
+    state(page)
+    said = page.locator(".timeline p")
+    expect(said).to_have_text(f"Training: step {steps[0]}: {used} of 64 codes used by 128 tokens")
+    before = page.evaluate("document.querySelector('.codebook canvas').toDataURL()")
+    page.keyboard.press("End")
+    state(page)
+    expect(said).to_have_text("Training: trained")
+    assert page.evaluate("document.querySelector('.codebook canvas').toDataURL()") != before
+    page.keyboard.press("[")
+    state(page)
+    expect(said).to_contain_text(f"step {steps[-1]}")
+
+
+def test_several_codes_are_selected_by_shift_and_by_a_rectangle_and_read_out(page, widget):
+    cells = widget.tables[0]["cell"]
+    corner = [int(np.flatnonzero(cells == cell)[0]) for cell in (0, 1, 8, 9)]
+    hover_code(page, widget, corner[0])
+    page.keyboard.down("Shift")
+    page.mouse.down()
+    hover_code(page, widget, corner[3])
+    page.mouse.up()
+    assert sorted(state(page)["codes"]) == sorted(corner)
+    page.mouse.down()  # the last again, with Shift: it leaves
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    assert sorted(state(page)["codes"]) == sorted(corner[:3])
+    assert "three codes selected" in page.locator(".said").inner_text()
 
 
 def test_the_keyboard_alone_reaches_layers_quantities_temperature_and_tokens(page, widget):

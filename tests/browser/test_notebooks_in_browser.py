@@ -1,8 +1,5 @@
-"""JupyterLab on loopback, a real Chromium: open, run all, press keys, click, and see the data
-change.
-"""
+"""Notebooks in JupyterLab and as pages, in a real Chromium: a key moves what stands beside it."""
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +8,18 @@ import pytest
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 import lab
+import papermill
+from playwright.sync_api import expect
 
+from lgqlib.study.report import to_html
+
+CHARTS = {
+    "03_geometry": ("codes, by use", "chosen", "x", "Enter"),
+    "04_entropy": ("all tokens", "all tokens", "y", "."),
+    "05_temperature": ("temperature", "temperature", "x", "."),
+}
+"""Of each notebook: a trace of the chart beside the explorer, the trace that moves, its attribute,
+and the key that moves it."""
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
 pytestmark = [
@@ -29,8 +37,8 @@ pytestmark = [
 def address(tmp_path_factory, trained, cache):
     folder = tmp_path_factory.mktemp("lab")
     run = trained("lgq")
-    for name in ("03_geometry", "04_entropy", "05_temperature"):
-        parameters = {"run": str(run.path), "cache": str(cache), "num_images": 16}
+    for name in CHARTS:
+        parameters = {"run": str(run.path), "cache": str(cache), "num_images": 2}
         lab.place_notebook(name, folder, parameters)
     with lab.jupyterlab(folder) as address:
         yield address
@@ -48,45 +56,40 @@ def page(request):
         page.screenshot(path=ARTIFACTS / f"{request.node.name}.png")
 
 
-def test_geometry_answers_a_key_and_a_click(page, address):
-    lab.open_and_run(page, address, "03_geometry.ipynb")
-
-    codes = json.loads(lab.trace(page, "chosen", "codes", "x"))
-    assert len(codes) == 64, "every code is on the map"
-    before = lab.trace(page, "chosen", "moved", "x")
-    assert json.loads(before) == [], "codes stand where training left them"
-    lab.press(page, "Training step", "ArrowLeft")
-    after = lab.wait_for_change(page, "chosen", "moved", "x", before)
-    assert len(json.loads(after)) == 64, "the slider moves the codes to an earlier step"
-
-    before = lab.trace(page, "chosen", "chosen", "x")
-    other = max(range(64), key=lambda k: abs(codes[k] - json.loads(before)[0]))
-    lab.click_point(page, "chosen", "codes", other)
-    lab.wait_for_change(page, "chosen", "chosen", "x", before)
-
-    before = lab.trace(page, "chosen", "token", "x")
-    lab.click_point(page, "chosen", "grid", 27)
-    lab.wait_for_change(page, "chosen", "token", "x", before)
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_key_in_the_explorer_moves_the_chart_beside_it(name, page, address):
+    lab.open_and_run(page, address, f"{name}.ipynb")
+    chart, moved, attribute, key = CHARTS[name]
+    root = page.locator(".lgx")
+    expect(root.locator(".codebook canvas.square").first).to_be_visible(timeout=60_000)
+    assert not page.locator("iframe.lgx-page").is_visible(), "its page is for where no kernel runs"
+    before = lab.trace(page, chart, moved, attribute)
+    if key == "Enter":
+        root.locator("input.text").fill("5, 7")
+    field = root.locator("input.text" if key == "Enter" else ".photograph canvas.square")
+    field.press(key)
+    lab.wait_for_change(page, chart, moved, attribute, before)
     assert not page.errors, page.errors
 
 
-def test_entropy_answers_a_key(page, address):
-    lab.open_and_run(page, address, "04_entropy.ipynb")
-    before = lab.trace(page, "population", "map", "zmax")
-    lab.press(page, "τ", "ArrowLeft")
-    hotter = lab.wait_for_change(page, "population", "map", "zmax", before)
-    assert json.loads(hotter) > json.loads(before), "hotter tokens are less sure"
-    assert not page.errors, page.errors
-
-
-def test_temperature_answers_a_key_and_a_click(page, address):
-    lab.open_and_run(page, address, "05_temperature.ipynb")
-    before = lab.trace(page, "here F", "here", "x"), lab.trace(page, "here F", "soft", "source")
-    lab.press(page, "τ", "PageDown")
-    lab.wait_for_change(page, "here F", "here", "x", before[0])
-    lab.wait_for_change(page, "here F", "soft", "source", before[1])
-
-    before = lab.trace(page, "here F", "place", "y")
-    lab.click_point(page, "here F", "map", 35)
-    lab.wait_for_change(page, "here F", "place", "y", before)
-    assert not page.errors, page.errors
+def test_an_executed_notebook_holds_the_explorer_without_a_kernel(tmp_path, trained, cache):
+    run = trained("lgq")
+    parameters = {"run": str(run.path), "cache": str(cache), "num_images": 2}
+    lab.place_notebook("04_entropy", tmp_path, parameters, until="explore(")
+    notebook = papermill.execute_notebook(
+        str(tmp_path / "04_entropy.ipynb"),
+        str(tmp_path / "executed.ipynb"),
+        cwd=str(tmp_path),
+        progress_bar=False,
+        engine_name="lgqlib",
+    )
+    assert "widgets" not in notebook.metadata
+    (tmp_path / "executed.html").write_text(to_html(tmp_path / "executed.ipynb"))
+    with lab.chromium() as page:
+        page.goto(f"file://{tmp_path / 'executed.html'}")
+        inside = page.frame_locator("iframe.lgx-page")
+        page.locator("iframe.lgx-page").scroll_into_view_if_needed()
+        inside.get_by_role("button", name="Mass", exact=True).click()
+        expect(inside.locator(".words")).to_contain_text("how many tokens have the code")
+        high = page.locator("iframe.lgx-page").bounding_box()["height"]
+        assert high > inside.locator(".lgx").bounding_box()["height"], "as high as what it holds"

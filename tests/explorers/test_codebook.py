@@ -17,7 +17,7 @@ from lgqlib.explorers import opening
 from lgqlib.explorers.codebook import script
 from lgqlib.explorers.layout import arrange, settle, trust
 from lgqlib.explorers.opening import from_arrays, opened
-from lgqlib.explorers.preparing import levels, prepare, soften
+from lgqlib.explorers.preparing import levels, prepare
 from lgqlib.quantizers.assignment import soft_assign
 
 
@@ -78,7 +78,7 @@ def test_meta_and_blob_hold_what_the_tokenizer_gives(widget):
 def test_soft_codes_are_the_library_s(widget):
     o = widget.tokenizers[0]
     z = o.points[0].flatten(0, 1)
-    codes, bits = soften(o, z, [o.width, 10 * o.width])
+    codes, bits = o.soften(z, [o.width, 10 * o.width])
     for t, tau in enumerate((o.width, 10 * o.width)):
         exact = soft_assign(z, o.sites, tau, energy=o.energy, widths=o.widths)
         torch.testing.assert_close(codes[t], exact.average, rtol=1e-4, atol=1e-4)
@@ -92,6 +92,9 @@ def test_selections_come_back_as_tokens_table_and_csv(widget, tmp_path):
     n, row, column = widget.tokens[0]
     assert widget.tokenizers[0].indices[n][row, column] == code
     assert widget.frame().index.tolist() == [code]
+    places = widget.token_frame()
+    assert (places["code"] == code).all() and len(places) == len(widget.tokens)
+    assert set(places["photograph"]) <= {"one", "two"}
     widget.to_csv(tmp_path / "codes.csv")
     assert (tmp_path / "codes.csv").read_text().splitlines()[1].startswith(f"{code},")
     widget.selection = []
@@ -127,7 +130,7 @@ def test_arrays_open_with_and_without_images_and_files_by_name(tmp_path):
     assert not seen.meta["tokenizers"][0]["decodes"]
     flat = given["latents"].transpose(0, 2, 3, 1).reshape(-1, 3)
     many = from_arrays(given["codebook"], flat)
-    assert many.num_tokens == len(flat)
+    assert (many.num_tokens, many.total) == (121, 128), "whole rows of 11 are shown"
     np.savez(tmp_path / "a.npz", **given)
     save_file(given, tmp_path / "a.safetensors")
     for name in ("a.npz", "a.safetensors"):

@@ -26,16 +26,16 @@ from lgqlib.figures import (
 from lgqlib.figures.style import color_of, name_of
 from lgqlib.measure.annealing import anneal
 from lgqlib.measure.geometry import drift, measure_geometry
-from lgqlib.measure.temperature import free_energy_curve
+from lgqlib.measure.projection import Faithfulness, project
+from lgqlib.measure.temperature import Moment, free_energy_curve
 
 MODULES = (codebook, comparison, entropy, evaluation, fixed_latents, geometry, pictures, plane)
 MODULES += (prior, temperature, training)
 RUNS = {"many": ["lgq", "fsq", "lgq 2"], "one": ["lgq"], "nan": ["lgq", "fsq"]}
 """Kinds of data: several runs, two of one method; one run; numbers that cannot be known."""
 PIXELS = [np.full((8, 8, 3), i, np.uint8) for i in (10, 200)]
-PATCHES, PLACES = [[PIXELS[0]] * 2, [PIXELS[1]]], [["a", "b"], ["c"]]
+PATCHES = [[PIXELS[0]] * 2, [PIXELS[1]]]
 IMAGE, TOKENS, SITES = np.full((3, 8, 8), 0.5), np.array([[1, 2], [1, 9]]), np.eye(10)
-MAPS = [np.ones((2, 2)), np.eye(2)]
 
 
 @functools.cache
@@ -52,7 +52,7 @@ def given(kind: str) -> SimpleNamespace:
     counts = [np.zeros(4, int), np.ones(4, int), np.array([1, 0, 1, 1])]
     probe, still = np.zeros(8, int), np.zeros((4, 3))
     moved = drift([1, 5, 9], [still, still + 1, still + 1], [probe, probe, probe + 1], counts)
-    moment |= {"step": 3, "token": 0.5, "usage": 2.0, "num_tokens": 400, "deciles": range(1, 10)}
+    moment |= {"step": 3, "token": 0.5, "usage": 2.0, "num_tokens": 400}
     rows = [
         {"name": m, "method": m, "variant": "", "ablation": False, "num_codes": k, "seeds": 3}
         | {"runs": m, "psnr": np.log2(k) + gain, "psnr.low": np.log2(k) + gain - nan}
@@ -90,8 +90,10 @@ def given(kind: str) -> SimpleNamespace:
     return SimpleNamespace(
         of=lambda value: dict.fromkeys(runs, value),
         geometry=measured,
+        codes=codes,
+        latents=latents,
         drift=moved,
-        moments=[SimpleNamespace(**moment)],
+        moments=[Moment(**moment)],
         curve=free_energy_curve(latents[:400], codes, np.geomspace(20, 0.01, 24)),
         schedule=[np.nan, 4.0, 0.2],
         points=pandas.DataFrame(rows),
@@ -121,42 +123,33 @@ def heads():
 
 
 BITS = {"counts": np.array([9.0, 10.0]), "prior": np.array([4.0, 5.0])}
-SHARES = {"its own": (np.array([5, 3]), np.array([0.9, 0.1])), "cold": (TOKENS[0], np.ones(2))}
 CURVES = {"JPEG": curves(2), "WebP": curves(2) + 1}
-EFFECTS = [SimpleNamespace(term="peak", token=-0.1, usage=0.02)]
-SURE = np.array([[0.05, 0.05, 0.5, 1.0], [0.0, 0.0, 0.05, 0.2]])
+SURE = np.array([0.05, 0.05, 0.5, 4.0])
 USES = np.array([40, 0, 0, 10])
 COLUMN = SimpleNamespace(label="LGQ", decoded={"x": PIXELS[0] + 51}, bits={"x": 0.5})
 FIGURES = {
-    "codebook.timeline": lambda d: codebook.timeline(
-        [np.eye(8, 2) * i for i in range(d.steps)], range(d.steps), [8] * 9, births=1, deaths=2
+    "codebook.codes_in_plane": lambda d: codebook.codes_in_plane(
+        project([d.codes], [d.latents])[0],
+        np.arange(32),
+        Faithfulness(0.9, 0.8, 0.44, num_neighbors=5, num_points=32),
     ),
-    "codebook.code_examples": lambda d: codebook.code_examples(PATCHES, [7, 9], [30, 2], total=100),
+    "entropy.histogram": lambda d: entropy.histogram(SURE, 32),
+    "entropy.decile_examples": lambda d: entropy.decile_examples(PATCHES, [(0, 0.1), (0.5, 3)]),
+    "entropy.information": lambda d: entropy.information(d.of(d.curve), d.of(0.01)),
+    "entropy.entropy_history": lambda d: entropy.entropy_history(
+        d.of(d.moments) | {"vq": []}, num_codes=d.of(64)
+    ),
+    "temperature.energy_and_rate": lambda d: temperature.energy_and_rate(
+        d.curve, np.ones(3), unit=2.0, tau_c=6.0, schedule=d.schedule
+    ),
+    "temperature.entropy_slope": lambda d: temperature.entropy_slope(
+        d.curve, unit=2.0, schedule=d.schedule
+    ),
     "comparison.rate_distortion": lambda d: comparison.rate_distortion(d.points),
     "comparison.codes_over_sizes": lambda d: comparison.codes_over_sizes(d.points),
     "comparison.cost": lambda d: comparison.cost(d.points),
     "comparison.forest": lambda d: comparison.forest(d.differences, ["psnr", "kid"], of="LGQ"),
-    "entropy.entropy_maps": lambda d: entropy.entropy_maps(
-        PIXELS, {"hot": MAPS, "cold": [0 * MAPS[0]] * 2}
-    ),
-    "entropy.decile_examples": lambda d: entropy.decile_examples(
-        PATCHES, [(0.0, 1e-6), (0.1, 0.2)], places=PLACES
-    ),
-    "entropy.uncertain_examples": lambda d: entropy.uncertain_examples(
-        PATCHES, [7, 2, 5], [1.5, 0.5, 0.1], places=PLACES
-    ),
-    "entropy.uncertain_codes": lambda d: entropy.uncertain_codes(
-        np.arange(3)[::-1], np.arange(3.0), USES[:3] + 1
-    ),
-    "entropy.information": lambda d: entropy.information(d.of(d.curve), d.of(0.01), d.of(2.0)),
-    "entropy.entropy_history": lambda d: entropy.entropy_history(
-        d.of(d.moments), num_codes=d.of(64), missing={"lgq": "its why"}
-    ),
-    "entropy.spread": lambda d: entropy.spread(
-        d.of(SURE), d.of(np.array([1.0, 0.1])), d.of(1), d.of(d.moments), missing={"lgq": "why"}
-    ),
     "entropy.evenness": lambda d: entropy.evenness(d.of(np.full(8, 5)) | {"fsq": USES}),
-    "entropy.term_effects": lambda d: entropy.term_effects(EFFECTS, tau_label="τ = 1"),
     "evaluation.reconstructions": lambda d: evaluation.reconstructions(
         IMAGE[None], IMAGE[None] + 0.1
     ),
@@ -174,8 +167,6 @@ FIGURES = {
     "fixed_latents.rate_distortion": lambda d: fixed_latents.rate_distortion(d.trials, np.ones(3)),
     "geometry.partial_distortion": lambda d: geometry.partial_distortion(d.of(d.geometry)),
     "geometry.bounds": lambda d: geometry.bounds(d.of(d.geometry)),
-    "geometry.spacing_and_shape": lambda d: geometry.spacing_and_shape(d.of(d.geometry)),
-    "geometry.spectra": lambda d: geometry.spectra(d.of(d.geometry)),
     "geometry.drifts": lambda d: geometry.drifts(d.of(d.drift)),
     "pictures.picture_grid": lambda d: pictures.picture_grid({"row": PIXELS}),
     "plane.annealing_frames": lambda d: plane.annealing_frames(
@@ -193,45 +184,24 @@ FIGURES = {
     "prior.heads": lambda d: prior.heads(heads()),
     "prior.rate_distortion": lambda d: prior.rate_distortion(d.files, CURVES),
     "prior.samples": lambda d: prior.samples(PIXELS),
-    "temperature.decoded_frames": lambda d: temperature.decoded_frames(
-        PIXELS[0], {"hot": PIXELS[0] + 51, "cold": PIXELS[0]}, MAPS, PIXELS[0]
-    ),
-    "temperature.one_token": lambda d: temperature.one_token(
-        PIXELS[0], (1, 0), SHARES, grid=(2, 2)
-    ),
-    "temperature.free_energy": lambda d: temperature.free_energy(
-        d.curve, scale=2.0, schedule=d.schedule
-    ),
-    "temperature.entropy_slope": lambda d: temperature.entropy_slope(
-        d.curve, scale=2.0, schedule=d.schedule
-    ),
-    "temperature.rate_distortion": lambda d: temperature.rate_distortion(
-        d.curve, np.ones(3), index=15, schedule=d.schedule
-    ),
-    "temperature.soft_to_hard": lambda d: temperature.soft_to_hard(
-        d.curve, np.full(24, 0.5), scale=2.0, schedule=d.schedule
-    ),
     "training.training_curves": lambda d: training.training_curves(
         d.metrics, method="lgq", num_codes=64
     ),
 }
 """How each is drawn from what is given, by module and function."""
 SAYS = {
-    "codebook.timeline": "From step 0 to 8: 1 codes were born, 2 died",
-    "codebook.code_examples": "has 30.0 % of 100 tokens; of these codes, the rarest has 2",
+    "codebook.codes_in_plane": "In the PCA plane 44 % of a code's 5 nearest codes",
+    "entropy.histogram": "50 % of the tokens are sure (below 0.1 bits), 25 % hesitate",
+    "entropy.decile_examples": "below 0.1 bits, the least sure above 0.5",
+    "entropy.information": "At τ = 2 D / C (thin line) a code tells about its token: LGQ",
+    "entropy.entropy_history": "LGQ 2 from 2.16 to 2.16 bits; VQ has no snapshots",
+    "temperature.energy_and_rate": "At τ = 2 D / C: ",
+    "temperature.entropy_slope": "Entropy melts fastest at τ = ",
     "comparison.rate_distortion": "the best means are of LGQ in PSNR (13) and LGQ in KID (0.09)",
     "comparison.codes_over_sizes": "by a factor of LGQ 4.0, FSQ 1.0",
     "comparison.cost": "At K = 4,096 LGQ trains at 0.80 of FSQ's speed",
     "comparison.forest": "2 differences of LGQ: 1 better, 1 undecided",
-    "entropy.entropy_maps": "0.75 nats at hot; 0 nats at cold",
-    "entropy.decile_examples": "below 10⁻⁴ nats, the least sure above 0.1",
-    "entropy.uncertain_examples": "The least sure codes: 7 has 1.5 nats",
-    "entropy.uncertain_codes": "codes 2, 1, 0; rank correlation of doubt and use -0.50",
-    "entropy.information": "At its own temperature (thin line) a code tells about its token: LGQ",
-    "entropy.entropy_history": "LGQ from 2.16 to 2.16 bits",
-    "entropy.spread": "LGQ 75 %; FSQ 75 %",
     "entropy.evenness": "LGQ 0.00; FSQ 0.65",
-    "entropy.term_effects": "peak: doubt -0.100, evenness +0.020",
     "evaluation.reconstructions": "Mean error 0.100 of the full range; PSNR 20.0 to 20.0 dB",
     "evaluation.code_map": "3 distinct codes in the 4 tokens",
     "evaluation.codes_side_by_side": "LGQ 3",
@@ -243,8 +213,6 @@ SAYS = {
     "fixed_latents.rate_distortion": "Geometry efficiency from 0.50 (authors) to 1.00 (k-means)",
     "geometry.partial_distortion": "Slope of error on occupancy: LGQ",
     "geometry.bounds": "; FSQ 0.",
-    "geometry.spacing_and_shape": "Cells longer than round at the 5 % level: LGQ",
-    "geometry.spectra": "LGQ 3.0 of 3 (TwoNN",
     "geometry.drifts": "LGQ 100 %; FSQ 100 %",
     "plane.annealing_frames": "from 1 place to 4 as τ falls 24-fold",
     "plane.staircase": "2 λmax(Cov z) predicts",
@@ -255,11 +223,6 @@ SAYS = {
     "prior.heads": "0.50 below at K = 64, 0.50 above at K = 128",
     "prior.rate_distortion": "+0.00 dB against JPEG (1 of 2), -0.75 dB against WebP (0 of 2)",
     "prior.samples": "texture, without objects",
-    "temperature.decoded_frames": "differ by 0.200 of the range at hot, by 0.000 at cold",
-    "temperature.one_token": "row 1, column 0 gives its likeliest code 0.9 at its own; 1 at cold",
-    "temperature.free_energy": "dF/dτ = −H holds to 0",
-    "temperature.rate_distortion": "bits a token, distortion",
-    "temperature.soft_to_hard": "a point between two codes still gives each 0.5",
     "training.training_curves": "LGQ: step 50, held-out PSNR 21.5 dB",
 }
 """What it finds in many runs."""
@@ -317,20 +280,22 @@ def test_runs_of_one_method_differ_in_a_mark(name):
 
 
 def test_the_temperature_s_curves_are_what_was_measured():
-    d, name = given("many"), "the run's temperature"
-    for figure in ("free_energy", "entropy_slope", "soft_to_hard"):
-        found = marks(drawn(f"temperature.{figure}"))  # in units of tau_c, which is 2
+    d, fig = given("many"), drawn("temperature.energy_and_rate")
+    for found in (marks(fig), marks(drawn("temperature.entropy_slope"))):  # in units of 2
         assert set(found["training starts"]) == {(2.0, 2.0)}
         assert set(found["training ends"]) == {(0.1, 0.1)}
         assert set(found["schedule"]) == {(0.1, 2.0)}
-    total, energy, entropies = (
-        np.asarray(named(drawn("temperature.free_energy"), part).y) for part in temperature.PARTS
-    )
+    assert marks(fig)["τ<sub>c</sub>"] == [(3.0, 3.0)]
+    total, energy, entropies = (np.asarray(named(fig, part).y) for part in temperature.PARTS)
     assert np.allclose(total, energy - entropies)
-    fig, rates = drawn("temperature.rate_distortion"), d.curve.mutual_information / np.log(2)
-    own = named(fig, name)
-    assert (own.x[0], own.y[0]) == pytest.approx((rates[15], d.curve.mean_energy[15]))
+    predicted, seen = (np.asarray(t.y)[2:-2] for t in drawn("temperature.entropy_slope").data)
+    assert np.abs(predicted - seen).max() < 0.05 * predicted.max()
     assert named(fig, "bound for a Gaussian").y[0] == pytest.approx(3), "all of the variance"
+    at = temperature.here(d.curve, d.curve.taus[15] / 2.0, unit=2.0)
+    assert set(at) <= {trace.name for trace in fig.data}, "traces that follow the explorer"
+    assert at["temperature"]["y"] == pytest.approx([d.curve.free_energy[15]])
+    bits = d.curve.mutual_information[15] / np.log(2)
+    assert at["rate and distortion"]["x"] == pytest.approx([bits])
 
 
 def test_entropies_are_in_bits_and_capped_by_few_tokens():
@@ -338,13 +303,16 @@ def test_entropies_are_in_bits_and_capped_by_few_tokens():
     usage, doubt, known = (np.asarray(trace.y) for trace in fig.data[:3])
     assert np.allclose(usage - doubt, known)
     assert usage[0] == pytest.approx(5, abs=0.02), "hot, all 32 codes are used alike: 5 bits"
-    assert fig.layout.shapes[0].x0 == 0.01 / 2.0, "the run's own temperature, in units of tau_c"
+    assert fig.layout.shapes[0].x0 == 1, "2 D / C, the unit"
     assert not marks(fig).get("log2 N") and "8.6 bits (dashed line)" not in texts(fig)[1]
     few = drawn("entropy.entropy_history")  # 400 tokens for 64 codes
     assert marks(few)["log2 N"] and "8.6 bits (dashed line)" in texts(few)[1]
     assert np.allclose(named(drawn("entropy.evenness"), "FSQ, Gini 0.65").y, [0, 0, 0, 20, 100]), (
         "a Lorenz curve"
     )
+    changes = entropy.bars(SURE, SURE < 0.3, 5.0)
+    assert set(changes) == {trace.name for trace in drawn("entropy.histogram").data}
+    assert [change["y"].sum() for change in changes.values()] == [100, 50]
 
 
 def test_comparisons_have_the_intervals_they_are_given():

@@ -9,7 +9,6 @@ import torch
 from lgqlib.measure.temperature import (
     critical_moments,
     critical_temperature,
-    equally_near,
     free_energy_curve,
     geometric_median,
     tau_c_from_moments,
@@ -58,19 +57,6 @@ def test_doubt_and_entropy_grow_linearly_from_zero_temperature():
     curve = free_energy_curve(latents, codes, [0.01, 0.005])
     assert curve.doubt == pytest.approx(math.log(2) * curve.taus, rel=1e-3)
     assert curve.entropy == pytest.approx(math.pi**2 / 6 * curve.taus, rel=1e-3)
-
-
-@pytest.mark.parametrize("energy", ["squared", "norm"])
-@pytest.mark.parametrize("widths", [None, np.linspace(3, 0.5, 40)])
-def test_a_point_between_two_close_codes_keeps_one_half_of_each(energy, widths):
-    codebook = np.random.default_rng(0).standard_normal((40, 4))
-    codebook[7] = codebook[3]  # the same code twice is no pair
-    options = {"energy": energy, "widths": widths}
-    (a, b), shares = equally_near(codebook, np.array([1e3, 1e-4]), **options)
-    assert 0.025 <= shares[0] < 0.03, "hot, it belongs to all"
-    assert shares[1] == pytest.approx(0.5, abs=1e-3)
-    apart = np.linalg.norm(codebook[:, None] - codebook, axis=2)
-    assert 0 < apart[a, b] < np.median(apart)
 
 
 @pytest.mark.parametrize("energy", ["squared", "norm"])

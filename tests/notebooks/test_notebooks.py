@@ -123,7 +123,7 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
 ):
     run = tmp_path / "run"
     shutil.copytree(trained(method).path, run)
-    notebook = execute(name, tmp_path, run=str(run), cache=str(cache))
+    notebook = execute(name, tmp_path, run=str(run), cache=str(cache), num_images=2)
     assert any(
         "application/vnd.plotly.v1+json" in o.get("data", {})
         for cell in notebook.cells
@@ -131,7 +131,9 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     )
     assert "widgets" not in notebook.metadata
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
-    assert len(to_html(tmp_path / f"{name}.ipynb")) < 2_500_000
+    page = to_html(tmp_path / f"{name}.ipynb")
+    assert len(page) < 6_000_000 and 'class="lgx-page"' in page and "srcdoc=" in page
+    assert (run / "notebooks" / "codebook.html").exists() == (name == "03_geometry")
 
 
 @papered
@@ -142,8 +144,9 @@ def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
     config = tiny_config("vq", f"evaluation.extractor= train.num_snapshots={num_snapshots}")
     run = Run.create(tmp_path, config)
     train(config, run, cache=cache, progress=False)
-    text = printed(execute("03_geometry", tmp_path, run=str(run.path), cache=str(cache)))
-    assert f"kept {num_snapshots} of the two snapshots" in text
+    options = dict(run=str(run.path), cache=str(cache), num_images=2)
+    text = printed(execute("03_geometry", tmp_path, **options))
+    assert "for want of two snapshots" in text
     assert "train.num_snapshots=2" in text and "Numbers in 03_geometry.json" in text
     assert json.loads((run.notebooks / "03_geometry.json").read_text())["births"] is None
 
@@ -184,6 +187,14 @@ def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cach
     }
     assert set(tables["Error"]["verdict"]) <= {"better", "worse", "undecided"}
     assert "latents of lgq" in numbers["about"]["latents"] and len(tables) == 7
+
+
+@papered
+@pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
+def test_without_a_run_the_tokenizer_that_ships_is_shown(name, tmp_path, cache):
+    options = dict(runs=str(tmp_path), cache=str(cache), num_images=1)
+    text = printed(execute(name, tmp_path, **options))
+    assert "this is lgq-f4-1024, which ships" in text
 
 
 @papered

@@ -1,9 +1,8 @@
 // Everything that is drawn on a canvas: tiles, the map, the photograph, the loupe, the curve.
 
-import { QUANTITIES, css, diverging, viridis } from "./values.js";
+import { QUANTITIES, diverging, pixels, viridis } from "./values.js";
 
 export const PICK = "#ff2d87";
-const PIT = "#101215";
 
 // A context whose units are CSS pixels; the canvas follows its size on the page.
 export function context(canvas) {
@@ -32,25 +31,6 @@ export function outline(g, x, y, size, color) {
   g.strokeRect(x - 1, y - 1, size + 2, size + 2);
 }
 
-function cross(g, x, y, s, pale) {
-  if (pale) {
-    g.fillStyle = "rgba(255,255,255,.78)";
-    g.fillRect(x, y, s, s);
-    g.lineWidth = 0.5;
-    g.strokeStyle = "#8a9099";
-    g.strokeRect(x + 0.5, y + 0.5, s - 1, s - 1);
-  }
-  const a = s * 0.3;
-  g.lineWidth = s > 8 ? 1 : 0.6;
-  g.strokeStyle = pale ? "#3c4148" : "#8a9099";
-  g.beginPath();
-  g.moveTo(x + a, y + a);
-  g.lineTo(x + s - a, y + s - a);
-  g.moveTo(x + s - a, y + a);
-  g.lineTo(x + a, y + s - a);
-  g.stroke();
-}
-
 // From smallest to largest shown: three decades of an amount, or the whole range of a rate.
 export function range(t, quantity) {
   const order = t.order[quantity];
@@ -60,34 +40,52 @@ export function range(t, quantity) {
   return QUANTITIES[quantity].amount ? [top / 1000, top] : [t.values[quantity][order.at(-1)], top];
 }
 
-// The codes of some cells, drawn at `s` pixels a tile with the corner of the grid at x0, y0.
-function codes(g, t, quantity, s, x0, y0, cells) {
+const packed = ([r, g, b]) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0; // as ImageData holds them
+const SHADES = Array.from({ length: 256 }, (_, i) => packed(viridis(i / 255)));
+const mixed = (a, b, share) => {
+  let out = 0xff000000;
+  for (const by of [0, 8, 16]) out |= Math.round(((a >> by) & 255) * (1 - share) + ((b >> by) & 255) * share) << by;
+  return out >>> 0;
+};
+const [GROUND, WHITE, CROSS, EDGE, UNKNOWN] = [[16, 18, 21], [255, 255, 255], [104, 110, 118], [138, 144, 153], [85, 88, 94]].map(packed);
+
+// All codes as pixels of a square of side `n`, `s` pixels a code, with the grid's corner at x0, y0:
+// tiles, as large as an amount, or one color for a rate. One loop costs the same for any K.
+function rendered(t, quantity, n, s, x0, y0) {
   const { amount } = QUANTITIES[quantity], values = t.values[quantity], [low, high] = range(t, quantity);
-  for (const cell of cells) {
-    const k = t.at[cell];
-    if (k < 0) continue;
-    const x = x0 + (cell % t.side) * s, y = y0 + Math.floor(cell / t.side) * s;
-    const dead = !t.count[k];
-    if (amount) {
-      if (dead) cross(g, x, y, s, false);
+  const image = new ImageData(n, n), out = new Uint32Array(image.data.buffer).fill(GROUND);
+  const size = new Float32Array(t.K).fill(1), color = new Uint32Array(t.K);
+  if (values) for (let k = 0; k < t.K; k++) {
+    if (amount) size[k] = Math.max(1 / s, 0.08 + (0.9 * Math.max(0, Math.log(Math.max(values[k], low) / low))) / Math.log(high / low));
+    else color[k] = Number.isFinite(values[k]) ? SHADES[Math.round((255 * (values[k] - low)) / (high - low || 1))] : UNKNOWN;
+  }
+  t.sheet ??= new Uint32Array(pixels(t.tiles).buffer);
+  const { tile, atlas } = t.about, wide = t.tiles.width, dark = quantity === "unused";
+  const veiled = t.step === undefined; // few tokens are counted at a step: a cross is enough there
+  const column = new Int32Array(n), across = new Float32Array(n); // of each pixel of a row: its cell, and where in it
+  for (let x = 0; x < n; x++) {
+    column[x] = Math.floor((x - x0) / s);
+    across[x] = (x - x0) / s - column[x];
+  }
+  for (let y = 0; y < n; y++) {
+    const row = Math.floor((y - y0) / s), v = (y - y0) / s - row;
+    if (row < 0 || row >= t.side) continue;
+    for (let x = 0, i = y * n; x < n; x++, i++) {
+      const c = column[x], k = c < 0 || c >= t.side ? -1 : t.at[row * t.side + c];
+      if (k < 0) continue;
+      const u = across[x], dead = !t.count[k];
+      if (dead && Math.abs(u - 0.5) < 0.24 && Math.abs(Math.abs(u - 0.5) - Math.abs(v - 0.5)) * s < 0.6) out[i] = amount ? EDGE : CROSS;
+      else if (dead && amount) continue;
+      else if (dead && veiled && s > 5 && (u * s < 1 || v * s < 1)) out[i] = EDGE;
       else {
-        const share = Math.log(Math.max(values[k], low) / low) / Math.log(high / low);
-        const size = Math.max(1, s * (0.08 + 0.9 * Math.max(0, share)));
-        tile(g, t, k, x + (s - size) / 2, y + (s - size) / 2, size);
+        const a = (u - 0.5) / size[k] + 0.5, b = (v - 0.5) / size[k] + 0.5;
+        if (a < 0 || b < 0 || a >= 1 || b >= 1) continue;
+        const shown = color[k] || t.sheet[(((k / atlas) | 0) * tile + ((b * tile) | 0)) * wide + (k % atlas) * tile + ((a * tile) | 0)];
+        out[i] = dead && veiled ? mixed(shown, WHITE, 0.78) : dark ? mixed(shown, GROUND, 0.72) : shown;
       }
-    } else if (values) {
-      g.fillStyle = Number.isFinite(values[k]) ? css(viridis((values[k] - low) / (high - low || 1))) : "#55585e";
-      g.fillRect(x, y, s + 0.5, s + 0.5);
-      if (dead) cross(g, x, y, s, true);
-    } else {
-      tile(g, t, k, x, y, s + 0.5);
-      if (quantity === "unused" && !dead) {
-        g.fillStyle = "rgba(16,18,21,.72)";
-        g.fillRect(x, y, s + 0.5, s + 0.5);
-      }
-      if (dead) cross(g, x, y, s, true);
     }
   }
+  return image;
 }
 
 // The map is drawn once for its size and quantity, and kept: hovering only adds to it.
@@ -105,25 +103,17 @@ export class CodeMap {
     const k = c < 0 || r < 0 || c >= t.side || r >= t.side ? -1 : t.at[r * t.side + c];
     return k < 0 ? null : k;
   }
-  draw(t, { quantity, focus, chosen, likely, near, dim }) {
+  draw(t, { quantity, focus, chosen, likely, near, dim, band }) {
     const { g, w, d } = context(this.canvas), { zoom } = this;
     this.cell = (w / t.side) * zoom.s;
     this.x0 = -zoom.x * w * zoom.s;
     this.y0 = -zoom.y * w * zoom.s;
-    const key = [t.m, quantity, w, d, zoom.s, zoom.x, zoom.y].join();
+    const key = [t.m, t.step, quantity, w, d, zoom.s, zoom.x, zoom.y].join();
     if (this.key !== key) {
       this.key = key;
       this.base ??= document.createElement("canvas");
       this.base.width = this.base.height = Math.round(w * d);
-      const b = this.base.getContext("2d");
-      b.setTransform(d, 0, 0, d, 0, 0);
-      b.imageSmoothingEnabled = false;
-      b.fillStyle = PIT;
-      b.fillRect(0, 0, w, w);
-      const cells = [], s = this.cell;
-      for (let r = Math.max(0, Math.floor(-this.y0 / s)); r < Math.min(t.side, (w - this.y0) / s); r++)
-        for (let c = Math.max(0, Math.floor(-this.x0 / s)); c < Math.min(t.side, (w - this.x0) / s); c++) cells.push(r * t.side + c);
-      codes(b, t, quantity, s, this.x0, this.y0, cells);
+      this.base.getContext("2d").putImageData(rendered(t, quantity, this.base.width, this.cell * d, this.x0 * d, this.y0 * d), 0, 0);
     }
     g.drawImage(this.base, 0, 0, w, w);
     if (dim) {
@@ -139,6 +129,13 @@ export class CodeMap {
     for (const k of likely) mark(k, "#fff", 1);
     for (const k of chosen) mark(k, PICK, 1);
     if (focus !== null) mark(focus, PICK, this.cell > 24 ? 1 : 1.8);
+    if (band) {
+      g.setLineDash([4, 3]);
+      g.lineWidth = 1.5;
+      g.strokeStyle = PICK;
+      g.strokeRect(band[0], band[1], band[2] - band[0], band[3] - band[1]);
+      g.setLineDash([]);
+    }
   }
 }
 
@@ -148,14 +145,24 @@ export function fit(w, h, high, wide, zoom) {
   return { s, x: w / 2 - (zoom.x + 0.5) * wide * s, y: h / 2 - (zoom.y + 0.5) * high * s };
 }
 
-export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim }) {
+// `kept`: an object in which the scaled picture stays, so that hovering only adds to it; `fresh`
+// draws it again, as painting changes a picture that stays the same canvas.
+export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim, kept, fresh }) {
   const { g, w, h } = context(canvas), [rows, columns] = grid;
   g.clearRect(0, 0, w, h);
   const f = fit(w, h, rows, columns, zoom);
   if (!picture) return;
-  g.imageSmoothingEnabled = f.s * columns < picture.width;
-  g.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
-  g.imageSmoothingEnabled = false;
+  const d = canvas.width / w, key = [f.s, f.x, f.y, w, h, d].join();
+  if (kept.picture !== picture || kept.key !== key || fresh) {
+    kept.base ??= document.createElement("canvas");
+    Object.assign(kept, { picture, key });
+    Object.assign(kept.base, { width: canvas.width, height: canvas.height });
+    const b = kept.base.getContext("2d");
+    b.setTransform(d, 0, 0, d, 0, 0);
+    b.imageSmoothingEnabled = f.s * columns < picture.width;
+    b.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
+  }
+  g.drawImage(kept.base, 0, 0, w, h);
   const px = picture.width / columns;
   if (dim) {
     g.fillStyle = "rgba(10,12,16,.78)";

@@ -2,12 +2,12 @@
 
 import { assignment, excess, LocalDecoder, repaint } from "./assigning.js";
 import { CodeMap, context, difference, differenceColor, drawCurve, drawLoupe, drawPhotograph, field, fit, mosaic, range, tile } from "./drawing.js";
-import { NONE, QUANTITIES, counted, css, number, parseCodes, percent, pixels, scope, short, viridis } from "./values.js";
+import { NONE, QUANTITIES, atMoment, counted, css, number, parseCodes, percent, pixels, scope, short, viridis } from "./values.js";
 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
   "Find: a number, or a list such as 3, 17-20, and Enter. / moves to the box.",
-  "Arrows move the kept code or token. 1 to 6 choose the picture, M the map’s quantity, comma and period the temperature.",
+  "Arrows move the kept code or token. 1 to 6 choose the picture, M and Shift M the map’s quantity, T goes between τ = 1 and τc, comma and period the temperature, [ and ] the step of training.",
   "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves.",
   "τ is the temperature of the soft assignment in units of 2D/C, the width of a mixture whose mean squared error a token is D in C channels. τc is where all codes would merge into one.",
 ];
@@ -33,12 +33,13 @@ export class Screen {
     Object.assign(this, { model, store, tokenizers, root, meta: store.meta });
     this.shown = this.meta.photographs.flatMap((p, n) => (p.shown ? [n] : []));
     const view = model.get("view") ?? {};
-    this.state = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature") ?? 1, photo: model.get("photograph") ?? 0, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, zoom: { s: 1, x: 0, y: 0 }, ...view };
+    this.state = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature") ?? 1, photo: model.get("photograph") ?? 0, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, zoom: { s: 1, x: 0, y: 0 }, step: null, ...view };
     if (!this.shown.includes(this.state.photo)) this.state.photo = this.shown[0];
     this.edits = new Map();
     this.fields = new Map();
     this.typicals = new Map();
     this.excesses = new Map();
+    this.moments = new Map();
     this.keepLayer();
     this.wasBoth = this.both;
     this.state.pin ??= this.home();
@@ -161,6 +162,18 @@ export class Screen {
     return this.fields.get(key);
   }
 
+  // The tokenizer at the step of training that is looked at.
+  then(t) {
+    const { step } = this.state, key = `${t.m},${step}`;
+    if (step === null || this.both || !t.about.moments.length) return t;
+    if (!this.moments.has(key)) {
+      const found = atMoment(this.store, t, step, () => this.draw());
+      if (found === t) return t;
+      this.moments.set(key, found);
+    }
+    return this.moments.get(key);
+  }
+
   // Changes -------------------------------------------------------------------------------------
   set(changes) {
     Object.assign(this.state, changes);
@@ -208,7 +221,7 @@ export class Screen {
   setView(view) {
     const { pin, photo } = this.state, before = this.grid(), m = view === "both" ? 0 : view;
     if (pin?.code && view !== "both" && pin.code[0] !== view) this.state.pin = this.typical(...pin.code) === null ? this.home() : { token: this.typical(...pin.code) };
-    this.state.view = view;
+    Object.assign(this.state, { view, step: null });
     if (String(before) !== String(this.meta.tokenizers[m].grids[photo])) this.state.pin = this.home();
     if (this.both !== this.wasBoth) [this.state.layer, this.otherLayer] = [this.otherLayer ?? "", this.state.layer];
     this.wasBoth = this.both;
@@ -308,11 +321,11 @@ export class Screen {
     const plain = (text, label, onclick) => element("button", { class: "plain", text, title: label, "aria-label": text === "?" ? label : null, onclick });
     return element(
       "div", { class: "top" },
-      element("h1", { text: meta.title || "Codebook" }),
+      element("h1", { text: meta.title || "Codebook", title: meta.title }),
       this.tokenizers.length > 1 ? this.seg("tokenizer", views, () => this.state.view, (v) => this.setView(v === "both" ? v : +v)) : null,
       element("div", { class: "find" }, ...photos),
       element("div", { class: "find" }, input, ui.found),
-      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · Esc returns · ? for keys and words" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
+      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · ? for help" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
       ui.help,
     );
   }
@@ -342,14 +355,33 @@ export class Screen {
     const evidence = element(
       "div", { class: "evidence" },
       element("div", { class: "rows" }, u.code, element("p", { text: "code" }), ...(images && t.about.decodes ? [u.mean, element("p", { text: "real mean", title: "mean of the code’s real patches" })] : [])),
-      element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: this.both ? "real patches, nearest to farthest" : "real patches in context, nearest to farthest from the code" })] : [])),
+      element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: "real patches, nearest to farthest" })] : [])),
       element("div", { class: "grid" }, ...u.near, u.trust),
     );
     const bar = element("div", { class: "bar" }, element("h2", { text: this.both ? `${t.about.name} codebook` : "Codebook" }));
     if (!this.both) bar.append(this.seg("what the map shows", quantities, () => this.state.quantity, (q) => this.set({ quantity: q })));
-    const side = element("section", { class: "codebook", "aria-label": `codebook of ${t.about.name}` }, bar, canvas, u.legend, u.words, u.head, evidence);
+    const side = element("section", { class: "codebook", "aria-label": `codebook of ${t.about.name}` }, bar, canvas, this.timeline(t), u.legend, u.words, u.head, evidence);
     if (this.both) side.append(this.bars(m));
     return side;
+  }
+  // A slider over the snapshots of training; its right end is the trained codebook.
+  timeline(t) {
+    const { moments } = t.about, last = moments.length;
+    if (this.both || last < 2) return null;
+    const range = element("input", { type: "range", min: 0, max: last, "aria-label": "step of training" }), said = element("p");
+    range.oninput = () => this.set({ step: +range.value === last ? null : +range.value });
+    range.onkeydown = (e) => { if (e.key.startsWith("Arrow")) e.stopPropagation(); };
+    this.ui.syncs.push(() => {
+      const now = this.then(t), text = now.step === undefined ? "trained" : `step ${now.step.toLocaleString("en")}: ${now.used.toLocaleString("en")} of ${t.K.toLocaleString("en")} codes used by ${now.total.toLocaleString("en")} tokens`;
+      range.value = this.state.step ?? last;
+      range.setAttribute("aria-valuetext", text);
+      say(said, "Training: ", text);
+    });
+    return element("div", { class: "timeline", title: "the codes at snapshots of the training, each drawn alone by the trained decoder" }, range, said);
+  }
+  stepTime(t, by) {
+    const last = t.about.moments.length, next = (this.state.step ?? last) + by;
+    if (last > 1 && next >= 0 && next <= last) this.set({ step: next === last ? null : next });
   }
   bars(m) {
     const u = this.ui.sides[m];
@@ -496,13 +528,14 @@ export class Screen {
     };
     canvas.onpointermove = (e) => {
       if (e.buttons & 6) return move(e);
-      if (from && e.buttons) return;
+      if (from && e.buttons) return this.set({ band: [...from, e.offsetX, e.offsetY] });
       const k = at(e);
       this.set({ hover: k === null ? null : { code: [m, k] } });
     };
     canvas.onpointerleave = () => this.set({ hover: null });
     canvas.onpointerup = (e) => {
       const k = at(e);
+      this.state.band = null;
       if (e.button || k === null) return;
       if (from && Math.hypot(e.offsetX - from[0], e.offsetY - from[1]) > 6) {
         const [a, b] = [from, [e.offsetX, e.offsetY]], inside = [];
@@ -668,7 +701,7 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], u = ui.sides[m], k = this.focusCode(m);
     const a = this.assigned(m, token), likely = onToken ? a.codes.filter((_, i) => a.shares[i] > 0.01 && i > 0) : [];
     const near = k !== null && !onToken ? [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE) : [];
-    u.map.draw(t, { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined });
+    u.map.draw(this.then(t), { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined, band: state.band });
     this.paintLegend(t, u);
     if (u.shown !== k) this.paintCode(t, u, k);
     u.shown = k;
@@ -681,23 +714,26 @@ export class Screen {
     u.words.textContent = QUANTITIES[q].words(t);
     const note = element("p");
     u.legend.replaceChildren(note);
-    if (q === "picture") say(note, `${t.K} codes, over ${scope(t)}; crossed: `, counted(t.unused.length, "unused code"));
-    else if (q === "unused") {
+    if (q === "unused") {
       say(note, "", String(t.unused.length), " unused: ");
       u.legend.append(element("p", { class: "list", tabindex: 0, text: t.unused.join(", ") || "none" }));
-    } else {
-      const [low, high] = range(t, q), { amount, unit } = QUANTITIES[q];
+      return;
+    }
+    const shown = q === "picture" ? "mass" : q, [low, high] = range(t, shown), { amount, unit, title } = QUANTITIES[shown];
+    if (q === "picture") say(note, "crossed: ", counted(t.unused.length, "unused code"), ". Most used:");
+    else if (amount) say(note, `tile size: up to `, `${number(high)} ${unit}`, ", log scale. Highest, by code:");
+    else {
       const ramp = element("span", { class: "ramp" });
       ramp.style.background = `linear-gradient(90deg,${[0, 0.25, 0.5, 0.75, 1].map((x) => css(viridis(x))).join()})`;
-      if (amount) say(note, `tile size: up to `, `${number(high)} ${unit}`, ", log scale. Highest, by code:");
-      else note.append(short(low), ramp, `${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`);
-      const most = this.both ? 5 : 9; // of trust many share the highest value
-      for (const k of q === "trust" ? t.order[q].slice(-most).reverse() : t.order[q].slice(0, most)) {
-        const b = this.swatch(`${QUANTITIES[q].title} ${number(t.values[q][k])} ${unit}, code`, t.m, (s) => this.keep({ code: [t.m, s.code] }));
-        b.show(k, "tiles", k);
-        b.title = `code ${k}: ${number(t.values[q][k])} ${unit}`;
-        u.legend.append(b);
-      }
+      note.append(short(low), ramp, `${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`);
+    }
+    const most = this.both ? 5 : 9; // of trust many share the highest value
+    for (const k of q === "trust" ? t.order[q].slice(-most).reverse() : t.order[shown].slice(0, most)) {
+      const said = `${number(t.values[shown][k])} ${unit}`, b = this.swatch(`${title} ${said}, code`, t.m, (s) => this.keep({ code: [t.m, s.code] }));
+      b.show(k, "tiles", k);
+      b.title = `code ${k}: ${said}`;
+      if (t.K > 9999) b.style.width = "33px"; // five digits
+      u.legend.append(b);
     }
   }
   describe(t, k) {
@@ -760,6 +796,8 @@ export class Screen {
       b.rod.style.height = `${Math.max(1, (full * a.shares[j]) / most)}px`;
       b.label.textContent = code;
       b.setAttribute("aria-label", `code ${code}, ${percent(a.shares[j])} percent`);
+      if (b.drawn === code) return;
+      b.drawn = code;
       const g = b.canvas.getContext("2d");
       g.imageSmoothingEnabled = false;
       tile(g, t, code, 0, 0, 64);
@@ -773,7 +811,7 @@ export class Screen {
     const of = focus.code && !state.codes.length ? focus.code[0] : m, chosen = new Set(codes), hits = [];
     if (chosen.size) this.indices(of).forEach((k, i) => { if (chosen.has(k)) hits.push(i); });
     const picture = this.picture(state.layer);
-    drawPhotograph(ui.photo, { picture, grid: [h, w], zoom: state.zoom, token: focus.token !== undefined ? focus.token : hits.length ? token : null, hits, dim: chosen.size > 0 && hits.length > 0 && !state.paint });
+    drawPhotograph(ui.photo, { picture, kept: (this.kept ??= {}), fresh: this.edits.size > 0, grid: [h, w], zoom: state.zoom, token: focus.token !== undefined ? focus.token : hits.length ? token : null, hits, dim: chosen.size > 0 && hits.length > 0 && !state.paint });
     const n = h * w, name = this.meta.photographs[state.photo].name;
     if (state.paint) say(ui.caption, "painting code ", String(state.brush), " over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends");
     else if (chosen.size) say(ui.caption, codes.length > 1 ? "" : "code ", codes.length > 1 ? counted(codes.length, "code") : String(codes[0]), hits.length ? ": " : " is not in this photograph (", hits.length ? `${hits.length.toLocaleString("en")} of ${n.toLocaleString("en")} tokens here` : `0 of ${n.toLocaleString("en")} tokens`, hits.length ? "" : ")");
@@ -813,18 +851,23 @@ export class Screen {
   paintTemperature() {
     const { state, ui } = this, m = this.views[0], t = this.tokenizers[m], about = t.about, n = state.photo;
     say(ui.tau, `Temperature τ = `, short(state.tau), " × 2D/C");
-    if (!this.both) drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
+    const shown = [n, state.tau, ui.curve.clientWidth].join();
+    if (!this.both && ui.curve.shown !== shown) drawCurve(ui.curve, { about, psnr: about.soft_psnr[n], tau: Math.min(state.tau, about.temperatures.at(-1)), colors: ui.colors });
+    ui.curve.shown = shown;
     const low = Math.log(about.temperatures[0]), high = Math.log(about.temperatures.at(-1));
     ui.range.value = Math.round((1000 * (Math.log(state.tau) - low)) / (high - low));
     ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times 2D over C`);
     for (const [layer, canvas, p] of ui.thumbs) {
-      const { g, w, h } = context(canvas), picture = this.picture(layer);
+      const picture = this.picture(layer);
       const tau = short(layer === "hard" || layer === "error" ? 0 : this.prepared(m, layer)[1]);
       const noise = layer === "hard" || layer === "soft" ? this.noise(m, layer) : null, dB = noise === null ? "" : `${noise.toFixed(2)} dB`;
       if (layer === "hard") say(p, about.decodes ? "hard " : "tiles of the tokens", dB);
       if (layer === "soft") say(p, `soft, τ = ${tau}: `, dB);
       if (layer === "entropy") say(p, `entropy, τ = ${tau}`);
       if (layer === "error") say(p, "hard error");
+      if (canvas.shown === picture && canvas.wide === canvas.clientWidth && !this.edits.size) continue;
+      const { g, w, h } = context(canvas);
+      Object.assign(canvas, { shown: picture, wide: w });
       g.clearRect(0, 0, w, h);
       if (!picture) continue;
       const [rows, columns] = this.grid(), s = Math.min(w / columns, h / rows);
@@ -832,9 +875,12 @@ export class Screen {
       g.drawImage(picture, (w - columns * s) / 2, (h - rows * s) / 2, columns * s, rows * s);
     }
   }
+  // Said to screen readers: what is kept now.
   announce() {
-    const m = this.views[0], k = this.focusCode(m);
-    if (k !== null) this.ui.said.textContent = this.describe(this.tokenizers[m], k).join("");
+    const m = this.views[0], { codes, pin } = this.state, k = this.focusCode(m), w = this.grid()[1];
+    const place = pin.token === undefined ? "" : `row ${Math.floor(pin.token / w)}, column ${pin.token % w}. `;
+    if (codes.length > 1) this.ui.said.textContent = `${counted(codes.length, "code")} selected: ${codes.join(", ")}`;
+    else if (k !== null) this.ui.said.textContent = place + this.describe(this.tokenizers[m], k).join("");
   }
 
   // Keyboard and commands -----------------------------------------------------------------------
@@ -848,10 +894,13 @@ export class Screen {
         state.paint = false;
         this.keep(this.home());
       },
-      m: () => { const all = Object.keys(QUANTITIES); this.set({ quantity: all[(all.indexOf(state.quantity) + 1) % all.length] }); },
+      m: () => { const all = Object.keys(QUANTITIES), by = e.shiftKey ? all.length - 1 : 1; this.set({ quantity: all[(all.indexOf(state.quantity) + by) % all.length] }); },
+      t: () => this.setTau(state.tau === 1 ? (this.active.about.tau_c ?? 1) : 1),
       c: () => this.tokenizers.length > 1 && this.setView(this.both ? (this.before ?? 0) : ((this.before = state.view), "both")),
       ",": () => this.stepTau(-1),
       ".": () => this.stepTau(1),
+      "[": () => this.stepTime(this.active, -1),
+      "]": () => this.stepTime(this.active, 1),
       f: () => this.fullscreen(),
       p: () => this.togglePaint(),
       z: () => this.undo(),

@@ -1,14 +1,20 @@
 // The look, light and dark, in three widths: three columns, two with a row below, one.
 
-export const STYLE = `
+// A live widget hides what stands still for where there is no kernel: its page, a figure's data.
+const LIVE = `.jp-OutputArea:has(.jp-OutputArea-output:not([data-mime-type]) :is(.lgx,.js-plotly-plot))
+[data-mime-type]:is([data-mime-type="text/html"]:has(.lgx-page),[data-mime-type="application/vnd.plotly.v1+json"]){display:none}`;
+
+export const STYLE = `${LIVE}
 .lgx-shell{container-type:inline-size;background:var(--bg,#fff);min-width:320px}
 .lgx{--bg:#fff;--fg:#1c1e21;--muted:#5f6670;--line:#d9dce1;--soft:#f1f3f5;--pick:#ff2d87;--first:#0072b2;--second:#d55e00;
 color:var(--fg);background:var(--bg);font:13px/18px system-ui,"Liberation Sans",sans-serif;font-variant-numeric:tabular-nums;
 padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx.dark{--bg:#17191c;--fg:#e8eaed;--muted:#a3abb6;--line:#34383e;--soft:#23262b;--first:#56b4e9;--second:#e69f00}
 .lgx-shell:has(.dark){background:#17191c}
+.lgx:focus{outline:none}
 .lgx *{box-sizing:border-box}
 .lgx h1{font-size:16px;line-height:24px;margin:0;font-weight:650}
+.lgx .top h1{max-width:300px;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .lgx h2{font-size:13px;line-height:24px;margin:0 auto 0 0;font-weight:650;white-space:nowrap}
 .lgx p{margin:0;color:var(--muted);font-size:12px;line-height:16px}
 .lgx b{color:var(--fg);font-weight:600}
@@ -44,6 +50,8 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .legend .swatch{width:27px;flex:none}
 .lgx .legend .list{max-height:40px;overflow:auto;flex:1;user-select:text}
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
+.lgx .timeline{display:flex;align-items:center;gap:8px;margin-top:4px}
+.lgx .timeline input{flex:0 0 38%;margin:0}
 .lgx .words{min-height:32px;margin:2px 0 4px}
 .lgx .head{min-height:32px;margin-bottom:4px;user-select:text}
 .lgx .evidence{display:grid;grid-template-columns:60px minmax(0,1fr) 34%;gap:10px}

@@ -80,17 +80,25 @@ export async function openTokenizer(store, m) {
   const whole = t.count.reduce((sum, n, k) => sum + n * mse[k], 0) || 1;
   const used = (f) => Float32Array.from(t.count, (n, k) => (n ? f(k) : NaN));
   t.values = { mass: used((k) => t.count[k]), entropy: used((k) => entropy[k]), error: used((k) => (100 * t.count[k] * mse[k]) / whole), isolation: used((k) => gap[k]), trust: used((k) => (8 * t.kept[k]) / Math.max(1, t.around[k])) };
-  t.order = {};
-  for (const name in t.values) {
-    const v = t.values[name];
-    t.order[name] = [...t.count.keys()].filter((k) => v[k] === v[k]).sort((a, b) => v[b] - v[a] || a - b);
-  }
+  t.order = Object.fromEntries(Object.entries(t.values).map(([name, v]) => [name, ranked(v)]));
   t.rank = new Uint32Array(t.K);
   t.order.mass.forEach((k, i) => (t.rank[k] = i + 1));
   t.unused = [...t.count.keys()].filter((k) => !t.count[k]);
   const trusted = t.order.trust;
   t.trust = trusted.reduce((sum, k) => sum + t.values.trust[k], 0) / Math.max(1, trusted.length);
   return t;
+}
+
+// Codes from the largest value to the smallest, those without one left out.
+const ranked = (v) => [...v.keys()].filter((k) => v[k] === v[k]).sort((a, b) => v[b] - v[a] || a - b);
+
+// A tokenizer's codes as they were at a snapshot of its training: their tiles, and which were used.
+export function atMoment(store, t, j, then) {
+  const tiles = store.picture(`${t.m}/then${j}`, then);
+  if (!tiles) return t;
+  const count = store.array(`${t.m}/uses${j}`), mass = Float32Array.from(count, (n) => n || NaN), moment = t.about.moments[j];
+  const changed = { step: moment.step, tiles, count, sheet: null, about: { ...t.about, tile: moment.tile }, used: count.filter((n) => n).length, total: count.reduce((a, b) => a + b, 0) };
+  return Object.assign(Object.create(t), changed, { values: { ...t.values, mass }, order: { ...t.order, mass: ranked(mass) } });
 }
 
 export const number = (x) => {
@@ -115,7 +123,7 @@ const errorOf = (t) => (t.about.pixels ? "squared error of the pixels" : "square
 
 // `amount`: drawn as the size of a tile; otherwise a rate, drawn as a color.
 export const QUANTITIES = {
-  picture: { title: "Picture", words: (t) => (t.about.images ? `A tile is the mean of ${t.about.decodes ? "what the decoder draws for" : "the real patches of"} the code’s tokens. Similar codes stand side by side.` : "A tile’s color is the code’s place among the others (three longest axes). Similar codes stand side by side.") },
+  picture: { title: "Picture", words: (t) => (t.about.images ? `${t.K.toLocaleString("en")} codes over ${scope(t)}. A tile is the mean of ${t.about.decodes ? "what the decoder draws for" : "the real patches of"} the code’s tokens; similar codes stand side by side.` : "A tile’s color is the code’s place among the others (three longest axes). Similar codes stand side by side.") },
   mass: { title: "Mass", amount: true, unit: "tokens", words: (t) => `Mass: how many tokens have the code, over ${scope(t)}.` },
   entropy: { title: "Entropy", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1 (× 2D/C), from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
   error: { title: "Error", amount: true, unit: "%", words: (t) => `Error: the code’s share of the whole ${errorOf(t)} of hard codes, over ${scope(t)}.` },
