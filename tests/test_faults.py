@@ -19,7 +19,6 @@ from lgqlib.evaluate import evaluate_run
 from lgqlib.figures.evaluation import code_map, metric_table, usage_histogram
 from lgqlib.files import write_json
 from lgqlib.measure.geometry import geometry_table, measure_geometry
-from lgqlib.measure.temperature import equally_near
 from lgqlib.presets import preset
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import NonFinite
@@ -306,8 +305,6 @@ def test_one_or_two_codes_train_and_evaluate_or_are_refused(
     z = found.tokenizer.latents(to_model(found.held_out))
     z = found.tokenizer.quantizer.points(z).detach().flatten(0, -2).numpy()
     geometry_table({name: measure_geometry(sites.numpy(), z, found.evaluation.indices.ravel())})
-    _, shares = equally_near(sites, np.array([1e-6]))
-    assert num_codes == 1 or shares[0] == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("num_images", [1, 2, 3])
