@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lgqlib.measure.neighbors import Array
-from lgqlib.measure.theory import gersho_constant
 
 
 def squared_errors(
@@ -86,15 +85,6 @@ def _slope(weights, half, groups, cells, errors) -> float:
     first, second, total = first[ok], second[ok], total[ok]
     covariance = np.cov(np.log([first, second, total / (first + second)]))
     return float((covariance[0, 2] + covariance[1, 2]) / 2 / covariance[0, 1])
-
-
-def log_volumes(mse: Float[np.ndarray, " K"], dim: float) -> Float[np.ndarray, " K"]:
-    """Estimate each cell's log volume from its mean squared error, mse = d G_d V^{2/d}.
-
-    `dim` is the effective dimension of the latents. Exact for cells as round as the best lattice's,
-    too large for longer ones; nan for cells without error.
-    """
-    return dim / 2 * np.log(np.where(mse > 0, mse, np.nan) / (dim * gersho_constant(dim)))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from lgqlib.measure.distortion import (
     CellShape,
     PartialDistortion,
     cell_shape,
-    log_volumes,
     partial_distortion,
     squared_errors,
 )
@@ -144,7 +143,6 @@ class Geometry:
     partial: PartialDistortion
     spacing: Spacing
     shape: CellShape
-    log_volume: Float[np.ndarray, " K"]  # of each cell, from its mean squared error
     latents: Spectrum
     codes: Spectrum  # each code weighs the same
     intrinsic_dim: float  # TwoNN estimate of the latents' dimension
@@ -206,7 +204,6 @@ def measure_geometry(
         partial=partial,
         spacing=spacing(codebook),
         shape=cell_shape(basis.coordinates(latents), indices, num_codes, dim=leading),
-        log_volume=log_volumes(partial.mse, max(1.0, basis.participation)),
         latents=basis,
         codes=spectrum(codebook),
         intrinsic_dim=two_nn(latents, seed=seed),

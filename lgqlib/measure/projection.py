@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from lgqlib.files import replacing, writable
 from lgqlib.measure.geometry import Spectrum, spectrum
@@ -80,19 +80,6 @@ def register(
     turn, match = orthogonal_procrustes(centered, fixed - center)
     scale = match / max(np.square(centered).sum(), np.finfo(float).tiny)
     return (scale * centered @ turn + center).astype(moved.dtype)
-
-
-def stratified_sample(
-    indices: Int[np.ndarray, " N"], limit: int, *, seed: int = 0
-) -> Int[np.ndarray, " n"]:
-    """Choose at most `limit` tokens, ascending: one of every used code, the rest at random.
-
-    Rare codes stay, and the density of the others stays nearly true. With more used codes than
-    `limit`, a random choice of codes has one token each.
-    """
-    order = np.random.default_rng(seed).permutation(len(indices))
-    first = np.sort(np.unique(indices[order], return_index=True)[1])
-    return np.sort(np.append(order[first], np.delete(order, first))[:limit])
 
 
 def _umap_chain(

@@ -29,7 +29,6 @@ class FreeEnergyCurve:
     usage_entropy: Float[np.ndarray, " T"]  # H(u), of the mean assignment, in nats
     entropy_slope: Float[np.ndarray, " T"]  # Var_p(d) / tau^3, which is dH/dtau at fixed codes
     doubt: Float[np.ndarray, " T"]  # 1 - max_k p
-    soft_to_hard: Float[np.ndarray, " T"]  # rms distance of sum_k p_k e_k from the nearest code
     num_tokens: int  # that the means are taken over
     num_codes: int
 
@@ -61,24 +60,23 @@ def free_energy_curve(
     z = as_tensor(latents).cpu()
     codes = as_tensor(codebook).to(z)
     scale = 1 if widths is None else as_tensor(widths).to(z)
-    least, sums = 0.0, torch.zeros(len(taus), 5, dtype=torch.float64)
+    least, sums = 0.0, torch.zeros(len(taus), 4, dtype=torch.float64)
     usage = torch.zeros(len(taus), len(codes), dtype=torch.float64)
     rows = max(1, tile_elements // len(codes))
     for tile in tqdm(z.split(rows), desc="free energy", unit="tile", leave=False, delay=1):
         excess = energies(tile, codes, energy=energy) / scale  # [n, K]
-        lowest, hard = excess.min(1)
+        lowest = excess.amin(1)
         excess -= lowest[:, None]  # relative to the best code: no cancellation when cold
         least += lowest.sum(dtype=torch.float64).item()
         for t, tau in enumerate(taus):
             weights = (excess * (-1 / tau)).clamp_(min=FLOOR).exp_()
             top = 1 / weights.sum(1)  # max_k p: the best code weighs 1
             usage[t] += top @ weights
-            away = (top[:, None] * (weights @ codes) - codes[hard]).square().sum(1)
             first = top * weights.mul_(excess).sum(1)
             variance = top * weights.mul_(excess).sum(1) - first.square()
-            parts = torch.stack([first, variance, -top.log(), 1 - top, away])
+            parts = torch.stack([first, variance, -top.log(), 1 - top])
             sums[t] += parts.sum(1, dtype=torch.float64)
-    relative, variance, log_total, doubt, away = (sums / len(z)).numpy().T
+    relative, variance, log_total, doubt = (sums / len(z)).numpy().T
     return FreeEnergyCurve(
         taus=taus,
         free_energy=least / len(z) - taus * log_total,
@@ -87,7 +85,6 @@ def free_energy_curve(
         usage_entropy=torch.special.entr(usage / len(z)).sum(1).numpy(),
         entropy_slope=variance / taus**3,
         doubt=doubt,
-        soft_to_hard=np.sqrt(away),
         num_tokens=len(z),
         num_codes=len(codes),
     )

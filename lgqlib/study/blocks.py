@@ -14,11 +14,11 @@ from einops import rearrange
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from scipy.ndimage import uniform_filter
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
 from lgqlib.data import load, to_model, whole_images
+from lgqlib.explorers.layout import arrange
 from lgqlib.figures import story as draw
 from lgqlib.figures.pictures import DETAILS, colored, detail
 from lgqlib.figures.style import name_of
@@ -259,33 +259,6 @@ def _size(image: np.ndarray) -> str:
 # 2: what the codebook learned --------------------------------------------------------------------
 
 
-def sorted_grid(features: Float[np.ndarray, "K D"]) -> Int[np.ndarray, "n n"]:
-    """Lay rows out on a square so that neighbors are alike; -1 is a free cell.
-
-    Linear assignment sorting: smooth the grid's features, assign rows to them, at a falling radius.
-    """
-    n = int(np.ceil(np.sqrt(len(features))))
-    basis = spectrum(features)
-    first, second = in_plane(basis, features).T
-    order = np.argsort(first, kind="stable")
-    order = np.concatenate([part[np.argsort(second[part])] for part in np.array_split(order, n)])
-    free = np.full(n * n - len(features), -1)
-    order, radius = np.concatenate([order, free]), n / 3
-    while radius >= 0.8:
-        known = order >= 0
-        grid = (features[order] * known[:, None]).reshape(n, n, -1)
-        size = 2 * max(1, round(radius)) + 1
-        share = uniform_filter(known.reshape(n, n, 1).astype(float), (size, size, 1))
-        smooth = uniform_filter(grid, (size, size, 1)) / np.maximum(share, 1e-9)
-        rows, cells = linear_sum_assignment(
-            cdist(features, smooth.reshape(n * n, -1), "sqeuclidean")
-        )
-        order = np.full(n * n, -1)
-        order[cells] = rows
-        radius *= 0.72
-    return order.reshape(n, n)
-
-
 def kind_of(tile: Float[np.ndarray, "f f 3"]) -> tuple[str, str]:
     """Say which region of a codebook a code's picture belongs to, and what it shows itself."""
     color, gray = tile.mean((0, 1)), tile @ [0.299, 0.587, 0.114]
@@ -315,10 +288,13 @@ def what_it_learned(p: Encoded) -> Block:
         raise NotTold("the photographs use fewer than four codes")
     tiles = p.tiles[used]
     small = np.stack([_thumb(tile, 4) for tile in tiles]).reshape(len(used), -1)
-    grid = sorted_grid(small)
+    n = int(np.ceil(len(used) ** 0.5))
+    grid = np.full(n * n, -1)
+    grid[arrange(small)] = np.arange(len(used))
+    grid = grid.reshape(n, n)
     kinds = [kind_of(tile) for tile in tiles]
     regions = np.array([kinds[i][0] if i >= 0 else "" for i in grid.ravel()]).reshape(grid.shape)
-    n, side = len(grid), 640 // len(grid) * len(grid)
+    side = 640 // n * n
     cell = side / n
     mosaic = np.where(grid[..., None, None, None] >= 0, tiles[grid], 128)
     mosaic = rearrange(mosaic, "i j a b c -> (i a) (j b) c").round().astype(np.uint8)

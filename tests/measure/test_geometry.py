@@ -10,10 +10,10 @@ from scipy.spatial import KDTree
 from sklearn.cluster import KMeans
 
 from lgqlib.measure import METRICS, geometry
-from lgqlib.measure.distortion import cell_shape, log_volumes, partial_distortion, squared_errors
+from lgqlib.measure.distortion import cell_shape, partial_distortion, squared_errors
 from lgqlib.measure.geometry import drift, measure_geometry, spacing
 from lgqlib.measure.neighbors import nearest_others
-from lgqlib.measure.theory import gersho_constant, mass_law_perplexity, water_filling
+from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
 
 def assign(latents, codes):
@@ -58,14 +58,6 @@ def test_the_slope_survives_few_tokens_and_its_interval_covers_and_is_over_image
     images = np.repeat(np.arange(3000), 8)
     alone, together = partial_of(copies, codes), partial_of(copies, codes, groups=images)
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
-
-
-def test_log_volume_of_square_cells_is_their_area():
-    latents = np.random.default_rng(2).random((40000, 2)) * 8
-    mse = partial_of(latents, square_grid(1, 7, 4)).mse
-    # a square has 1/12 a channel, where a hexagon of the same area has 0.0802
-    expected = math.log(4 / 12 / gersho_constant(2))
-    assert log_volumes(mse, 2) == pytest.approx(expected, abs=0.1)
 
 
 @pytest.mark.parametrize(("dim", "tokens", "cells"), [(2, 20, 4000), (4, 60, 600)])

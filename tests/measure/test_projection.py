@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lgqlib.measure import projection
-from lgqlib.measure.projection import faithfulness, project, stratified_sample
+from lgqlib.measure.projection import faithfulness, project
 
 
 @pytest.fixture
@@ -87,16 +87,6 @@ def test_umap_keeps_clusters_apart_is_repeatable_and_shows_its_progress(capsys):
     assert (np.linalg.norm(result[:, None] - centers, axis=2).argmin(1) == label).all()
     assert torch.get_num_threads() == threads  # numba would leave its own count behind
     assert np.array_equal(again, result)
-
-
-def test_the_sample_keeps_every_code_and_the_density_of_the_rest():
-    indices = np.concatenate([np.zeros(9000, int), np.ones(1000, int), np.arange(2, 52)])
-    chosen = stratified_sample(indices, 1000, seed=0)
-    kept = indices[chosen]
-    assert len(chosen) == 1000 and (np.diff(chosen) > 0).all() and set(kept) == set(range(52))
-    assert (kept == 0).sum() / (kept == 1).sum() == pytest.approx(9, rel=0.3)
-    few = set(indices[stratified_sample(indices, 20)])
-    assert len(few) == 20 and few != set(range(20)), "codes at random"
 
 
 def test_a_projection_loses_neighbors_and_a_turn_loses_none():

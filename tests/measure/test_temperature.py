@@ -37,7 +37,6 @@ def definitions(latents, codebook, tau, energy, widths):
         "mutual_information": torch.xlogy(p, p / a.usage).sum(1).mean(),
         "entropy_slope": ((p * d.square()).sum(1) - mean.square()).mean() / tau**3,
         "doubt": (1 - p.amax(1)).mean(),
-        "soft_to_hard": (a.average - e[a.indices]).square().sum(1).mean().sqrt(),
     }
 
 

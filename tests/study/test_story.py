@@ -12,7 +12,7 @@ from lgqlib.files import read_json, write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.study import story
-from lgqlib.study.blocks import NotTold, detail, kind_of, sorted_grid
+from lgqlib.study.blocks import NotTold, detail, kind_of
 from lgqlib.study.claims import CLAIMS
 from lgqlib.study.report import build_report
 from lgqlib.study.story import PLAIN_CLAIMS, Standing, readme_picture, said
@@ -123,14 +123,6 @@ def test_every_claim_has_plain_words_and_every_ink_can_be_read():
     assert not re.search("posterior|free energy", " ".join(PLAIN_CLAIMS.values()))
     assert ink("#ffffff", "light") != "#ffffff" and ink("#000000", "dark") != "#000000"
     assert {*GROUNDS} == {"light", "dark"}
-
-
-def test_the_map_holds_every_code_once_and_neighbors_are_alike():
-    line = np.linspace(0, 1, 30)[:, None] * np.ones(3)
-    grid = sorted_grid(line)
-    assert sorted(grid[grid >= 0]) == list(range(30)) and (grid < 0).sum() == 6
-    steps = np.abs(np.diff(np.where(grid < 0, np.nan, grid.astype(float)), axis=1))
-    assert np.nanmedian(steps) < 8
 
 
 def test_a_picture_is_named_by_what_it_shows_and_a_detail_lies_inside():
