@@ -18,6 +18,7 @@ lab: .venv/stamp
 
 bench: .venv/stamp
 	$(PY) benchmarks/speed.py
+	EXPLORER_TABLE=1 $(PY) -m pytest -q tests/browser/test_explore.py && cat docs/results/explorer.md
 
 # Eighty kills and thousands of damaged files, in five minutes. ARGUMENTS="--seed 1 --kills 300"
 soak: .venv/stamp
