@@ -10,7 +10,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-import vector_quantize_pytorch as vqp
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -115,6 +114,8 @@ class FSQ(_Implicit):
             )
         if not 0 < scale < math.inf:
             raise ValueError(f"scale = {scale}: it must be a finite number > 0.")
+        import vector_quantize_pytorch as vqp  # late: it takes seconds
+
         library = vqp.FSQ(list(levels), dim=dim, preserve_symmetry=self.symmetric)
         super().__init__(num_codes, dim, library)
         self.levels, self.scale = levels, scale
@@ -188,6 +189,8 @@ class LFQ(_Implicit):
                 f"num_codes = {num_codes}: signs need a power of two; "
                 f"{2 ** max(bits, 1)} or {2 ** (max(bits, 1) + 1)} would do."
             )
+        import vector_quantize_pytorch as vqp  # late: it takes seconds
+
         library = vqp.LFQ(dim=dim, codebook_size=num_codes, spherical=self.spherical)
         library.maybe_l2norm = _unit if self.spherical else nn.Identity()  # can be pickled
         super().__init__(num_codes, dim, library)

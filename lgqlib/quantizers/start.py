@@ -10,8 +10,6 @@ import warnings
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from lgqlib.quantizers.assignment import nearest
@@ -65,6 +63,9 @@ def kmeans(
     latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"], *, max_iter: int
 ) -> Float[Tensor, "K c"]:
     """Move codes to the centers of their latents by Lloyd's algorithm, as scikit-learn does it."""
+    from sklearn.cluster import KMeans  # late: it takes a second
+    from sklearn.exceptions import ConvergenceWarning
+
     fit = KMeans(len(codes), init=codes.cpu().numpy(), n_init=1, max_iter=max_iter, tol=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different latents than codes

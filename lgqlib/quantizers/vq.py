@@ -6,12 +6,10 @@ unweighted; the table METHODS has each method's own weights.
 
 import torch
 import torch.nn.functional as F
-import vector_quantize_pytorch as vqp
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
 from lgqlib.quantizers.assignment import mean_over_ranks, num_ranks
 from lgqlib.quantizers.base import Quantized, Quantizer, in_float32, straight_through
@@ -96,6 +94,8 @@ class SimVQ(Quantizer):
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__(num_codes, dim)
+        import vector_quantize_pytorch as vqp  # late: it takes seconds
+
         self.library = vqp.SimVQ(dim, num_codes, rotation_trick=False)
 
     @property
@@ -141,6 +141,8 @@ class EMAVQ(Quantizer):
     def __init__(self, num_codes: int, dim: int, *, rotate: bool = False):
         super().__init__(num_codes, dim)
         self.rotate = rotate
+        import vector_quantize_pytorch as vqp  # late: it takes seconds
+
         self.library = vqp.VectorQuantize(
             dim,
             num_codes,
@@ -162,6 +164,8 @@ class EMAVQ(Quantizer):
         terms = {"commit": (latents - codes).square().mean()}
         path = latents
         if self.rotate:
+            from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
+
             z, e = (rearrange(x, "b c h w -> b h w c") for x in (latents, codes))
             path = rearrange(rotate_to(z, e), "b h w c -> b c h w")
         if self.training:
