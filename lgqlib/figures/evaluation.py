@@ -85,7 +85,7 @@ def photographs(
     }
     heads = [f"{label}<br>{db:.1f} dB, {bits:.2f} bits" for label, (db, bits) in means.items()]
     return titled(
-        picture_grid(rows, columns=["photograph", *heads], hover=texts),
+        picture_grid(rows, columns=["photograph", *heads], hover=texts, quality=95),
         f"On {len(originals)} whole photographs: "
         + ", ".join(f"{label} {db:.1f} dB" for label, (db, _) in means.items()),
         "Means over photographs, and their bits a pixel; codecs are files of at most the bits of "

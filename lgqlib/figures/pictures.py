@@ -26,9 +26,13 @@ def png_bytes(pixels: UInt8[np.ndarray, "H W channels"]) -> bytes:
     return buffer.getvalue()
 
 
-def data_uri(pixels: UInt8[np.ndarray, "H W channels"]) -> str:
-    """Encode pixels as the source of an image trace."""
-    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+def data_uri(pixels: UInt8[np.ndarray, "H W channels"], *, quality: int = 0) -> str:
+    """Encode pixels as the source of an image trace: exactly, or as WebP of a quality to 100."""
+    if not quality:
+        return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="WEBP", quality=quality)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def enlarge(pixels: UInt8[np.ndarray, "H W channels"], side: int) -> UInt8[np.ndarray, "..."]:
@@ -88,12 +92,14 @@ def picture_grid(
     tile: int = 0,
     gap: int = 2,
     axis: str = "",
+    quality: int = 0,
 ) -> go.Figure:
     """Lay pictures of one size out in labeled rows, as one image: as cheap as a single picture.
 
     `rows`: by the label, pictures [H, W, 3]; rows may differ in length. `columns`: labels above.
     `hover`: a text for each picture. `tile`: side of a picture in screen pixels; by default as
-    large as fits the figure's width. Raises ValueError where pictures differ in size.
+    large as fits the figure's width. `quality`: of `data_uri`. Raises ValueError where pictures
+    differ in size.
     """
     shapes = {picture.shape for row in rows.values() for picture in row}
     if len(shapes) != 1:
@@ -114,7 +120,7 @@ def picture_grid(
             sheet[place][..., 3] = 255
     shown = tile * height / width
     fig, (panel,) = panels(height=int(len(rows) * (shown + gap) + 130))
-    panel.picture(data_uri(sheet))
+    panel.picture(data_uri(sheet, quality=quality))
     if hover is not None:  # an image has one label for all of it: clear points have their own
         places = [(i, j) for i, texts in enumerate(hover) for j in range(len(texts))]
         panel.dots(

@@ -116,6 +116,17 @@ def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
 
 
 @papered
+def test_no_learning_goes_the_same_way(tmp_path, cache):
+    more = "data.eval_crops=32 evaluation.extractor= evaluation.prior_steps=2"
+    parameters = dict(method="pca_kmeans", num_codes=64, overrides=more, cache=str(cache))
+    text = printed(execute("01_train", tmp_path, runs=str(tmp_path), **parameters))
+    assert "Nothing was trained." in text
+    (run,) = tmp_path.glob("pca_kmeans-*")
+    text = printed(execute("02_evaluate", tmp_path, run=str(run), cache=str(cache)))
+    assert "under a prior" in text and (run / "evaluation.json").is_file()
+
+
+@papered
 @pytest.mark.parametrize("method", ["lgq", "fsq", "vq"])
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
 def test_what_a_run_learned_is_shown_for_every_kind_of_method(
