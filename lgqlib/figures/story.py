@@ -370,14 +370,19 @@ def rate_chart(
         marks += [_curve(x(ends), y(along), "ref")]
         marks += [words(float(x(ends[4])), float(y(along[4])) - 10, name, "lab b muted")]
     taken = []
+    dots = [(g, x(g.bits), y(g.decibels)) for g in groups]
+    every = np.concatenate([np.stack([xs, ys], 1) for _, xs, ys in dots])
     for at, start, end, said, cls in bars:
-        place, ends = float(x(at)), (float(y(start)), float(y(end)))
+        place, ends, wide = float(x(at)), (float(y(start)), float(y(end))), 12 + 7.6 * len(said)
         marks += [_line(place, *(ends[0], place, ends[1]), cls)]
         middle = sum(ends) / 2 + 5
-        marks += [words(place + 9, middle, said, "lab b")]
+        beside = abs(every[:, 1] - middle + 5) < 18
+        is_left = (beside & (abs(every[:, 0] - place - wide / 2) < wide / 2)).any()
+        left = place - wide if is_left else place + 5
+        side = {"text_anchor": "end"} if is_left else {}
+        marks += [words(place + (-9 if is_left else 9), middle, said, "lab b", **side)]
         taken.append((place - 4, min(ends), place + 4, max(ends)))
-        taken.append((place + 5, middle - 15, place + 12 + 7.6 * len(said), middle + 5))
-    dots = [(g, x(g.bits), y(g.decibels)) for g in groups]
+        taken.append((left, middle - 15, left + wide - 5, middle + 5))
     taken += [
         (a - 7, b - 7, a + 7, b + 7) for _, xs, ys in dots for a, b in zip(xs, ys, strict=True)
     ]
