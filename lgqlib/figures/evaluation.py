@@ -83,13 +83,12 @@ def photographs(
         )
         for c in columns
     }
-    heads = [f"{label}<br>{db:.1f} dB, {bits:.2f} bits" for label, (db, bits) in means.items()]
     return titled(
-        picture_grid(rows, columns=["photograph", *heads], hover=texts, quality=95),
+        picture_grid(rows, columns=["photograph", *means], hover=texts, quality=95),
         f"On {len(originals)} whole photographs: "
         + ", ".join(f"{label} {db:.1f} dB" for label, (db, _) in means.items()),
-        "Means over photographs, and their bits a pixel; codecs are files of at most the bits of "
-        "LGQ (or of the method alone). Hover for each picture.",
+        f"Bits a pixel: {', '.join(f'{k} {bits:.2f}' for k, (_, bits) in means.items())}. Codecs "
+        "write files of at most LGQ's bits (or of the method alone). Hover for each picture.",
     )
 
 
