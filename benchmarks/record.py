@@ -20,7 +20,7 @@ from lgqlib.study.claims import claims_table
 from lgqlib.study.comparison import ablations, against, at_equal_rate, points, tabulated
 from lgqlib.study.results import finished
 
-COMPARED = ("psnr", "ssim", "kid", "active", "perplexity", "bits_per_token_coded")
+COMPARED = ("psnr", "whole_psnr", "ssim", "kid", "active", "bits_per_token_prior")
 MORE = ("latent_error", "effective_dim", "geometry_efficiency", "perplexity_share")
 
 
