@@ -26,7 +26,7 @@ from lgqlib.prior import (
     tokens_of,
 )
 from lgqlib.prior.codec import HEADER
-from lgqlib.prior.model import NEIGHBORS
+from lgqlib.prior.model import NEIGHBORS, principal
 
 K = 50
 
@@ -231,6 +231,15 @@ def test_every_head_is_fitted_in_equal_steps():
     prior = fit(codebook, maps, head="softmax", num_steps=3, progress=False)
     assert table.loc["softmax", "bits"] == pytest.approx(float(prior.nll(maps[0]).mean()))
     assert table.loc["softmax", "parameters"] == sum(p.numel() for p in prior.parameters())
+
+
+def test_of_many_channels_the_prior_sees_the_principal_ones_however_they_are_turned():
+    narrow = torch.randn(64, 5) * torch.tensor([5.0, 4, 3, 2, 1])
+    wide = narrow @ torch.linalg.qr(torch.randn(48, 48))[0][:5]
+    seen = principal(wide - wide.mean(0))
+    assert seen.shape == (64, 8) and torch.equal(principal(narrow), narrow)
+    assert torch.allclose(torch.cdist(seen, seen), torch.cdist(narrow, narrow), atol=1e-3)
+    assert torch.allclose(principal(-seen).abs(), seen.abs(), atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["lgq", "fsq", "simvq"])

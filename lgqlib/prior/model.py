@@ -29,6 +29,8 @@ from lgqlib.prior.heads import HEADS, NEIGHBORS, LogSum
 
 SLOPE = 3
 """A token at row i, column j sees only tokens of smaller j + 3 i: those of a line go at once."""
+WIDEST = 8
+"""Channels of a code's vector that the prior looks at."""
 EXACT, DRAWN = 2048, 512
 """K up to which every training step sums over all codes, and how many codes stand for more."""
 
@@ -47,7 +49,7 @@ class Prior(nn.Module):
         if head not in HEADS:
             raise ValueError(f"head = {head!r}: it must be one of {', '.join(HEADS)}.")
         (kind, embedded), codes = HEADS[head], codebook.detach().float().cpu()
-        vectors = codes - codes.mean(0)
+        vectors = principal(codes - codes.mean(0))
         vectors = vectors / vectors.square().mean().sqrt().clamp(min=1e-12)
         self.num_codes, self.kind = len(vectors), head
         table = F.pad(torch.randn(len(codes), embedded) if embedded else vectors, (0, 1, 0, 1))
@@ -153,6 +155,17 @@ class Prior(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"{path} is not of this codebook ({error}).") from None
         return prior.requires_grad_(False).eval()
+
+
+def principal(vectors: Float[Tensor, "K c"]) -> Float[Tensor, "K d"]:
+    """Keep the `WIDEST` principal components of vectors that have more, each with a sign of its
+    own: Gaussians of many channels are learned slowly.
+    """
+    if vectors.shape[1] <= WIDEST:
+        return vectors
+    axes = torch.linalg.svd(vectors.double(), full_matrices=False)[2][:WIDEST]
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    return vectors @ (axes * largest.sign()).T.float()
 
 
 def laid(maps: Sequence[Int[Tensor, "_ _"]], outside: int) -> tuple[Tensor, Tensor, Tensor]:
