@@ -1,6 +1,7 @@
 """Runs as notebooks open them, or the tokenizer that ships; what they measure of temperature."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 from lgqlib.config import DataConfig
 from lgqlib.explorers.opening import Opened, from_run, from_tokenizer, held_out
-from lgqlib.files import write_json
+from lgqlib.files import require, write_json
 from lgqlib.measure.geometry import Drift, Geometry, drift, measure_geometry
 from lgqlib.measure.temperature import FreeEnergyCurve, Moment, free_energy_curve, moment
 from lgqlib.run import Run
@@ -34,10 +35,11 @@ def open_runs(
     """Open a run's folder, or the newest trained one below `runs` when it is empty, and others
     beside it; where there is none, the tokenizer that ships, on the embedded photographs.
 
-    `others`: folders separated by spaces; a folder's name may stand for it when it lies below
-    `runs`. They see the photographs that the first sees: at most nine, or `num_images` crops. Keys
-    are method names, with a number where one comes again.
+    `others`: folders separated by spaces, one with spaces in quotes; a folder's name may stand for
+    it when it lies below `runs`. They see the photographs that the first sees: at most nine, or
+    `num_images` crops. Keys are method names, with a number where one comes again.
     """
+    require(num_images=num_images)
     trained = [Run(run)] if run else [r for r in Run.all(runs) if r.step > 0][-1:]
     if not trained and not others:
         tokenizer = Tokenizer.from_pretrained(SHIPPED)
@@ -47,7 +49,7 @@ def open_runs(
         o = from_tokenizer(tokenizer, images=images, name=name.upper())
         about = f"No trained run below {runs}: this is {SHIPPED}, which ships with lgqlib."
         return {name: replace(o, about=about, notebooks=Path(runs) / SHIPPED)}
-    for other in others.split():
+    for other in shlex.split(others):
         inside = Path(runs) / other
         trained.append(Run(inside if (inside / "config.json").exists() else other))
     found: dict[str, Opened] = {}

@@ -55,7 +55,7 @@ def bars(
 
 
 def decile_examples(
-    patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]], bounds: Sequence[tuple[float, float]]
+    patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]], bounds: Sequence[Sequence]
 ) -> go.Figure:
     """Draw places from each decile of assignment entropy, the surest on top.
 
