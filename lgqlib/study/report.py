@@ -5,6 +5,7 @@ are plotly's own, drawn by the one plotly.min.js beside the pages.
 """
 
 import contextlib
+import shutil
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -77,6 +78,10 @@ def build_report(
         folder / "index.html",
         _document(study.name, body, f"LGQ in nine findings: study {study.name}"),
     )
+    if story:
+        with replacing(study / "report.zip") as temporary:  # to send
+            made = shutil.make_archive(str(temporary), "zip", study, "report")
+            Path(made).replace(temporary)
     return folder / "index.html"
 
 
@@ -107,8 +112,11 @@ def comparison_html(study: Path | str) -> str:
 
 def _converted(folder: Path, pages: Path) -> str:
     """Convert the executed notebooks of a folder that are newer than their pages; give links."""
-    links = []
-    for notebook in sorted((folder / "notebooks").glob("*.ipynb")):
+    links, notebooks = [], sorted((folder / "notebooks").glob("*.ipynb"))
+    kept = {notebook.stem for notebook in notebooks}
+    for page in [page for page in pages.glob("*.part.html") if page.stem not in kept]:
+        page.unlink()  # it is whole by now
+    for notebook in notebooks:
         page = pages / f"{notebook.stem}.html"
         if not page.exists() or page.stat().st_mtime <= notebook.stat().st_mtime:
             try:

@@ -187,3 +187,7 @@ def test_only_newer_notebooks_are_converted(tmp_path):
     notebook(source, text="second")
     build_report(tmp_path)
     assert "second" in page.read_text()
+    part = page.with_name("02_evaluate.part.html")
+    part.write_text("")
+    build_report(tmp_path)
+    assert page.exists() and not part.exists(), "a part has no page once it is whole"

@@ -1,6 +1,7 @@
 """The first page of a report: its words follow the intervals, whatever the study has or lacks."""
 
 import re
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -40,6 +41,9 @@ def study(tmp_path_factory):
 def test_all_blocks_are_told_once_and_need_no_network(study, monkeypatch):
     cache = study.parent / "cache"
     text = build_report(study, story=True, cache=cache).read_text()
+    assert {"report/index.html", "report/plotly.min.js"} <= {
+        *ZipFile(study / "report.zip").namelist()
+    }
     assert text.count("<section>") == 9 and "Not told" not in text
     assert not re.search(r"https?://|@import|<script|url\(", text)
     assert 'src="data:image/webp' in text and "prefers-color-scheme:dark" in text
