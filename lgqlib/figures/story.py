@@ -364,12 +364,14 @@ def rate_chart(
         marks += [words(float(x(value)), 424, f"{value:.3g}", text_anchor="middle")]
     marks += [words(8, 14, "dB (PSNR): higher is closer to the photograph")]
     marks += [words(WIDE / 2, 448, "bits a pixel", text_anchor="middle")]
+    taken = []
     for name, c in inside.items():
         ends = np.linspace(x.low, x.high, 40)
         along = np.interp(ends, *c.T)
         marks += [_curve(x(ends), y(along), "ref")]
-        marks += [words(float(x(ends[4])), float(y(along[4])) - 10, name, "lab b muted")]
-    taken = []
+        at, high = float(x(ends[4])), float(y(along[4])) - 10
+        marks += [words(at, high, name, "lab b muted")]
+        taken.append((at, high - 12, at + 8.4 * len(name), high + 4))
     dots = [(g, x(g.bits), y(g.decibels)) for g in groups]
     every = np.concatenate([np.stack([xs, ys], 1) for _, xs, ys in dots])
     for at, start, end, said, cls in bars:
