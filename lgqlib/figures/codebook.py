@@ -34,10 +34,13 @@ def codes_in_plane(
         shares = 100 * projection.explained
         names = [f"axis {i + 1}, {share:.0f} % of the variance" for i, share in enumerate(shares)]
     panel.axes(*names[:2], x_zeroline=False, y_zeroline=False)
+    plane = f"In the {projection.method.upper()} plane"
     return titled(
         fig,
-        f"In the {projection.method.upper()} plane {100 * kept.recall:.0f} % of a code's "
-        f"{kept.num_neighbors} nearest codes are still its nearest",
+        f"{plane} {100 * kept.recall:.0f} % of a code's {kept.num_neighbors} nearest codes are "
+        "still its nearest"
+        if kept.num_neighbors
+        else f"{plane}: codes too few to have neighbors",
         "Dense where latents are dense, wider where they are rare: a codebook that follows the "
         f"data. Trustworthiness {kept.trustworthiness:.3f}, continuity {kept.continuity:.3f} among "
         f"{kept.num_points} codes: a plane tears more neighbors apart than the map above.",

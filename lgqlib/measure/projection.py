@@ -4,6 +4,7 @@ UMAP is imported when it is first asked for: in a fresh installation it compiles
 """
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,8 +140,11 @@ def faithfulness(
 ) -> Faithfulness:
     """Compare neighborhoods in truth and in the picture, among at most `limit` points.
 
-    Raises ValueError unless there are more than twice as many points as neighbors.
+    Without neighbors, of one or two points, the shares are nan. Raises ValueError unless there are
+    more than twice as many points as neighbors.
     """
+    if not num_neighbors:
+        return Faithfulness(*[math.nan] * 3, 0, len(points))
     from sklearn.manifold import trustworthiness
 
     k, chosen = num_neighbors, np.random.default_rng(seed).permutation(len(points))[:limit]

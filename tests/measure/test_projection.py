@@ -93,6 +93,7 @@ def test_a_projection_loses_neighbors_and_a_turn_loses_none():
     points = np.random.default_rng(3).standard_normal((600, 5))
     kept = faithfulness(points, points[:, :2], num_neighbors=10)
     assert 0.1 < kept.recall < kept.trustworthiness < kept.continuity < 0.99
+    assert np.isnan(faithfulness(points[:2], points[:2, :2], num_neighbors=0).recall)
     sampled = faithfulness(points, points[:, :2], num_neighbors=10, limit=300)
     assert sampled.num_points == 300
     assert sampled.trustworthiness == pytest.approx(kept.trustworthiness, abs=0.04)
