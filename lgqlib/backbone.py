@@ -104,9 +104,7 @@ class PatchUnfolding(nn.Module):
 
 
 def _multipliers(downsample: int) -> list[int]:
-    """Widths of the stages, in units of the first: 1, 1, 2, 2, 4 for a factor of 16, as VQGAN has
-    them.
-    """
+    """Widths of the stages in units of the first, as VQGAN: 1, 1, 2, 2, 4 for a factor of 16."""
     num_stages = int(math.log2(downsample)) + 1
     return [min(2 ** (stage // 2), 4) for stage in range(num_stages)]
 

@@ -89,8 +89,7 @@ def evaluate(
     and Fréchet (`fd`) distance; the last two need some images (`LEAST`). `reference` is
     `reference_features` of the same images. `train_counts`, the code usage on training images, adds
     the rate that a range coder reaches. The tokenizer must be on `device`; an extractor is moved
-    there. PSNR is in dB, entropies and rates in bits. Raises ValueError when arguments do not fit
-    each other.
+    there. PSNR is in dB, entropies and rates in bits. ValueError when arguments do not fit.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
@@ -314,8 +313,7 @@ def latent_geometry(
     this covariance must have at the rate H(u), over the error. `mass_law_share`: perplexity / K of
     an optimal quantizer of a Gaussian of that dimension. `nearest_code`: how far a used code is
     from the nearest other, at the 10 % quantile, in standard deviations of the latents: near 0,
-    codes are spent twice on one place. Nothing when the latents do not vary, or nothing of them is
-    lost.
+    codes are spent twice on one place. Nothing for latents that do not vary, or lose nothing.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer
@@ -391,8 +389,7 @@ def reference_features(
     """Return the pooled features of originals, computed once and kept in the folder `cache`.
 
     The file's name is a hash of the pixels, the extractor with its weights and preprocessing, and
-    the version of this code, so that no other features are ever read; an unreadable file is
-    computed again.
+    the version of this code: no other features are ever read. What cannot be read is made anew.
     """
     identity = f"{CACHE_VERSION} {extractor.name} {extractor.preprocessing} {tuple(images.shape)}"
     digest = hashlib.sha256(identity.encode() + images.contiguous().numpy().tobytes()).hexdigest()

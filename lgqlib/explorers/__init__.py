@@ -1,3 +1,1 @@
-"""Explorers for JupyterLab around the figures: plain state, small overlays, a static twin of every
-view.
-"""
+"""What a person holds: one screen on which a codebook answers, live and as a file."""

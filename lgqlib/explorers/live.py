@@ -62,8 +62,7 @@ class LiveCurves:
     """Show a run's curves and keep them up to date for as long as the `with` block lasts.
 
     The block trains in the main thread; another thread reads the run's log every `interval`
-    seconds and sends what is new. Without a live front end the messages go nowhere, and nothing
-    else changes.
+    seconds and sends what is new; without a live front end the messages go nowhere.
 
     Args:
         run: the run that is being trained.

@@ -35,32 +35,6 @@ def data_uri(pixels: UInt8[np.ndarray, "H W channels"], *, quality: int = 0) -> 
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def enlarge(pixels: UInt8[np.ndarray, "H W channels"], side: int) -> UInt8[np.ndarray, "..."]:
-    """Repeat pixels by a whole factor, so that the longer side comes close to `side`, unblurred."""
-    factor = max(1, side // max(pixels.shape[:2]))
-    return pixels.repeat(factor, 0).repeat(factor, 1)
-
-
-def sheet(
-    tiles: Sequence[UInt8[np.ndarray, "H W 3"]], *, cols: int, gap: int = 1, tile: int = 40
-) -> UInt8[np.ndarray, "..."]:
-    """Lay tiles of one size out in a grid on a clear ground, RGBA, each about `tile` pixels
-    wide.
-    """
-    if not len(tiles):
-        return np.zeros((1, 1, 4), dtype=np.uint8)
-    grown = [enlarge(t, tile) for t in tiles]
-    height, width = grown[0].shape[:2]
-    rows = -(-len(grown) // cols)
-    cols = min(cols, len(grown))
-    out = np.zeros((rows * (height + gap), cols * (width + gap), 4), dtype=np.uint8)
-    for i, pixels in enumerate(grown):
-        y, x = (i // cols) * (height + gap), (i % cols) * (width + gap)
-        out[y : y + height, x : x + width, :3] = pixels
-        out[y : y + height, x : x + width, 3] = 255
-    return out
-
-
 def as_pixels(images: Array) -> UInt8[np.ndarray, "n H W 3"]:
     """Give images [n, 3, H, W] in [0, 1] as bytes with the colors last."""
     x = np.moveaxis(np.asarray(images, dtype=np.float32), 1, -1)

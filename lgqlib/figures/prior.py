@@ -72,9 +72,7 @@ def bit_map(
 
 
 def heads(table: pandas.DataFrame) -> go.Figure:
-    """Draw the bits a token of every head at each K; columns `num_codes`, `head`, `bits`, `steps`,
-    `parameters`.
-    """
+    """Draw the bits a token of every head at each K, a row of `prior.head_rates` each."""
     fig, (panel,) = panels(height=360)
     for head, part in table.groupby("head", sort=False):
         panel.bars(

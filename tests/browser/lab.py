@@ -1,6 +1,4 @@
-"""JupyterLab on loopback and a real Chromium in front of it: for tests, benchmarks and
-screenshots.
-"""
+"""JupyterLab on loopback and a real Chromium in front of it, for tests and screenshots."""
 
 import contextlib
 import json
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Page, TimeoutError, sync_playwright
@@ -66,6 +65,17 @@ def chromium_path() -> str | None:
     """Find a Chromium or Chrome of this machine."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def marks(timeout: int) -> list[pytest.MarkDecorator]:
+    """Mark a file's tests: of a browser, one file at a time, at most so many seconds each."""
+    there = "there is no Chromium: install it (apt-get install chromium) to test the explorers"
+    return [
+        pytest.mark.browser,
+        pytest.mark.timeout(timeout),
+        pytest.mark.xdist_group("browser"),
+        pytest.mark.skipif(chromium_path() is None, reason=there),
+    ]
 
 
 @contextlib.contextmanager

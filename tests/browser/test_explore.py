@@ -21,12 +21,7 @@ from lgqlib import explore
 from lgqlib.data import load, whole_images
 from lgqlib.explorers.preparing import decoded
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(300),
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(lab.chromium_path() is None, reason="there is no Chromium"),
-]
+pytestmark = lab.marks(300)
 TABLE = "EXPLORER_TABLE"
 """Environment variable that asks for docs/results/explorer.md."""
 DOCS = Path(__file__).parents[2] / "docs"

@@ -10,12 +10,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 import lab
 from playwright.sync_api import expect
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(lab.chromium_path() is None, reason="there is no Chromium"),
-]
+pytestmark = lab.marks(600)
 CELL = """
 import ipywidgets
 from lgqlib import explore

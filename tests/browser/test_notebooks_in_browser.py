@@ -22,15 +22,7 @@ CHARTS = {
 and the key that moves it."""
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(
-        lab.chromium_path() is None,
-        reason="there is no Chromium: install it (apt-get install chromium) to test the explorers",
-    ),
-]
+pytestmark = lab.marks(900)
 
 
 @pytest.fixture(scope="module")

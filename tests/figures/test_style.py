@@ -5,7 +5,7 @@ import pytest
 from drawn import pixels as decoded
 
 from lgqlib.figures import style
-from lgqlib.figures.pictures import as_pixels, colored, data_uri, enlarge, picture_grid, sheet
+from lgqlib.figures.pictures import as_pixels, colored, data_uri, picture_grid
 from lgqlib.quantizers import METHODS
 
 
@@ -62,9 +62,6 @@ def test_shown_figures_are_data_with_a_text(monkeypatch):
 def test_pictures_are_the_pixels_exactly():
     picture = pixels(5, 7)
     assert (decoded(data_uri(picture)) == picture).all()
-    grown = enlarge(picture, 15)
-    assert grown.shape == (10, 14, 3)
-    assert all((grown[y::2, x::2] == picture).all() for y in (0, 1) for x in (0, 1))
     images = np.moveaxis(picture / 255, -1, 0)[None]
     assert (as_pixels(images) == picture).all() and (as_pixels(images * 0 + 1.4) == 255).all()
     found = colored(np.array([0.0, 1.0, 5.0, np.nan]), high=1.0)
@@ -72,9 +69,7 @@ def test_pictures_are_the_pixels_exactly():
     assert found[3].tolist() == [128] * 3, "nan is grey"
 
 
-def test_sheets_and_grids_have_every_picture_in_its_place_on_clear_ground():
-    out = sheet([np.full((4, 4, 3), i, np.uint8) for i in range(5)], cols=3, gap=1, tile=4)
-    assert (out.shape, out[0, 10, 0], out[5, 5, 0], out[6, 12, 3]) == ((10, 15, 4), 2, 4, 0)
+def test_a_grid_has_every_picture_in_its_place_on_clear_ground():
     rows = {"a": [pixels(4, 6, seed=i) for i in range(3)], "b": [pixels(4, 6, seed=9)]}
     fig = picture_grid(rows, columns="xyz", hover=[["1", "2", "3"], ["4"]], tile=6, gap=2)
     image, points = fig.data
