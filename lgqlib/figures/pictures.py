@@ -1,4 +1,4 @@
-"""Pictures for a browser: arrays as PNG, small and exact, one by one or many in one."""
+"""Pictures for a browser: arrays as WebP, small and exact, one by one or many in one."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,11 @@ DETAILS = {"chelsea": (182, 118), "coffee": (190, 118), "imagenet_09_455": (262,
 """Centers of details, x and y, of embedded photographs; those are shown first."""
 
 
-def png_bytes(pixels: UInt8[np.ndarray, "H W channels"]) -> bytes:
-    """Encode RGB or RGBA pixels as PNG."""
-    buffer = BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
 def data_uri(pixels: UInt8[np.ndarray, "H W channels"], *, quality: int = 0) -> str:
-    """Encode pixels as the source of an image trace: exactly, or as WebP of a quality to 100."""
-    if not quality:
-        return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode()
+    """Encode pixels as the source of an image trace: as WebP, exactly or of a quality to 100."""
+    how = {"quality": quality} if quality else {"lossless": True, "quality": 70}
     buffer = BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="WEBP", quality=quality)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="WEBP", **how)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -1,9 +1,7 @@
 """Pictures and small charts of a report's first page, as strings of HTML that need no script."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from plotly.colors import hex_to_rgb
 
-from lgqlib.figures.pictures import colored
+from lgqlib.figures.pictures import colored, data_uri
 from lgqlib.figures.style import color_of, name_of
 from lgqlib.measure.annealing import Annealing
 from lgqlib.quantizers import METHODS
@@ -119,14 +117,6 @@ class Scale(NamedTuple):
 # Pictures ----------------------------------------------------------------------------------------
 
 
-def webp(pixels: UInt8[np.ndarray, "H W 3"], *, quality: int = 0) -> str:
-    """Encode pixels as the source of an image: without loss, unless a quality is given."""
-    file = BytesIO()
-    how = {"quality": quality} if quality else {"lossless": True, "quality": 70}
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "WEBP", method=4, **how)
-    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
-
-
 def picture(
     pixels: UInt8[np.ndarray, "H W 3"],
     width: float,
@@ -145,7 +135,7 @@ def picture(
     if not sharp and across > 1.4 * width:
         size = round(1.4 * width), round(1.4 * tall)
         pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-    source = webp(pixels) if sharp else webp(pixels, quality=88)
+    source = data_uri(pixels, quality=0 if sharp else 88)
     look = "sharp" if sharp else ""
     image = f'<img src="{source}" class="{look}" width="{width:g}" height="{tall:g}" '
     image += f'alt="{escape(alt)}">'

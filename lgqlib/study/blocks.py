@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from lgqlib.data import load, to_model, whole_images
 from lgqlib.explorers.layout import arrange
 from lgqlib.figures import story as draw
-from lgqlib.figures.pictures import DETAILS, colored, detail
+from lgqlib.figures.pictures import DETAILS, colored, data_uri, detail
 from lgqlib.figures.style import name_of
 from lgqlib.measure.annealing import anneal
 from lgqlib.measure.codecs import at_rate
@@ -213,7 +213,7 @@ def what_it_does(p: Encoded) -> Block:
     mark = draw.frame(x * scale, y * scale, w * scale, h * scale)
 
     def end(pixels, alt):
-        inset = f'<img src="{draw.webp(pixels[part])}" class="sharp inset" width="126" alt="">'
+        inset = f'<img src="{data_uri(pixels[part])}" class="sharp inset" width="126" alt="">'
         return draw.picture(pixels, wide, over=mark + inset, alt=alt)
 
     bits, db = p.bits[name], p.psnr(name)

@@ -5,6 +5,7 @@ are plotly's own, drawn by the one plotly.min.js beside the pages.
 """
 
 import contextlib
+import re
 import shutil
 from html import escape
 from pathlib import Path
@@ -25,14 +26,25 @@ from lgqlib.study.comparison import comparison_note, comparison_table
 from lgqlib.study.results import FAILURE_FILE, finished, study_runs, write_results
 from lgqlib.study.story import lead, story_html
 
-PLOTLY = "plotly.min.js"
+PLOTLY, LOOK = "plotly.min.js", "notebook.css"
 OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
+{{% block notebook_css %}}<link rel="stylesheet" href="../{LOOK}">{{% endblock %}}
 {{% block html_head_js %}}<script src="../{PLOTLY}"></script>{{% endblock %}}
 {{% block html_head_js_mathjax %}}{{% endblock %}}
 {{% block html_head_js_mermaidjs %}}{{% endblock %}}
 {{% block jupyter_widgets %}}{{% endblock %}}
 """
-"""nbconvert's template without the scripts that it would fetch."""
+"""nbconvert's template without the scripts that it would fetch, its style beside the pages."""
+
+
+def notebook_css() -> str:
+    """Give nbconvert's style, a quarter of a megabyte, which is one file for all pages."""
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook())
+    return "\n".join(re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL))
+
+
+SHARED = {PLOTLY: get_plotlyjs, LOOK: notebook_css}
+"""What lies once in a report's folder, and what makes it."""
 
 
 def build_report(
@@ -45,8 +57,9 @@ def build_report(
     """
     study = Path(study)
     table, folder = write_results(study), study / "report"
-    if not (folder / PLOTLY).exists():
-        _write(folder / PLOTLY, get_plotlyjs())
+    for name, made in SHARED.items():
+        if not (folder / name).exists():
+            _write(folder / name, made())
     states = dict(zip(table["run"], table["state"], strict=True))
     counts = ", ".join(f"{n} {state}" for state, n in table["state"].value_counts().items())
     rows, failures = [], []
@@ -130,7 +143,7 @@ def _converted(folder: Path, pages: Path) -> str:
 
 
 def to_html(notebook: Path) -> str:
-    """Convert an executed notebook to an HTML page that loads nothing but ../plotly.min.js."""
+    """Convert an executed notebook to an HTML page that loads nothing but what is `SHARED`."""
     node = nbformat.read(notebook, as_version=4)
     node.metadata.pop("widgets", None)
     templates = DictLoader({"offline.html.j2": OFFLINE})

@@ -13,7 +13,7 @@ from lgqlib.figures.style import figure, show
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.report import build_report, to_html
+from lgqlib.study.report import build_report, notebook_css, to_html
 from lgqlib.study.results import (
     STUDY_FILE,
     collect,
@@ -168,11 +168,13 @@ def test_a_converted_notebook_loads_only_what_lies_beside_it(tmp_path, monkeypat
     (tmp_path / "a.html").write_text(to_html(tmp_path / "a.ipynb"))
     page, text = Page(tmp_path / "a.html"), (tmp_path / "a.html").read_text()
     loads = [load for load in page.loads if not load.startswith(("data:", "#"))]
-    assert loads == ["../plotly.min.js"]
+    assert loads == ["../plotly.min.js", "../notebook.css"]
     assert "Plotly.newPlot" in text and "<script>alert" not in text, "markup in a figure is data"
     assert "data:image/png;base64,iVBORw0KGgo=" in text
     assert f"<b>plain</b>{HOSTILE}" in page.text and "Bar()" not in page.text
-    assert "@import" not in text and "url(http" not in text
+    for css in (text, notebook_css()):
+        assert "@import" not in css and "url(http" not in css
+    assert ".jp-Cell" in notebook_css() and len(text) < 60_000, "the style is not in every page"
 
 
 def test_only_newer_notebooks_are_converted(tmp_path):
