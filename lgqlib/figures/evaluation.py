@@ -84,7 +84,7 @@ def photographs(
         for c in columns
     }
     return titled(
-        picture_grid(rows, columns=["photograph", *means], hover=texts, quality=95),
+        picture_grid(rows, columns=["photograph", *means], hover=texts, quality=88),
         f"On {len(originals)} whole photographs: "
         + ", ".join(f"{label} {db:.1f} dB" for label, (db, _) in means.items()),
         f"Bits a pixel: {', '.join(f'{k} {bits:.2f}' for k, (_, bits) in means.items())}. Codecs "
