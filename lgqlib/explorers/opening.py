@@ -19,6 +19,7 @@ from lgqlib.config import DataConfig
 from lgqlib.data import load, to_model, whole_images
 from lgqlib.data.store import decode as decode_file
 from lgqlib.measure.temperature import as_tensor, critical_temperature, soften
+from lgqlib.quantizers import METHODS
 from lgqlib.quantizers.assignment import nearest
 from lgqlib.quantizers.lgq import LGQ
 from lgqlib.quantizers.scalar import ScalarLGQ
@@ -242,7 +243,7 @@ def from_run(
     run: Run, *, images: Any = None, cache: Path | str | None = None, num_images: int = 256
 ) -> Opened:
     """Open a run with what it kept of its training."""
-    name = run.config.quantizer.method.upper()
+    name = METHODS[run.config.quantizer.method].label
     tokenizer = run.tokenizer()
     o = from_tokenizer(tokenizer, images=images, cache=cache, name=name, num_images=num_images)
     kept = run.snapshots()

@@ -18,6 +18,7 @@ from lgqlib.backbone import Decoder
 from lgqlib.data import to_unit
 from lgqlib.explorers.layout import arrange, settle, trust
 from lgqlib.explorers.opening import Opened, spread
+from lgqlib.quantizers import METHODS
 from lgqlib.quantizers.assignment import energies
 
 NEAREST = 24
@@ -30,6 +31,8 @@ PIXELS = 3_000_000
 """Of the photographs that are kept to take patches from."""
 PAIRS = 4e8
 """Tokens x codes of the entropies; beyond it a sample of tokens is taken."""
+COLORS = {method.label: method.color for method in METHODS.values()}
+"""Of methods, by the names that runs have here."""
 MOMENTS = 8
 """Snapshots of training that the slider has, at most."""
 CURVE = 4096
@@ -185,6 +188,7 @@ def _codes(
     packed.meta["tokenizers"].append(
         {
             "name": o.name,
+            "color": COLORS.get(o.name.rstrip(" 123456789"), ""),
             "K": num,
             "C": o.codebook.shape[1],
             "D": o.sites.shape[1],

@@ -16,6 +16,7 @@ from lgqlib.explorers.opening import Opened, from_run, from_tokenizer, held_out
 from lgqlib.files import require, write_json
 from lgqlib.measure.geometry import Drift, Geometry, drift, measure_geometry
 from lgqlib.measure.temperature import FreeEnergyCurve, Moment, free_energy_curve, moment
+from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
@@ -46,7 +47,7 @@ def open_runs(
         factor = tokenizer.config.backbone.downsample
         images = held_out(DataConfig(name="photos"), cache, factor, num_images)
         name = tokenizer.config.quantizer.method
-        o = from_tokenizer(tokenizer, images=images, name=name.upper())
+        o = from_tokenizer(tokenizer, images=images, name=METHODS[name].label)
         about = f"No trained run below {runs}: this is {SHIPPED}, which ships with lgqlib."
         return {name: replace(o, about=about, notebooks=Path(runs) / SHIPPED)}
     for other in shlex.split(others):

@@ -352,7 +352,8 @@ def rate_chart(
         marks += [words(50, float(y(value)) + 5, f"{value:g}", text_anchor="end")]
     for value in x.ticks(8):
         marks += [words(float(x(value)), 424, f"{value:.3g}", text_anchor="middle")]
-    marks += [words(8, 14, "dB (PSNR): higher is closer to the photograph")]
+    said = "dB (PSNR): higher is closer to the photograph. Each dot stands at its own bits"
+    marks += [words(8, 14, said + "; the title compares at equal bits")]
     marks += [words(WIDE / 2, 448, "bits a pixel", text_anchor="middle")]
     taken, crossed = [], []
     for name, c in inside.items():

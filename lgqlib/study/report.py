@@ -24,7 +24,7 @@ from lgqlib.figures.story import style
 from lgqlib.files import read_json, replacing
 from lgqlib.study.comparison import comparison_note, comparison_table
 from lgqlib.study.results import FAILURE_FILE, finished, study_runs, write_results
-from lgqlib.study.story import lead, story_html
+from lgqlib.study.story import Peers, lead, story_html
 
 PLOTLY, LOOK = "plotly.min.js", "notebook.css"
 OFFLINE = f"""{{% extends 'lab/index.html.j2' %}}
@@ -103,10 +103,9 @@ def _visualizer(study: Path, folder: Path, cache: Path | str | None) -> str:
     page = folder / "codebook.html"
     with contextlib.suppress(ValueError, KeyError):  # nothing is finished, or has no weights
         if cache is not None:
-            runs = finished(study).sort_values("psnr", ascending=False)
-            best = runs[runs["method"].isin(["lgq", "vq"])].drop_duplicates("method")
-            paths = [study / run for run in best.sort_values("method")["run"]]
-            explore(*paths, cache=cache, title=study.name).save(page)
+            encoded = Peers(study, finished(study)).encoded  # the page tells of the same runs
+            best = [encoded[method].run for method in ("lgq", "vq") if method in encoded]
+            explore(*best, cache=cache, title=study.name).save(page)
     if not page.exists():
         return ""
     said = "Look into the codebooks: click a code, a token, a temperature"

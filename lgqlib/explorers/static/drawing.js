@@ -239,7 +239,7 @@ export function difference(a, b, grid, reach = 2) {
     }
   return out;
 }
-export const differenceColor = (x) => diverging(x / 4);
+export const differenceColor = (colors) => (x) => diverging(x / 4, colors);
 
 // Mean entropy of all tokens, and dB of this photograph's soft picture, over the temperature.
 export function drawCurve(canvas, { about, psnr, tau, colors }) {

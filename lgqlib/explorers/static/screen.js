@@ -7,8 +7,8 @@ import { NONE, QUANTITIES, atMoment, counted, css, number, parseCodes, percent, 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
   "Find: a number, or a list such as 3, 17-20, and Enter. / moves to the box.",
-  "Arrows move the kept code or token. 1 to 6 choose the picture, M and Shift M the map’s quantity, T goes between τ = 1 and τc, comma and period the temperature, [ and ] the step of training.",
-  "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves.",
+  "Arrows move the kept code or token. Digits choose the picture, M and Shift M the map’s quantity, T goes between τ = 1 and τc, comma and period the temperature, [ and ] the step of training.",
+  "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves, 0 shows the whole again.",
   "τ is the temperature of the soft assignment in units of 2D/C, the width of a mixture whose mean squared error a token is D in C channels. τc is where all codes would merge into one.",
 ];
 const LAYERS = { original: "Original", hard: "Hard", soft: "Soft", entropy: "Entropy", error: "Error" };
@@ -49,6 +49,11 @@ export class Screen {
   get both() { return this.state.view === "both"; }
   get views() { return this.both ? [0, 1] : [this.state.view]; }
   get active() { return this.tokenizers[this.both ? 0 : this.state.view]; }
+  // A method's color is the same wherever it is shown; of two runs of one method it says nothing.
+  get colors() {
+    const own = this.tokenizers.map((t) => t.about.color);
+    return own[0] && own[1] && own[0] !== own[1] ? own : ["#0072b2", "#d55e00"];
+  }
   get names() { return this.tokenizers.map((t) => t.about.name); }
   grid(m = this.views[0]) { return this.meta.tokenizers[m].grids[this.state.photo]; }
   indices(m) { return this.edits.get(`${m},${this.state.photo}`)?.indices ?? this.store.array(`${m}/i${this.state.photo}`); }
@@ -133,7 +138,7 @@ export class Screen {
   picture(layer) {
     const n = this.state.photo, again = () => this.draw();
     if (layer === "original") return this.store.picture(`p${n}`, again);
-    if (layer === "difference") return this.field(`difference${n}`, this.differences(), this.grid(), differenceColor);
+    if (layer === "difference") return this.field(`difference${n}`, this.differences(), this.grid(), differenceColor(this.colors));
     const [, kind, which] = /^([a-z]+)(\d*)$/.exec(layer), m = which ? +which : this.views[0], t = this.tokenizers[m];
     if (kind === "hard") {
       const edit = this.edits.get(`${m},${n}`);
@@ -182,6 +187,7 @@ export class Screen {
   keep(pin, codes = null) {
     const m = this.views[0], list = codes ?? (pin.code ? [pin.code[1]] : [this.indices(m)[pin.token]]);
     if (pin.token !== undefined) this.lastToken = pin.token;
+    if (this.ui) this.ui.input.value = "";
     this.set({ pin, hover: null, codes: codes ?? [] });
     const w = this.grid()[1];
     this.tell({ selection: list, tokenizer: pin.code ? pin.code[0] : m, place: pin.token === undefined ? [] : [this.state.photo, Math.floor(pin.token / w), pin.token % w] });
@@ -240,6 +246,7 @@ export class Screen {
     const fine = codes?.length > 0;
     this.ui.found.textContent = fine ? "" : `codes are 0 to ${this.tokenizers[m].K - 1}: 607, or 3, 17-20`;
     if (fine) this.keep({ code: [m, codes[0]] }, codes.length > 1 ? codes : null);
+    this.ui.input.value = text;
     return fine;
   }
   toggleHelp(open) {
@@ -277,6 +284,8 @@ export class Screen {
     const t = this.active, { both, root, state } = this;
     this.ui = { syncs: [], sides: {}, loupes: [], thumbs: [] };
     root.classList.toggle("both", both);
+    root.style.setProperty("--one", this.colors[0]);
+    root.style.setProperty("--other", this.colors[1]);
     const style = getComputedStyle(root), color = (name) => style.getPropertyValue(`--${name}`).trim();
     const columns = element("div", { class: "columns" });
     root.replaceChildren(this.header(), columns, (this.ui.said = element("div", { class: "said", "aria-live": "polite" })));
@@ -323,7 +332,7 @@ export class Screen {
       this.tokenizers.length > 1 ? this.seg("tokenizer", views, () => this.state.view, (v) => this.setView(v === "both" ? v : +v)) : null,
       element("div", { class: "find" }, ...photos),
       element("div", { class: "find" }, input, ui.found),
-      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · ? for help" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain("Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
+      element("div", { class: "end" }, element("p", { class: "hint", text: "hover looks · click keeps · ? for help" }), plain("CSV", "table of the selected codes, or of all, as CSV", () => this.csv()), plain(this.root.classList.contains("dark") ? "Light" : "Dark", "light or dark", () => this.theme()), plain("Full screen", "full screen (F)", () => this.fullscreen()), plain("?", "keys and words", () => this.toggleHelp())),
       ui.help,
     );
   }
@@ -350,12 +359,12 @@ export class Screen {
       return b;
     });
     const images = t.about.images > 0;
-    const evidence = element(
+    const evidence = (u.evidence = element(
       "div", { class: "evidence" },
       element("div", { class: "rows" }, u.code, element("p", { text: "code" }), ...(images && t.about.decodes ? [u.mean, element("p", { text: "real mean", title: "mean of the code’s real patches" })] : [])),
       element("div", { class: "grid" }, ...(images ? [...u.patches, element("p", { text: "real patches, nearest to farthest" })] : [])),
       element("div", { class: "grid" }, ...u.near, u.trust),
-    );
+    ));
     const bar = element("div", { class: "bar" }, element("h2", { text: this.both ? `${t.about.name} codebook` : "Codebook" }));
     if (!this.both) bar.append(this.seg("what the map shows", quantities, () => this.state.quantity, (q) => this.set({ quantity: q })));
     const side = element("section", { class: "codebook", "aria-label": `codebook of ${t.about.name}` }, bar, canvas, this.timeline(t), u.legend, u.words, u.head, evidence);
@@ -421,7 +430,7 @@ export class Screen {
       const paint = element("button", { class: "plain", text: "Paint", title: "paint the kept code over tokens (P)", onclick: () => this.togglePaint() });
       ui.syncs.push(() => {
         paint.setAttribute("aria-pressed", this.state.paint);
-        ui.undo.hidden = !this.edits.get(`${m},${this.state.photo}`)?.strokes.length;
+        ui.undo.style.visibility = this.edits.get(`${m},${this.state.photo}`)?.strokes.length ? "" : "hidden";
       });
       bar.append(layers, paint, ui.undo);
       const box = element("input", { type: "checkbox", onchange: () => this.set({ fixed: box.checked }) });
@@ -614,7 +623,9 @@ export class Screen {
   togglePaint() {
     const m = this.views[0], paint = !this.state.paint;
     if (this.both) return;
-    this.set({ paint, brush: paint ? this.focusPinned(m) : null, layer: paint ? "hard" : this.state.layer });
+    if (paint) this.beforePaint = this.state.pin;
+    const pin = paint ? { token: this.token().token } : this.beforePaint; // a token, that arrows move
+    this.set({ paint, brush: paint ? this.focusPinned(m) : null, pin, layer: paint ? "hard" : this.state.layer });
   }
   beginStroke() {
     const m = this.views[0], n = this.state.photo, key = `${m},${n}`, base = this.picture("hard");
@@ -700,15 +711,15 @@ export class Screen {
     const a = this.assigned(m, token), likely = onToken ? a.codes.filter((_, i) => a.shares[i] > 0.01 && i > 0) : [];
     const near = k !== null && !onToken ? [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE) : [];
     u.map.draw(this.then(t), { quantity: state.quantity, focus: k, chosen: m === this.views[0] ? state.codes : [], likely, near, dim: state.hover?.token !== undefined, band: state.band });
-    this.paintLegend(t, u);
+    this.paintLegend(this.then(t), u);
     if (u.shown !== k) this.paintCode(t, u, k);
     u.shown = k;
     this.paintBars(t, u, a, token, stale);
   }
   paintLegend(t, u) {
-    const q = this.state.quantity;
-    if (u.legend.of === q) return;
-    u.legend.of = q;
+    const q = this.state.quantity, key = `${q} ${t.step}`;
+    if (u.legend.of === key) return;
+    u.legend.of = key;
     u.words.textContent = QUANTITIES[q].words(t);
     const note = element("p");
     u.legend.replaceChildren(note);
@@ -740,6 +751,7 @@ export class Screen {
     return ["Code ", String(k), ": ", t.count[k].toLocaleString("en"), ` tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]}) · `, `${v("entropy")} bits`, " at τ = 1 · ", `${v("error")} %`, " of the error · isolation ", `${v("isolation")} √D`];
   }
   paintCode(t, u, k) {
+    u.evidence.style.visibility = k === null ? "hidden" : "";
     if (k === null) {
       say(u.head, "no code of this tokenizer is in focus");
       return;
@@ -749,7 +761,7 @@ export class Screen {
     u.code.show(k, "tiles");
     u.mean.show(k, "real");
     u.near.forEach((b, i) => b.show(t.near[8 * k + i] === NONE ? null : t.near[8 * k + i], "tiles", t.near[8 * k + i]));
-    say(u.trust, "nearest codes · trust ", `${t.kept[k]} of ${t.around[k]}`);
+    say(u.trust, "nearest codes. Neighbors on the map that are near: trust ", `${t.kept[k]} of ${t.around[k]}`);
     u.trust.title = "of its neighbors on the map, how many are among its 24 nearest codes";
     const factor = t.about.factor, around = 4 * factor;
     u.patches.forEach((b, i) => {
@@ -779,7 +791,7 @@ export class Screen {
     const [, w] = this.grid(t.m), most = this.state.fixed ? 1 : Math.max(...a.shares, 1e-6);
     const k = this.indices(t.m)[token], place = `row ${Math.floor(token / w)}, column ${token % w}`, i = a.codes.indexOf(k), p = i < 0 ? null : a.shares[i];
     const focus = this.focusCode(t.m), at = ` at τ = ${short(this.state.tau)}`;
-    if (stale) say(u.said, `Code ${focus} is not here; below, in gray, the token looked at before: ${place}`);
+    if (stale) say(u.said, `${focus === null ? "That code" : `Code ${focus}`} is not here; below, in gray, the token looked at before: ${place}`);
     else if (this.edits.get(`${t.m},${this.state.photo}`) && k !== this.store.array(`${t.m}/i${this.state.photo}`)[token]) say(u.said, `${place} is painted with code `, String(k), "; the latent’s own code is ", String(a.codes[0]), ", ", `${number(a.bits)} bits`, at);
     else say(u.said, this.both ? `${t.about.name}, ${place}: code ` : `Token in ${place}: code `, String(k), ", p = ", p === null ? "below the twelve" : `${percent(p)} %`, ", ", `${number(a.bits)} bits`, at);
     u.said.title = u.said.textContent;
@@ -809,12 +821,17 @@ export class Screen {
     const of = focus.code && !state.codes.length ? focus.code[0] : m, chosen = new Set(codes), hits = [];
     if (chosen.size) this.indices(of).forEach((k, i) => { if (chosen.has(k)) hits.push(i); });
     const picture = this.picture(state.layer);
-    drawPhotograph(ui.photo, { picture, kept: (this.kept ??= {}), fresh: this.edits.size > 0, grid: [h, w], zoom: state.zoom, token: focus.token !== undefined ? focus.token : hits.length ? token : null, hits, dim: chosen.size > 0 && hits.length > 0 && !state.paint });
+    drawPhotograph(ui.photo, { picture, kept: (this.kept ??= {}), fresh: this.edits.size > 0, grid: [h, w], zoom: state.zoom, token: focus.token !== undefined ? focus.token : hits.length ? token : null, hits, dim: chosen.size > 0 && hits.length > 0 && !state.paint && state.layer !== "difference" });
     const n = h * w, name = this.meta.photographs[state.photo].name;
     if (state.paint) say(ui.caption, "painting code ", String(state.brush), " over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends");
-    else if (chosen.size) say(ui.caption, codes.length > 1 ? "" : "code ", codes.length > 1 ? counted(codes.length, "code") : String(codes[0]), hits.length ? ": " : " is not in this photograph (", hits.length ? `${hits.length.toLocaleString("en")} of ${n.toLocaleString("en")} tokens here` : `0 of ${n.toLocaleString("en")} tokens`, hits.length ? "" : ")");
+    else if (chosen.size) say(ui.caption, codes.length > 1 ? "" : "code ", codes.length > 1 ? counted(codes.length, "code") : String(codes[0]), hits.length ? ": " : ` ${codes.length > 1 ? "are" : "is"} not in this photograph`, hits.length ? `${hits.length.toLocaleString("en")} of ${n.toLocaleString("en")} tokens here` : "", hits.length ? "" : this.elsewhere(of, chosen));
     else say(ui.caption, this.both ? name : `${name}, ${w} × ${h} tokens`, this.under(focus.token));
     this.paintScale();
+  }
+  // Which of the photographs at hand has one of the codes.
+  elsewhere(m, codes) {
+    const found = this.shown.filter((n) => this.store.array(`${m}/i${n}`).some((k) => codes.has(k)));
+    return found.length ? `, but in ${found.map((n) => this.meta.photographs[n].name).join(", ")}` : ", nor in the others that are shown";
   }
   // The value of the layer under the pointer.
   under(token) {
@@ -822,7 +839,7 @@ export class Screen {
     if (token === undefined || token === null) return "";
     if (state.layer === "difference") {
       const d = this.differences()?.[token];
-      return d === undefined ? "" : ` · ${this.names[d < 0 ? 0 : 1]} better by ${number(Math.abs(d))} gray levels`;
+      return d === undefined ? "" : ` · ${this.names[d < 0 ? 0 : 1]} better here by ${number(Math.abs(d))} gray levels`;
     }
     if (state.layer === "error") return ` · ${number((this.store.grays(`${this.views[0]}/error${n}`, () => this.draw())?.[token] ?? 0) / 2)} gray levels`;
     if (state.layer === "entropy") return ` · ${number(this.assigned(this.views[0], token).bits)} bits`;
@@ -839,7 +856,7 @@ export class Screen {
     };
     ui.noise.replaceChildren(element("b", { text: noise }));
     let parts = [];
-    if (state.layer === "difference") parts = [...scale((x) => differenceColor(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels (5 × 5 tokens)`)];
+    if (state.layer === "difference") parts = [...scale((x) => differenceColor(this.colors)(8 * x - 4), `${this.names[0]} better by 4`, `${this.names[1]} better by 4 gray levels (5 × 5 tokens)`)];
     else if (state.layer === "error") parts = [...scale(viridis, "hard error 0", "64 gray levels (root mean square)")];
     else if (state.layer === "entropy") parts = [...scale(viridis, "0", `${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(this.views[0], "entropy")[1])}`)];
     else if (state.layer === "hard" && dB(this.views[0]) !== null) parts = ["hard codes: ", element("b", { text: `${dB(this.views[0]).toFixed(2)} dB` })];
@@ -887,10 +904,9 @@ export class Screen {
     const { state } = this, layers = this.layers(), lower = e.key.length === 1 ? e.key.toLowerCase() : e.key;
     const commands = {
       Escape: () => {
-        this.toggleHelp(false);
-        if (document.fullscreenElement && !state.paint) return;
-        state.paint = false;
-        this.keep(this.home());
+        if (!this.ui.help.hidden) return this.toggleHelp(false);
+        if (state.paint) return this.togglePaint();
+        if (!document.fullscreenElement) this.keep(this.home());
       },
       m: () => { const all = Object.keys(QUANTITIES), by = e.shiftKey ? all.length - 1 : 1; this.set({ quantity: all[(all.indexOf(state.quantity) + by) % all.length] }); },
       t: () => this.setTau(state.tau === 1 ? (this.active.about.tau_c ?? 1) : 1),
@@ -899,6 +915,10 @@ export class Screen {
       ".": () => this.stepTau(1),
       "[": () => this.stepTime(this.active, -1),
       "]": () => this.stepTime(this.active, 1),
+      0: () => {
+        for (const z of [state.zoom, ...this.views.map((m) => this.ui.sides[m].map.zoom)]) Object.assign(z, { s: 1, x: 0, y: 0 });
+        this.draw();
+      },
       f: () => this.fullscreen(),
       p: () => this.togglePaint(),
       z: () => this.undo(),
@@ -919,7 +939,7 @@ export class Screen {
   arrow(key, target) {
     const onMap = this.views.find((m) => target === this.ui.sides[m].map.canvas), { pin } = this.state;
     const m = onMap ?? (pin.code && target !== this.ui.photo ? pin.code[0] : null);
-    if (m !== null && m !== undefined) {
+    if (m !== null && m !== undefined && !this.state.paint) {
       const t = this.tokenizers[m], k = this.focusPinned(m) ?? t.order.mass[0] ?? 0, step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -t.side, ArrowDown: t.side }[key];
       const cell = t.cell[k] + step, wraps = Math.abs(step) === 1 && Math.floor(cell / t.side) !== Math.floor(t.cell[k] / t.side);
       if (!wraps && t.at[cell] >= 0) this.keep({ code: [m, t.at[cell]] });

@@ -61,8 +61,8 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .evidence p{font-size:11px;line-height:13px;grid-column:1/-1}
 .lgx .bars{display:grid;grid-template-columns:repeat(13,minmax(0,1fr));gap:6px;height:140px}
 .lgx .bars .cell{display:flex;flex-direction:column;justify-content:flex-end;align-items:stretch;padding:0;min-width:0}
-.lgx .bars .cell i{display:block;background:var(--first);margin:1px 0 3px;min-height:1px}
-.lgx .bars.second .cell i{background:var(--second)}
+.lgx .bars .cell i{display:block;background:var(--one);margin:1px 0 3px;min-height:1px}
+.lgx .bars.second .cell i{background:var(--other)}
 .lgx .bars .cell:first-child i{background:var(--pick)}
 .lgx .bars .cell:last-child i{background:var(--muted)}
 .lgx .bars span{font-size:11px;line-height:14px;text-align:center;color:var(--muted)}

@@ -97,7 +97,7 @@ export function atMoment(store, t, j, then) {
   const tiles = store.picture(`${t.m}/then${j}`, then);
   if (!tiles) return t;
   const count = store.array(`${t.m}/uses${j}`), mass = Float32Array.from(count, (n) => n || NaN), moment = t.about.moments[j];
-  const changed = { step: moment.step, tiles, count, sheet: null, about: { ...t.about, tile: moment.tile }, used: count.filter((n) => n).length, total: count.reduce((a, b) => a + b, 0) };
+  const changed = { step: moment.step, tiles, count, sheet: null, about: { ...t.about, tile: moment.tile }, used: count.filter((n) => n).length, unused: [...count.keys()].filter((k) => !count[k]), total: count.reduce((a, b) => a + b, 0) };
   return Object.assign(Object.create(t), changed, { values: { ...t.values, mass }, order: { ...t.order, mass: ranked(mass) } });
 }
 
@@ -114,6 +114,7 @@ export const counted = (n, one) => `${COUNTS[n] ?? n.toLocaleString("en")} ${one
 
 // Over what a tokenizer's numbers were taken; a sample says so.
 export function scope(t) {
+  if (t.step !== undefined) return `${t.total.toLocaleString("en")} tokens of step ${t.step.toLocaleString("en")}`;
   const { images, tokens, total } = t.about;
   const where = images ? `${counted(images, "photograph")}, ` : "";
   return total > tokens ? `${where}${tokens.toLocaleString("en")} sampled of ${total.toLocaleString("en")} tokens` : `${where}${tokens.toLocaleString("en")} tokens`;
@@ -152,8 +153,8 @@ const RAMP = Array.from({ length: 256 }, (_, b) => {
 });
 export const viridis = (x) => RAMP[Math.max(0, Math.min(255, Math.round(255 * x)))];
 export const css = ([r, g, b]) => `rgb(${r},${g},${b})`;
-// Blue where the first is better, orange where the second is; x from -1 to 1, gray at 0.
-export const diverging = (x) => {
-  const to = x < 0 ? [86, 180, 233] : [230, 126, 34], a = Math.min(1, Math.abs(x));
-  return [60, 60, 62].map((c, i) => Math.round(c + (to[i] - c) * a));
+// From gray at 0 to the first color at -1 and the second at 1; colors are #rrggbb.
+export const diverging = (x, colors) => {
+  const hex = colors[x < 0 ? 0 : 1], a = Math.min(1, Math.abs(x));
+  return [60, 60, 62].map((c, i) => Math.round(c + (parseInt(hex.slice(1 + 2 * i, 3 + 2 * i), 16) - c) * a));
 };
