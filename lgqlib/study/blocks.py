@@ -539,10 +539,9 @@ def what_the_temperature_does(p: Encoded) -> Block:
         along, bits, warmth, centers, {split: "first split", 1.0: "natural width"}
     )
     codes = [2 ** np.interp(-np.log(v), -np.log(along), bits) for v in (split, 1.0)]
-    caption = (
-        "The same trained tokenizer, only warmer (a higher temperature τ): soft choices blend "
-    )
-    caption += "codes, and the decoder draws the blend. Below, how many codes a token blends (2 to its mean entropy). "
+    caption = "The same trained tokenizer, only warmer (a higher temperature τ): soft choices "
+    caption += "blend codes, and the decoder draws the blend. Below, how many codes a token blends "
+    caption += "(2 to its mean entropy). "
     caption += "First split: in theory, above this temperature one code would do as well as many. "
     caption += "Natural width: the mean error of a token, as a temperature; there the picture has "
     caption += f"{quality[4]:.1f} dB, by hard choice {quality[6]:.1f}."

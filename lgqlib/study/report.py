@@ -79,8 +79,8 @@ def build_report(
     }
     failed = int((table["state"] == "failed").sum())
     where = Path(cache) if story else None
-    body = f"{lead(study)}\n{story_html(study, folder, failed=failed, cache=where)}\n"
-    body += _visualizer(study, folder, cache if story else None)
+    body = f"{lead(study)}\n{_visualizer(study, folder, cache if story else None)}"
+    body += f"{story_html(study, folder, failed=failed, cache=where)}\n"
     body += f'<div class="more"><p>{len(rows)} runs: {counts or "no run yet"}. All numbers, one '
     body += f'row a run: <a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
     body += "\n".join(
@@ -108,8 +108,8 @@ def _visualizer(study: Path, folder: Path, cache: Path | str | None) -> str:
             explore(*best, cache=cache, title=study.name).save(page)
     if not page.exists():
         return ""
-    said = "Look into the codebooks: click a code, a token, a temperature"
-    return f'<p class="more"><a href="{page.name}">{said}</a></p>\n'
+    said = "Look into the codebooks yourself: click a code, a token, a temperature"
+    return f'<p class="look"><a href="{page.name}">{said}</a></p>\n'
 
 
 def comparison_html(study: Path | str) -> str:
