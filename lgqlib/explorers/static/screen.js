@@ -761,7 +761,7 @@ export class Screen {
     u.code.show(k, "tiles");
     u.mean.show(k, "real");
     u.near.forEach((b, i) => b.show(t.near[8 * k + i] === NONE ? null : t.near[8 * k + i], "tiles", t.near[8 * k + i]));
-    say(u.trust, "nearest codes. Neighbors on the map that are near: trust ", `${t.kept[k]} of ${t.around[k]}`);
+    say(u.trust, "nearest codes · map trust ", `${t.kept[k]} of ${t.around[k]}`);
     u.trust.title = "of its neighbors on the map, how many are among its 24 nearest codes";
     const factor = t.about.factor, around = 4 * factor;
     u.patches.forEach((b, i) => {
