@@ -87,6 +87,10 @@ class PatchNetwork(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.head(self.blocks(self.stem(images)))
 
+    @property
+    def last(self) -> nn.Conv2d:
+        return self.head[-1]
+
 
 class PatchUnfolding(nn.Module):
     """Undo `PatchNetwork`: work at the latent resolution, then unfold channels into patches."""
@@ -103,10 +107,14 @@ class PatchUnfolding(nn.Module):
         return self.shuffle(self.last(F.silu(self.norm(self.blocks(self.stem(z_q))))))
 
 
-def _multipliers(downsample: int) -> list[int]:
-    """Widths of the stages in units of the first, as VQGAN: 1, 1, 2, 2, 4 for a factor of 16."""
-    num_stages = int(math.log2(downsample)) + 1
-    return [min(2 ** (stage // 2), 4) for stage in range(num_stages)]
+def _channels(width: int, downsample: int) -> list[int]:
+    """Channels of the stages as VQGAN has them: width x 1, 1, 2, 2, 4 for a factor of 16."""
+    return [width * min(2 ** (stage // 2), 4) for stage in range(downsample.bit_length())]
+
+
+def _middle(channels: int, eps: float) -> tuple[nn.Module, ...]:
+    first = ResidualBlock(channels, channels, eps)
+    return first, Attention(channels), ResidualBlock(channels, channels, eps)
 
 
 class VQGANNetwork(nn.Module):
@@ -114,21 +122,20 @@ class VQGANNetwork(nn.Module):
 
     def __init__(self, *, downsample: int, width: int, depth: int, dim: int, eps: float):
         super().__init__()
-        channels = [width * m for m in _multipliers(downsample)]
+        channels = _channels(width, downsample)
         layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, 1, 1)]
         last = channels[0]
         for stage, out in enumerate(channels):
-            if stage > 0:
-                layers.append(nn.Conv2d(last, last, 3, 2, 1))
-            for _ in range(depth):
-                layers.append(ResidualBlock(last, out, eps))
-                last = out
-        layers += [ResidualBlock(last, last, eps), Attention(last), ResidualBlock(last, last, eps)]
-        self.layers = nn.Sequential(*layers)
+            layers += [nn.Conv2d(last, last, 3, 2, 1)] if stage else []
+            layers += [ResidualBlock(out if i else last, out, eps) for i in range(depth)]
+            last = out
+        self.layers = nn.Sequential(*layers, *_middle(last, eps))
         self.head = nn.Sequential(_groups(last, eps), nn.SiLU(), nn.Conv2d(last, dim, 3, 1, 1))
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.head(self.layers(images))
+
+    last = PatchNetwork.last
 
 
 class VQGANUnfolding(nn.Module):
@@ -136,16 +143,13 @@ class VQGANUnfolding(nn.Module):
 
     def __init__(self, *, downsample: int, width: int, depth: int, dim: int, eps: float):
         super().__init__()
-        channels = [width * m for m in reversed(_multipliers(downsample))]
+        channels = _channels(width, downsample)[::-1]
         last = channels[0]
-        layers: list[nn.Module] = [nn.Conv2d(dim, last, 3, 1, 1)]
-        layers += [ResidualBlock(last, last, eps), Attention(last), ResidualBlock(last, last, eps)]
+        layers: list[nn.Module] = [nn.Conv2d(dim, last, 3, 1, 1), *_middle(last, eps)]
         for stage, out in enumerate(channels):
-            if stage > 0:
-                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(last, last, 3, 1, 1)]
-            for _ in range(depth):
-                layers.append(ResidualBlock(last, out, eps))
-                last = out
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(last, last, 3, 1, 1)] if stage else []
+            layers += [ResidualBlock(out if i else last, out, eps) for i in range(depth)]
+            last = out
         self.layers, self.norm = nn.Sequential(*layers), _groups(last, eps)
         self.last = nn.Conv2d(last, 3, 3, 1, 1)
 
@@ -161,38 +165,43 @@ NETWORKS = {
 """By family: what encodes and what decodes beside the linear path."""
 
 
-class Encoder(nn.Module):
+class _Paths(nn.Module):
+    """A linear path and a network beside it, which begins at zero; one of them may be missing."""
+
+    def __init__(self, path: tuple[nn.Module, ...], network: type | None, shape: dict[str, int]):
+        super().__init__()
+        self.linear = nn.Sequential(*path) if path else None
+        self.network = network(**shape, eps=EPS if path else 1e-6) if network else None
+        if path and network:
+            nn.init.zeros_(self.network.last.weight)
+            nn.init.zeros_(self.network.last.bias)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        if self.linear is None:
+            return self.network(x)
+        return self.linear(x) if self.network is None else self.linear(x) + self.network(x)
+
+
+class Encoder(_Paths):
     """The linear path and the network beside it, then the norm of the latents."""
 
     def __init__(self, family: str, start: str, *, norm: str, **shape: int):
-        super().__init__()
         f, dim = shape["downsample"], shape["dim"]
-        linear = start != "random"
-        path = (nn.PixelUnshuffle(f), nn.Conv2d(3 * f * f, dim, 1)) if linear else ()
-        self.linear = nn.Sequential(*path) if linear else None
-        network = NETWORKS[family][0]
-        self.network = network(**shape, eps=EPS if linear else 1e-6) if network else None
-        if linear and network:
-            _zero(self.network.head[-1])
+        path = () if start == "random" else (nn.PixelUnshuffle(f), nn.Conv2d(3 * f * f, dim, 1))
+        super().__init__(path, NETWORKS[family][0], shape)
         self.norm = LatentNorm(norm, dim)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        return self.norm(_sum(self.linear, self.network, images))
+        return self.norm(self._sum(images))
 
 
-class Decoder(nn.Module):
+class Decoder(_Paths):
     """The linear path back and the network beside it."""
 
     def __init__(self, family: str, start: str, **shape: int):
-        super().__init__()
         f, dim = shape["downsample"], shape["dim"]
-        linear = start != "random"
-        path = (nn.Conv2d(dim, 3 * f * f, 1), nn.PixelShuffle(f)) if linear else ()
-        self.linear = nn.Sequential(*path) if linear else None
-        network = NETWORKS[family][1]
-        self.network = network(**shape, eps=EPS if linear else 1e-6) if network else None
-        if linear and network:
-            _zero(self.network.last)
+        path = () if start == "random" else (nn.Conv2d(dim, 3 * f * f, 1), nn.PixelShuffle(f))
+        super().__init__(path, NETWORKS[family][1], shape)
 
     @property
     def last(self) -> nn.Conv2d:
@@ -200,7 +209,7 @@ class Decoder(nn.Module):
         return self.network.last if self.network is not None else self.linear[0]
 
     def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        return _sum(self.linear, self.network, z_q)
+        return self._sum(z_q)
 
 
 def build_backbone(family: str, start: str, *, norm: str, **shape: int) -> tuple[Encoder, Decoder]:
@@ -263,14 +272,3 @@ def fit_linear(
     solved = torch.linalg.solve(gram + ridge, inputs.T @ patches / len(inputs))
     layer.weight.copy_(solved[:-1].T[:, :, None, None])
     layer.bias.copy_(solved[-1])
-
-
-def _sum(linear: nn.Module | None, network: nn.Module | None, x: Tensor) -> Tensor:
-    if linear is None:
-        return network(x)
-    return linear(x) if network is None else linear(x) + network(x)
-
-
-def _zero(layer: nn.Conv2d) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

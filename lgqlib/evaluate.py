@@ -52,14 +52,10 @@ from lgqlib.tokenizer import Tokenizer
 OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
 """Mean squared errors by the period of their waves, in pixels."""
 REGIONS = ("error_edges", "error_flat")
-FEW = 30
-"""Images below which a mean says little of others."""
-LEAST = {"kid": 3, "fd": 2}
-"""Images below which a distance of distributions is not defined."""
-TAUGHT = 64
-"""Training images seen whole, on whose tokens the small prior is fitted."""
-CACHE_VERSION = 1
-"""Part of the key of cached features: raise it when their computation changes."""
+FEW = 30  # images below which a mean says little of others
+LEAST = {"kid": 3, "fd": 2}  # images below which a distance of distributions is not defined
+TAUGHT = 64  # training images seen whole, on whose tokens the small prior is fitted
+CACHE_VERSION = 1  # part of the key of cached features: raise it when their computation changes
 
 
 class Evaluation(NamedTuple):
@@ -349,8 +345,7 @@ def latent_geometry(
 class Examples(NamedTuple):
     """Held-out images through a run's tokenizer."""
 
-    originals: Float[Tensor, "n 3 S S"]
-    """In [0, 1], as are the decoded ones."""
+    originals: Float[Tensor, "n 3 S S"]  # in [0, 1], as are the decoded ones
     decoded: Float[Tensor, "n 3 S S"]
     indices: Int[np.ndarray, "n h w"]
     sites: Float[Tensor, "K D"]

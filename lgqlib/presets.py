@@ -8,23 +8,15 @@ from lgqlib.quantizers import METHODS, known
 from lgqlib.quantizers.fsq import matching_levels
 
 LAPTOP: dict[str, Any] = {
-    "data.size": 32,
     "data.eval_crops": 252,
-    "backbone.family": "patch",
-    "backbone.downsample": 4,
     "backbone.width": 64,
     "backbone.depth": 1,
-    "backbone.start": "pca",
-    "backbone.dim": 5,
     "backbone.norm": "none",
-    "quantizer.num_codes": 1024,
     "train.num_steps": 300,
-    "train.batch_size": 64,
-    "train.lr": 2e-3,
     "train.codebook_lr": 10.0,
     "loss.perceptual_side": 64,
 }
-
+"""What differs from the defaults of `Config`."""
 PAPER: dict[str, Any] = {
     "data.name": "imagenette",
     "data.size": 128,
@@ -86,11 +78,10 @@ LGQ: dict[str, Any] = {
 
 WHITENED: dict[str, Any] = {"backbone.start": "whitened"}
 """For methods that presume latents of unit variance in every channel."""
-LEVELS: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4, "train.lr": 4e-3}
-"""Bounds reach farther into the latents, and few channels have many levels each."""
 COARSE: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4}
-SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}
-"""One channel a bit: K = 2^10."""
+LEVELS: dict[str, Any] = COARSE | {"train.lr": 4e-3}
+"""Bounds reach farther into the latents, and few channels have many levels each."""
+SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}  # one channel a bit: K = 2^10
 SLOW: dict[str, Any] = {"backbone.norm": "layer", "train.codebook_lr": 1.0}
 """IBQ's gradient reaches all codes: faster, without a norm, nine of 1,024 are left."""
 UNLEARNED: dict[str, Any] = {
@@ -104,10 +95,7 @@ UNLEARNED: dict[str, Any] = {
 
 def _baselines(downsample: int) -> dict[str, dict[str, Any]]:
     """Give k-means on patches, all of whose channels are kept, and on their components."""
-    return {
-        "kmeans": UNLEARNED | {"backbone.dim": 3 * downsample**2},
-        "pca_kmeans": UNLEARNED,
-    }
+    return {"kmeans": UNLEARNED | {"backbone.dim": 3 * downsample**2}, "pca_kmeans": UNLEARNED}
 
 
 PEERS: dict[str, dict[str, Any]] = {

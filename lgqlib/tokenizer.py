@@ -21,17 +21,14 @@ from lgqlib.quantizers.lgq import LGQ, prune
 
 SHIPPED = Path(__file__).parent / "pretrained"
 """Tokenizers that come with the package, a folder each."""
-MOMENTUM = 0.98
-"""Of the running moments behind tau_c: about fifty steps of memory."""
-DISTORTION_MOMENTUM = 0.9
-"""Of the running error D, which falls while the codebook learns."""
+MOMENTUM = 0.98  # of the running moments behind tau_c: about fifty steps of memory
+DISTORTION_MOMENTUM = 0.9  # of the running error D, which falls while the codebook learns
 
 
 class Reconstruction(NamedTuple):
     """What a forward pass of the tokenizer gives."""
 
-    images: Float[Tensor, "b 3 H W"]
-    """In [-1, 1], up to what the decoder overshoots."""
+    images: Float[Tensor, "b 3 H W"]  # in [-1, 1], up to what the decoder overshoots
     quantized: Quantized
     latents: Float[Tensor, "b c h w"]
 

@@ -16,15 +16,14 @@ from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.data import TrainingBatches, evaluation_images, identified, load, to_model
+from lgqlib.data import evaluation_images, identified, load, to_model, training_batches
 from lgqlib.evaluate import evaluate
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
 from lgqlib.quantizers.base import NonFinite
 from lgqlib.run import Checkpoint, Run, Snapshot
 from lgqlib.tokenizer import Reconstruction, Tokenizer
 
-LIGHT_EVALUATION = 128
-"""Held-out images that an evaluation during training looks at."""
+LIGHT_EVALUATION = 128  # held-out images that an evaluation during training looks at
 STOP_EVERY = 8
 """Steps between the times that several processes ask each other whether one was told to stop."""
 TAU_C_EVERY = 8
@@ -38,11 +37,9 @@ class NonFiniteLoss(RuntimeError):
 def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True) -> None:
     """Train `config` into `run`, from where it was left; return when all steps are done.
 
-    A finished run is trained for more steps as another, which keeps its weights, optimizer and
-    history: `Run.create(root, run.config.override({"train.num_steps": 600, "train.after":
-    run.name}))`. Its schedules are of the new number of steps, read at the step where it goes on:
-    what had come to its end is on its way again. Constant ones go on bit for bit as if never
-    ended, after a warm-up of equally many steps.
+    A finished run goes on as another, which keeps its weights, optimizer and history:
+    `Run.create(root, run.config.override({"train.num_steps": 600, "train.after": run.name}))`. Its
+    schedules are of the new number of steps, read at the step where it goes on.
 
     `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with
     KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step, the terms and the last good
@@ -104,7 +101,7 @@ class Job:
         data = config.data
         self.images = load(data, "train", cache=cache)
         ranks = dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
-        self.batches = self._batches(**ranks)
+        self.batches = training_batches(config, self.images, device=self.device, **ranks)
         held_out = load(data, "val", cache=cache)
         self.held_out, _, _ = evaluation_images(held_out, size=data.size, limit=data.eval_crops)
 
@@ -116,7 +113,7 @@ class Job:
         if checkpoint is None:
             self._initialize()
         else:
-            with self._fitting(checkpoint):
+            with run.fitting(checkpoint):
                 self.tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
         self._prepare()
 
@@ -128,28 +125,17 @@ class Job:
         self.last_used = torch.full((codes,), -1, dtype=torch.int64, device=self.device)
         self.snapshot_steps = snapshot_steps(config.train.num_steps, config.train.num_snapshots)
         if checkpoint is not None:
-            with self._fitting(checkpoint):
+            with run.fitting(checkpoint):
                 self._restore(checkpoint)
         elif 0 in self.snapshot_steps:
             self._snapshot()
         self.clock, self.clock_step = time.perf_counter(), self.step
 
-    def _batches(self, **ranks: int) -> TrainingBatches:
-        config = self.config
-        return TrainingBatches(
-            self.images,
-            size=config.data.size,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            device=self.device,
-            **ranks,
-        )
-
     @torch.no_grad()
     def _initialize(self) -> None:
         """Start the tokenizer from real batches, the same on every rank."""
-        config, whole, tokenizer = self.config, self._batches(), self.tokenizer
+        config, tokenizer = self.config, self.tokenizer
+        whole = training_batches(config, self.images, device=self.device)
         num_codes, tokens = config.quantizer.num_codes, config.latent_side**2
         batch = config.train.batch_size * tokens
         steps = range(math.ceil(tokenizer.quantizer.start_latents / batch))
@@ -329,17 +315,16 @@ class Job:
     @contextmanager
     def _as_evaluated(self) -> Iterator[Tokenizer]:
         """Give the tokenizer in evaluation mode, with averaged weights where they are kept."""
-        averaged = self.config.train.ema > 0
-        kept = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
-        if averaged:
-            self.tokenizer.load_state_dict(self.ema, strict=False)
+        averages = self.ema if self.config.train.ema else {}
+        parameters = dict(self.tokenizer.named_parameters())
+        kept = {name: parameters[name].detach().clone() for name in averages}
+        self.tokenizer.load_state_dict(averages, strict=False)
         self.tokenizer.eval()
         try:
             yield self.tokenizer
         finally:
             self.tokenizer.train()
-            if averaged:
-                self.tokenizer.load_state_dict(kept, strict=False)
+            self.tokenizer.load_state_dict(kept, strict=False)
 
     def evaluate(self) -> None:
         """Measure the tokenizer on a few held-out images, and log what was found."""
@@ -365,16 +350,12 @@ class Job:
         with self._as_evaluated() as tokenizer:
             latents = tokenizer.latents(to_model(probe.to(self.device)))
             quantizer = tokenizer.quantizer
-            arrays = dict(
-                codebook=quantizer.sites.float(),
-                latents=quantizer.points(latents).flatten(0, -2)[:most],
-                indices=quantizer.encode(latents).flatten()[:most],
-                counts=counts,
-                last_used=last_used,
-            )
+            points = quantizer.points(latents).flatten(0, -2)[:most]
+            indices = quantizer.encode(latents).flatten()[:most]
             # Copies: the codes are the weights themselves, which change back right after this.
-            arrays = {name: value.cpu().numpy().copy() for name, value in arrays.items()}
-        self.run.save_snapshot(Snapshot(self.step, self.tau, self.tau_c, **arrays))
+            found = (quantizer.sites.float(), points, indices, counts, last_used)
+            arrays = [value.cpu().numpy().copy() for value in found]
+        self.run.save_snapshot(Snapshot(self.step, self.tau, self.tau_c, *arrays))
 
     def save(self) -> None:
         """Write a checkpoint of everything from which training goes on."""
@@ -396,22 +377,10 @@ class Job:
             self.run.save_checkpoint(self.step, tensors, tau=self.tau, tau_c=self.tau_c, **state)
         self.accelerator.wait_for_everyone()  # nobody reads the run before it is written
 
-    @contextmanager
-    def _fitting(self, checkpoint: Checkpoint) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, KeyError, ValueError) as error:  # of another shape, or of fewer parts
-            raise ValueError(
-                f"{self.run.path}: the checkpoint of step {checkpoint.step} does not fit its "
-                f"config.json ({error})."
-            ) from None
-
     def _restore(self, checkpoint: Checkpoint) -> None:
         training, state = checkpoint.tensors["training"], checkpoint.state
         self.step = self.saved = checkpoint.step
-        self.tau, self.tau_c = (
-            math.nan if state[name] is None else state[name] for name in ("tau", "tau_c")
-        )
+        self.tau, self.tau_c = state["tau"], state["tau_c"]
         if self.accelerator.is_main_process:  # the sum over ranks, which are summed again
             self.counts.copy_(training["counts"])
         self.last_used.copy_(training["last_used"])

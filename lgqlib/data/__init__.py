@@ -7,6 +7,7 @@ from lgqlib.data.batches import (
     to_model,
     to_uint8,
     to_unit,
+    training_batches,
     whole_images,
 )
 from lgqlib.data.sources import SOURCES, SPLITS, identified, load
@@ -24,5 +25,6 @@ __all__ = [
     "to_model",
     "to_uint8",
     "to_unit",
+    "training_batches",
     "whole_images",
 ]

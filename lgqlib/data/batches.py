@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,11 @@ from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from lgqlib.config import Config
 from lgqlib.data.store import ImageSet
 from lgqlib.files import require
 
-TILED = 4
-"""Crops that the area of an image must have room for, in the median, to be cut into tiles."""
+TILED = 4  # crops that the area of an image must have room for, in the median, to be cut into tiles
 GOLDEN = 0.6180339887498949
 
 
@@ -82,6 +83,12 @@ class TrainingBatches:
             top = random.integers(self._rows[image])
             left = random.integers(self._columns[image])
         return image, top, left, random.random(self.batch_size) < 0.5
+
+
+def training_batches(config: Config, image_set: ImageSet, **more: Any) -> TrainingBatches:
+    """Prepare the batches that a run trains on; `more`: the device, and a rank of a world size."""
+    shape = {"size": config.data.size, "batch_size": config.train.batch_size}
+    return TrainingBatches(image_set, seed=config.seed, flip=config.data.flip, **shape, **more)
 
 
 def evaluation_images(

@@ -7,8 +7,7 @@ from jaxtyping import Int
 from lgqlib.figures.style import BLUE, FAINT, RED, panels, titled
 from lgqlib.measure.projection import Faithfulness, Projection
 
-MAX_LATENTS = 4000
-"""Latents that are drawn, evenly chosen."""
+MAX_LATENTS = 4000  # latents that are drawn, evenly chosen
 
 
 def codes_in_plane(

@@ -11,8 +11,7 @@ from lgqlib.measure import METRICS
 from lgqlib.measure.geometry import Drift, Geometry
 from lgqlib.measure.theory import water_filling
 
-MAX_CELLS = 1500
-"""Cells that a scatter draws for each run."""
+MAX_CELLS = 1500  # cells that a scatter draws for each run
 
 
 def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:

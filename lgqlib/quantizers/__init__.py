@@ -15,18 +15,14 @@ from lgqlib.quantizers.vq import EMAVQ, IBQ, VQ, KMeansVQ, SimVQ
 class Method:
     """A quantizer as the project knows it: one row makes it train, compare and keep its color."""
 
-    name: str
-    """In configs, folders and tables."""
+    name: str  # in configs, folders and tables
     build: Callable[[QuantizerConfig, int], Quantizer]
     """From the config and C, the channels of a latent."""
-    label: str
-    """What people read."""
-    color: str
-    """The same in every figure."""
+    label: str  # what people read
+    color: str  # the same in every figure
     weights: Mapping[str, float] = field(default_factory=dict)
     """Overrides of the config: the weights in the method's paper or its authors' code."""
-    baseline: bool = False
-    """Fitted, not learned: what a method has to be better than."""
+    baseline: bool = False  # fitted, not learned: what a method has to be better than
 
 
 def _lgq(config: QuantizerConfig, dim: int) -> Quantizer:

@@ -22,21 +22,16 @@ CHUNK = 2**20
 """Entries of a [codes, tokens] tile: what a core's cache holds; on a GPU, 64 times as many."""
 FLOOR = -60.0
 """Of a logit below a token's largest: exponentials that underflow are ten times slower on a CPU."""
-GROUP = 16
-"""Codes whose best is looked at before their own: a search sorts K / 16 numbers a token."""
+GROUP = 16  # codes whose best is looked at before their own: a search sorts K / 16 numbers a token
 
 
 class Assignment(NamedTuple):
     """The sums over a soft assignment `p` of N latents to K codes."""
 
-    average: Float[Tensor, "tokens dim"]
-    """`sum_k p_nk e_k`, the soft code."""
-    indices: Int[Tensor, " tokens"]
-    """`argmax_k p_nk`, the lowest of tied codes."""
-    collision: Float[Tensor, " tokens"]
-    """`sum_k p_nk^2`, the chance that two draws agree."""
-    entropy: Float[Tensor, " tokens"]
-    """`-sum_k p_nk log p_nk`, in nats."""
+    average: Float[Tensor, "tokens dim"]  # `sum_k p_nk e_k`, the soft code
+    indices: Int[Tensor, " tokens"]  # `argmax_k p_nk`, the lowest of tied codes
+    collision: Float[Tensor, " tokens"]  # `sum_k p_nk^2`, the chance that two draws agree
+    entropy: Float[Tensor, " tokens"]  # `-sum_k p_nk log p_nk`, in nats
     free_energy: Float[Tensor, " tokens"]
     """`-tau logsumexp_k(-d_nk / (tau s_k))`, in units of the energy."""
     usage: Float[Tensor, " codes"]
@@ -305,28 +300,22 @@ def _checked(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Give the arguments in one dtype, float32 or more; raise ValueError where they do not fit."""
     if latents.ndim != 2 or codebook.ndim != 2 or latents.shape[1] != codebook.shape[1]:
-        raise ValueError(
-            f"latents {tuple(latents.shape)} and codebook {tuple(codebook.shape)} do not fit; "
-            "use [tokens, dim] and [codes, dim]"
-        )
+        shapes = f"latents {tuple(latents.shape)} and codebook {tuple(codebook.shape)}"
+        raise ValueError(f"{shapes} do not fit; use [tokens, dim] and [codes, dim]")
     if len(codebook) == 0:
         raise ValueError("codebook has no codes; it needs at least 1")
     if energy not in ENERGIES:
         raise ValueError(f"unknown energy {energy!r}; choose one of {', '.join(ENERGIES)}")
-    if widths is not None:
-        if widths.shape != (len(codebook),):
-            raise ValueError(
-                f"widths {tuple(widths.shape)} do not fit {len(codebook)} codes; use one a code"
-            )
-        if not bool((widths.detach() > 0).all() & widths.detach().isfinite().all()):
-            raise ValueError(
-                f"widths reach down to {widths.min().item()}; all must be positive and finite"
-            )
+    if widths is not None and widths.shape != (len(codebook),):
+        shape = tuple(widths.shape)
+        raise ValueError(f"widths {shape} do not fit {len(codebook)} codes; use one a code")
+    if widths is not None and not bool(((widths > 0) & widths.isfinite()).all()):
+        least = widths.min().item()
+        raise ValueError(f"widths reach down to {least}; all must be positive and finite")
     if isinstance(tau, Tensor) and tau.ndim != 0:
         raise ValueError(f"tau has shape {tuple(tau.shape)}; use a number or a 0-d tensor")
     value = tau.item() if isinstance(tau, Tensor) else tau
     if not 0 < value < float("inf"):
         raise ValueError(f"tau is {value}; it must be positive and finite")
     dtype = torch.promote_types(torch.float32, latents.dtype)
-    kept = None if widths is None else widths.to(dtype)
-    return latents.to(dtype), codebook.to(dtype), kept
+    return latents.to(dtype), codebook.to(dtype), None if widths is None else widths.to(dtype)

@@ -18,10 +18,8 @@ from lgqlib.quantizers.start import anneal, initial_codes
 class Quantized(NamedTuple):
     """What every quantizer gives back."""
 
-    z_q: Float[Tensor, "b c h w"]
-    """The vectors that the decoder receives."""
-    indices: Int[Tensor, "b h w"]
-    """Index of the chosen code for each token, int64."""
+    z_q: Float[Tensor, "b c h w"]  # the vectors that the decoder receives
+    indices: Int[Tensor, "b h w"]  # index of the chosen code for each token, int64
     terms: dict[str, Tensor]
     """Named, unweighted scalars of the loss; their weights are in `LossConfig`."""
 
@@ -39,8 +37,7 @@ class Quantizer(nn.Module):
     its own weights and statistics are float32 at least, whatever `.to`, `.half` or autocast say.
     """
 
-    energy = "squared"
-    """By which the nearest code is chosen."""
+    energy = "squared"  # by which the nearest code is chosen
     bounded = False
     """Whether codes are given, not placed among latents: a decoder has to undo their bounds."""
 
@@ -139,6 +136,7 @@ class Quantizer(nn.Module):
         found = nearest(flat, self.sites, energy=self.energy, widths=self.widths)
         return found.view(points.shape[:-1])
 
+    @torch.no_grad()
     def initialize(
         self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
     ) -> None:
@@ -146,30 +144,41 @@ class Quantizer(nn.Module):
 
         `start`: a name in `start.STARTS`, by default the method's own; `prefit`: anneal it on the
         latents. Equal on all ranks when the latents are. Implicit codebooks have nothing to do, and
-        raise ValueError where they are asked to.
+        raise ValueError where they are asked to; so do latents of another shape.
         """
+        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
+            right = f"expected [n >= 1, {self.dim}]"
+            raise ValueError(f"latents of shape {tuple(latents.shape)}: {right}.")
+        self._start(latents.float(), start, prefit)
+
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
         if start or prefit:
             name, value, none = ("start", start, "") if start else ("prefit", prefit, False)
-            raise ValueError(
-                f"quantizer.{name} = {value!r}: it must be {none!r} with {type(self).__name__}, "
-                "whose codes are given."
-            )
+            right = f"{none!r} with {type(self).__name__}, whose codes are given"
+            raise ValueError(f"quantizer.{name} = {value!r}: it must be {right}.")
+
+    def _started(self, latents: Tensor, start: str, prefit: bool) -> Tensor:
+        """Give the codes that `initialize` asks for."""
+        codes = initial_codes(latents, self.num_codes, start or "random")
+        return anneal(latents, codes) if prefit else codes
 
     def after_step(self) -> None:
         """Do what a quantizer does once the optimizer moved its codes."""
 
-    def _started(self, latents: Tensor, start: str, prefit: bool) -> Tensor:
-        """Give the codes that `initialize` asks for."""
-        latents = self._checked(latents)
-        codes = initial_codes(latents, self.num_codes, start or "random")
-        return anneal(latents, codes) if prefit else codes
 
-    def _checked(self, latents: Tensor) -> Tensor:
-        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
-            raise ValueError(
-                f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
-            )
-        return latents.float()
+class Table(Quantizer):
+    """A quantizer whose codes are free parameters, a row each."""
+
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__(num_codes, dim)
+        self.codes = nn.Parameter(torch.randn(num_codes, dim))
+
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        return self.codes
+
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
+        self.codes.copy_(self._started(latents, start, prefit))
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -27,8 +27,7 @@ LEVELS = {
 """Levels with exactly K codes, for the sizes that studies use, by a small search."""
 FEWEST, MOST = 3, 32
 """Levels a channel when they are searched; two would make FSQ's even offset degenerate."""
-EPS = 1e-12
-"""Floor of a probability inside a logarithm: finite gradients where one underflows."""
+EPS = 1e-12  # floor of a probability inside a logarithm: finite gradients where one underflows
 
 
 def matching_levels(num_codes: int) -> tuple[int, ...]:
@@ -36,17 +35,15 @@ def matching_levels(num_codes: int) -> tuple[int, ...]:
 
     Raises ValueError, with the nearest K that has such levels, when this one has none.
     """
-    found = LEVELS.get(num_codes) or _factors(num_codes)
-    if found is None:
-        reach = range(1, num_codes + FEWEST)
-        below = next((num_codes - i for i in reach if _factors(num_codes - i)), None)
-        above = next(num_codes + i for i in reach if _factors(num_codes + i))
-        near = f"{above}" if below is None else f"{below} or {above}"
-        raise ValueError(
-            f"num_codes = {num_codes}: no levels between {FEWEST} and {MOST} have this product; "
-            f"{near} would do."
-        )
-    return found
+    if found := LEVELS.get(num_codes) or _factors(num_codes):
+        return found
+    reach = range(1, num_codes + FEWEST)
+    below = [f"{k} or " for i in reach if _factors(k := num_codes - i)][:1]
+    above = next(num_codes + i for i in reach if _factors(num_codes + i))
+    raise ValueError(
+        f"num_codes = {num_codes}: no levels between {FEWEST} and {MOST} have this product; "
+        f"{''.join(below)}{above} would do."
+    )
 
 
 @functools.cache
@@ -100,18 +97,15 @@ class FSQ(_Implicit):
         scale: of latents before the bound; below 1 the levels cover more of their spread.
     """
 
-    symmetric = False
-    """The library's grid with half-steps where a number of levels is even."""
+    symmetric = False  # the library's grid with half-steps where a number of levels is even
 
     def __init__(
         self, num_codes: int, dim: int, *, levels: tuple[int, ...] = (), scale: float = 1.0
     ):
         levels = tuple(levels) or matching_levels(num_codes)
         if min(levels) < FEWEST or math.prod(levels) != num_codes:
-            raise ValueError(
-                f"levels = {levels}: each must be at least {FEWEST}, "
-                f"and their product num_codes = {num_codes}."
-            )
+            right = f"each must be at least {FEWEST}, and their product num_codes = {num_codes}"
+            raise ValueError(f"levels = {levels}: {right}.")
         if not 0 < scale < math.inf:
             raise ValueError(f"scale = {scale}: it must be a finite number > 0.")
         import vector_quantize_pytorch as vqp  # late: it takes seconds
@@ -178,17 +172,14 @@ class LFQ(_Implicit):
     several [tokens, K] tensors for the entropy and floors its probabilities at 1e-5.
     """
 
-    beta = 100.0
-    """Inverse temperature of the entropies (Open-MAGVIT2: 1 / 0.01)."""
+    beta = 100.0  # inverse temperature of the entropies (Open-MAGVIT2: 1 / 0.01)
     spherical = False
 
     def __init__(self, num_codes: int, dim: int):
         bits = num_codes.bit_length() - 1
         if bits < 1 or 2**bits != num_codes:
-            raise ValueError(
-                f"num_codes = {num_codes}: signs need a power of two; "
-                f"{2 ** max(bits, 1)} or {2 ** (max(bits, 1) + 1)} would do."
-            )
+            near = f"{2 ** max(bits, 1)} or {2 ** (max(bits, 1) + 1)} would do"
+            raise ValueError(f"num_codes = {num_codes}: signs need a power of two; {near}.")
         import vector_quantize_pytorch as vqp  # late: it takes seconds
 
         library = vqp.LFQ(dim=dim, codebook_size=num_codes, spherical=self.spherical)
@@ -244,6 +235,5 @@ def _corner_probabilities(logits: Float[Tensor, "n d"]) -> Float[Tensor, "n corn
 class BSQ(LFQ):
     """LFQ on the unit sphere, with codes +-1 / sqrt(log2 K) (arXiv 2406.07548)."""
 
-    beta = 1.0
-    """Inverse temperature of the entropies, as in the authors' code."""
+    beta = 1.0  # inverse temperature of the entropies, as in the authors' code
     spherical = True

@@ -39,18 +39,16 @@ from lgqlib.quantizers.assignment import (
     num_ranks,
     soft_assign,
 )
-from lgqlib.quantizers.base import Quantized, Quantizer, as_indices, straight_through
+from lgqlib.quantizers.base import Quantized, Table, as_indices, straight_through
 from lgqlib.quantizers.start import move_starved
 
 TINY = 1e-10
 """Added to a probability inside a logarithm: a code without any use has a finite gradient."""
-OUTSIDE = 1e-3
-"""Share of p outside a token's nearest codes above which all codes are looked at."""
-SAMPLE = 64
-"""Tokens of a batch by which that share is measured."""
+OUTSIDE = 1e-3  # share of p outside a token's nearest codes above which all codes are looked at
+SAMPLE = 64  # tokens of a batch by which that share is measured
 
 
-class LGQ(Quantizer):
+class LGQ(Table):
     """Quantize by temperature-controlled soft assignment to a learned codebook.
 
     Args:
@@ -90,16 +88,11 @@ class LGQ(Quantizer):
         self.usage, self.active_floor = usage, active_floor
         self.move, self.num_nearest = move, num_nearest
         self.outside = math.nan  # of p, at the last call with a choice
-        self.codes = nn.Parameter(torch.randn(num_codes, dim))
         self.width_logits = nn.Parameter(torch.zeros(num_codes)) if widths else None
         if move:  # running u_k, running part of D of each code, and steps
             self.register_buffer("mass", torch.full((num_codes,), 1 / num_codes))
             self.register_buffer("share", torch.zeros(num_codes))
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def codebook(self) -> Float[Tensor, "K C"]:
-        return self.codes
 
     @property
     def widths(self) -> Float[Tensor, " K"] | None:
@@ -162,13 +155,6 @@ class LGQ(Quantizer):
             if self.outside < OUTSIDE:
                 return nearest_assign(z, e, tau, num_nearest=m)
         return soft_assign(z, e, tau, energy=self.energy, widths=self.widths)
-
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Start the codes from real latents [n, C]."""
-        self.codes.copy_(self._started(latents, start, prefit))
 
     @torch.no_grad()
     def _follow(self, z: Tensor, q_hard: Tensor, indices: Tensor, u: Tensor) -> None:

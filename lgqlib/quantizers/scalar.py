@@ -12,8 +12,7 @@ from lgqlib.quantizers.lgq import LGQ
 
 
 class ScalarLGQ(Quantizer):
-    """Quantize channel c to the nearest of `levels[c]` learned values; K is the product of the
-    levels.
+    """Quantize channel c to the nearest of `levels[c]` learned values; K is their product.
 
     Each channel is an `LGQ` of its own in one dimension, with equations (1) to (3) and every term;
     a term here is its mean over channels.
@@ -59,12 +58,8 @@ class ScalarLGQ(Quantizer):
             {name: torch.stack([part.terms[name] for part in parts]).mean() for name in names},
         )
 
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Start each channel's values, in order, from that channel of real latents [n, C]."""
-        latents = self._checked(latents)
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
+        """Start each channel's values, in order, from that channel of real latents."""
         for c, channel in enumerate(self.channels):
             channel.initialize(latents[:, c : c + 1], start=start, prefit=prefit)
             channel.codes.copy_(channel.codes.sort(dim=0).values)

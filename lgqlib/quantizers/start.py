@@ -20,8 +20,7 @@ EM_STEPS, HOT, COLD = 12, 1.0, 0.1
 """Of `anneal`: r falls from hot to cold over all steps but the last two."""
 EM_NEAREST = 32
 """Codes that an EM step looks at for each latent: at r = 1 about seven hold its assignment."""
-STARVED = 0.1
-"""A code is starved when its share of the latents is below this part of an even one."""
+STARVED = 0.1  # a code is starved when its share of the latents is below this part of an even one
 ROWS = 4096
 
 
