@@ -57,8 +57,7 @@ class Attention(nn.Module):
 
 
 class LatentNorm(nn.Module):
-    """Normalize latents before the quantizer: over channels of each token, over the whole map,
-    both, or not.
+    """Normalize latents over channels of each token, over the whole map, both, or not.
 
     Without it the scale of latents and codes drifts, and latents collapse to a few dimensions.
     """
@@ -260,8 +259,7 @@ def fit_linear(
 ) -> None:
     """Fit the decoder's linear path to quantized latents of images, by least squares.
 
-    Where a quantizer gives cluster centers this is the transpose at which it started; where it
-    bounds or scales what it is given (FSQ), it undoes that as far as a linear map can.
+    Where a quantizer bounds or scales what it is given (FSQ), this undoes it as far as it can.
     """
     layer, factor = decoder.linear[0], decoder.linear[1].upscale_factor
     inputs = rearrange(z_q, "n c h w -> (n h w) c").double()

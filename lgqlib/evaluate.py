@@ -15,34 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.data import (
-    TrainingBatches,
-    evaluation_images,
-    identified,
-    is_tiled,
-    load,
-    to_model,
-    to_unit,
-    whole_images,
-)
-from lgqlib.files import replacing, writable
+import lgqlib.measure.images as metrics
+from lgqlib import data
+from lgqlib.data import to_model
+from lgqlib.files import replacing, require, writable
 from lgqlib.measure import METRICS
-from lgqlib.measure.distances import frechet_distance, kernel_distance
+from lgqlib.measure.distances import frechet_distance, kernel_distance, nearest_others
 from lgqlib.measure.features import Extractor, build_extractor
-from lgqlib.measure.images import (
-    MS_SSIM_SIDE,
-    edge_errors,
-    l1,
-    ms_ssim,
-    octave_errors,
-    psnr,
-    quantize_8bit,
-    ssim,
-)
-from lgqlib.measure.neighbors import nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage, coded_rate
 from lgqlib.prior import prior_bits
@@ -89,7 +71,7 @@ def evaluate(
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
-    if isinstance(extractor, nn.Module):
+    if extractor is not None:
         extractor.to(device)
     with (
         # Not inference_mode: training goes on to use whatever tables a quantizer keeps.
@@ -99,16 +81,12 @@ def evaluate(
     ):
         for batch in images.split(batch_size):
             originals = batch.to(device)
-            indices = tokenizer.encode(to_model(originals))
-            decoded = to_unit(tokenizer.decode(indices).float())
+            decoded, indices = _through(tokenizer, originals)
             found = {"indices": indices, **_fidelity(originals, decoded)}
             if extractor is not None:
-                comparison = extractor.compare(
-                    originals.float() / 255,
-                    quantize_8bit(_off_mps(decoded)).to(decoded),
-                    with_original=reference is None,
-                )
-                found |= comparison._asdict()
+                saved = metrics.quantize_8bit(_off_mps(decoded)).to(decoded)
+                pair = originals.float() / 255, saved
+                found |= extractor.compare(*pair, with_original=reference is None)._asdict()
             for name, value in found.items():
                 if value is not None:
                     parts.setdefault(name, []).append(value.cpu())
@@ -181,54 +159,37 @@ def evaluate_run(
     training crops from which the range coder learns how often each code occurs. `device`: by
     default a GPU when there is one. Raises ValueError when the run has no checkpoint.
     """
-    if isinstance(train_batches, bool) or not isinstance(train_batches, int) or train_batches < 1:
-        raise ValueError(f"train_batches = {train_batches!r}: it must be a whole number >= 1.")
+    require(train_batches=train_batches)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    config, cache = identified(run.config), Path(cache)
-    tokenizer = run.tokenizer(device)
-    size, train_set = config.data.size, load(config.data, "train", cache=cache)
-    batches = TrainingBatches(
-        train_set,
-        size=size,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        flip=config.data.flip,
-        device=device,
-    )
-    held_out = load(config.data, "val", cache=cache)
-    images, labels, image_ids = evaluation_images(held_out, size=size, limit=config.data.eval_crops)
+    config, cache = data.identified(run.config), Path(cache)
+    tokenizer, size = run.tokenizer(device), config.data.size
+    train_set, held_out = (data.load(config.data, s, cache=cache) for s in data.SPLITS)
+    batches = data.training_batches(config, train_set, device=device)
+    limit, batch_size = config.data.eval_crops, config.evaluation.batch_size
+    images, labels, image_ids = data.evaluation_images(held_out, size=size, limit=limit)
     extractor = build_extractor(config.evaluation.extractor, config.evaluation.distance)
-    shared = dict(batch_size=config.evaluation.batch_size, device=device, progress=progress)
-    reference = None
-    if extractor is not None:
-        reference = reference_features(images, extractor, cache=cache, **shared)
+    shared = dict(extractor=extractor, batch_size=batch_size, device=device, progress=progress)
+    reference = reference_features(images, cache=cache, **shared) if extractor else None
     counts = training_counts(tokenizer, batches, train_batches)
-    evaluation = evaluate(
-        tokenizer,
-        images,
-        extractor=extractor,
-        reference=reference,
-        train_counts=counts,
-        **shared,
-    )
+    given = {"reference": reference, "train_counts": counts}
+    evaluation = evaluate(tokenizer, images, **given, **shared)
     evaluation.per_image["image"] = image_ids.numpy()
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
     evaluation.numbers.update({"seed": config.seed, "device": name})
-    batch_size = config.evaluation.batch_size
     evaluation.numbers.update(latent_geometry(tokenizer, images, batch_size=batch_size))
     arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}
     arrays |= {"counts": evaluation.counts, "indices": evaluation.indices, "labels": labels.numpy()}
     photographs, factor = {}, config.backbone.downsample
-    if is_tiled(held_out, size=size) and (limit := config.evaluation.photographs):
-        photographs = dict(whole_images(held_out, multiple=factor, limit=limit))
+    if data.is_tiled(held_out, size=size) and (limit := config.evaluation.photographs):
+        photographs = dict(data.whole_images(held_out, multiple=factor, limit=limit))
         numbers, more = evaluate_whole(tokenizer, photographs, train_counts=counts, device=device)
         evaluation.numbers.update(numbers)
         arrays |= more
     if steps := config.evaluation.prior_steps:
         if photographs:
             tested = photographs.values()
-            taught = dict(whole_images(train_set, multiple=factor, limit=TAUGHT)).values()
+            taught = dict(data.whole_images(train_set, multiple=factor, limit=TAUGHT)).values()
         else:
             tested = images
             taught = torch.cat([batches.batch(step)[0].cpu() for step in range(train_batches)])
@@ -261,10 +222,10 @@ def evaluate_whole(
     arrays, streams, bits = {}, [], []
     for name, image in photographs.items():
         original = image[None].to(device)
-        indices = tokenizer.encode(to_model(original))
-        decoded = to_unit(tokenizer.decode(indices).float())
-        x, y = _off_mps(original).double() / 255, quantize_8bit(_off_mps(decoded))
-        values = (psnr(x, y), ssim(x, y), octave_errors(x, y), edge_errors(x, y))
+        decoded, indices = _through(tokenizer, original)
+        x, y = _off_mps(original).double() / 255, metrics.quantize_8bit(_off_mps(decoded))
+        measures = (metrics.psnr, metrics.ssim, metrics.octave_errors, metrics.edge_errors)
+        values = [measure(x, y) for measure in measures]
         for row, value in zip(rows.values(), values, strict=True):
             row.append(value.cpu())
         arrays[f"decoded.{name}"] = (y[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
@@ -288,7 +249,7 @@ def evaluate_whole(
 
 @torch.no_grad()
 def training_counts(
-    tokenizer: Tokenizer, batches: TrainingBatches, num_batches: int
+    tokenizer: Tokenizer, batches: data.TrainingBatches, num_batches: int
 ) -> Int[Tensor, " K"]:
     """Count the codes of training crops, by the tokenizer as it is now."""
     counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
@@ -352,24 +313,25 @@ class Examples(NamedTuple):
 
 
 def examples(run: Run, which: Sequence[int], *, cache: Path | str) -> Examples:
-    """Encode and decode some held-out images, by their places in the evaluation.
-
-    Raises ValueError when the run has no checkpoint.
-    """
-    data, tokenizer = run.config.data, run.tokenizer("cpu")
-    images, _, _ = evaluation_images(
-        load(data, "val", cache=Path(cache)), size=data.size, limit=data.eval_crops
-    )
-    picked = images[list(which)]
+    """Encode and decode some held-out images of a run, by their places in the evaluation."""
+    tokenizer, of = run.tokenizer("cpu"), run.config.data
+    held_out = data.load(of, "val", cache=Path(cache))
+    picked = data.evaluation_images(held_out, size=of.size, limit=of.eval_crops)[0][list(which)]
     decoded, indices = _decoded(tokenizer, picked)
     return Examples(picked / 255, decoded, indices.numpy(), tokenizer.quantizer.sites.detach())
 
 
 @torch.no_grad()
 def _decoded(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Give reconstructions in [0, 1] and indices of images of bytes."""
-    indices = tokenizer.encode(to_model(images).to(next(tokenizer.parameters()).device))
-    return to_unit(tokenizer.decode(indices)).clamp(0, 1).cpu(), indices.cpu()
+    """Give reconstructions in [0, 1] and indices of images of bytes, on the CPU."""
+    decoded, indices = _through(tokenizer, images.to(next(tokenizer.parameters()).device))
+    return decoded.clamp(0, 1).cpu(), indices.cpu()
+
+
+def _through(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Give what bytes decode to, in about [0, 1], and their indices."""
+    indices = tokenizer.encode(to_model(images))
+    return data.to_unit(tokenizer.decode(indices).float()), indices
 
 
 def reference_features(
@@ -393,8 +355,7 @@ def reference_features(
         features = np.load(path, allow_pickle=False)
         if features.ndim == 2 and len(features) == len(images):
             return features
-    if isinstance(extractor, nn.Module):
-        extractor.to(device)
+    extractor.to(device)
     batches = tqdm(images.split(batch_size), desc="features of originals", disable=not progress)
     with torch.no_grad():
         parts = [extractor.pooled(batch.to(device).float() / 255).cpu() for batch in batches]
@@ -405,10 +366,10 @@ def reference_features(
 
 
 def _fidelity(originals: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-    x, y = quantize_8bit(_off_mps(decoded)), _off_mps(originals).double() / 255
-    values = {"l1": l1(x, y), "psnr": psnr(x, y), "ssim": ssim(x, y)}
-    if min(x.shape[-2:]) >= MS_SSIM_SIDE:
-        values["ms_ssim"] = ms_ssim(x, y)
+    x, y = metrics.quantize_8bit(_off_mps(decoded)), _off_mps(originals).double() / 255
+    values = {"l1": metrics.l1(x, y), "psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
+    if min(x.shape[-2:]) >= metrics.MS_SSIM_SIDE:
+        values["ms_ssim"] = metrics.ms_ssim(x, y)
     return values
 
 
@@ -441,7 +402,7 @@ def _off_mps(images: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _eval_mode(tokenizer: nn.Module) -> Iterator[None]:
+def _eval_mode(tokenizer: Tokenizer) -> Iterator[None]:
     """Switch to evaluation mode, and afterwards each part back to the mode that it was in."""
     modes = [(module, module.training) for module in tokenizer.modules()]
     tokenizer.eval()
@@ -455,15 +416,11 @@ def _eval_mode(tokenizer: nn.Module) -> Iterator[None]:
 def _check(
     images: Tensor, num_codes: int, train_counts: Tensor | None, reference: np.ndarray | None
 ) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
-        raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; give uint8 [N, 3, S, S]"
-        )
-    if reference is not None and len(reference) != len(images):
-        raise ValueError(
-            f"reference has {len(reference)} rows for {len(images)} images; give one each"
-        )
-    if train_counts is not None and len(train_counts) != num_codes:
-        raise ValueError(
-            f"train_counts has {len(train_counts)} codes, the tokenizer {num_codes}; count its own"
-        )
+    n, shape = len(images), tuple(images.shape)
+    if images.dtype != torch.uint8 or images.ndim != 4 or n == 0:
+        raise ValueError(f"images are {images.dtype} of shape {shape}; give uint8 [N, 3, S, S]")
+    if reference is not None and (rows := len(reference)) != n:
+        raise ValueError(f"reference has {rows} rows for {n} images; give one each")
+    if train_counts is not None and (found := len(train_counts)) != num_codes:
+        said = f"train_counts has {found} codes, the tokenizer {num_codes}"
+        raise ValueError(f"{said}; count its own")

@@ -232,10 +232,9 @@ def require(*, kind: type = int, least: float = 1, most: float = 2**31, **values
 
 
 def here(*folders: Path | str) -> list[Path]:
-    """Give folders as absolute paths, by one rule wherever a notebook is started.
+    """Give absolute paths; relative ones are below the project, or else the working directory.
 
-    A relative one is below the project, the nearest folder above the working directory that holds
-    `notebooks/01_train.ipynb`; outside of a project it is below the working directory.
+    The project is the nearest folder above that holds `notebooks/01_train.ipynb`.
     """
     now = Path.cwd()
     tops = (top for top in (now, *now.parents) if (top / "notebooks" / "01_train.ipynb").exists())

@@ -1,6 +1,4 @@
-"""What a step minimizes: reconstruction, the quantizer's terms, perceptual and adversarial
-distance.
-"""
+"""What a step minimizes: reconstruction, a quantizer's terms, perceptual, adversarial distance."""
 
 import contextlib
 from collections.abc import Iterator
@@ -50,11 +48,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class TokenizerLoss(nn.Module):
-    """Weigh the terms of a tokenizer's step.
-
-    Args:
-        config: weights, by the names that the terms keep up to the plot's legend.
-    """
+    """Weigh the terms of a step by `config`, by names that they keep up to the plot's legend."""
 
     def __init__(self, config: LossConfig):
         super().__init__()
@@ -70,10 +64,7 @@ class TokenizerLoss(nn.Module):
         reconstruction: Float[Tensor, "b 3 S S"],
         quantizer_terms: dict[str, Tensor],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Give the total and the unweighted terms; the adversarial term is added by `adversarial`.
-
-        `images`, `reconstruction`: in [-1, 1]. Raises ValueError for a term without a weight.
-        """
+        """Give the total and the terms of images in [-1, 1]; ValueError for an unknown term."""
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
         terms = {"reconstruction": distance(reconstruction.float(), images)}
         total = terms["reconstruction"]

@@ -255,10 +255,7 @@ class Run:
         return folder
 
     def save_evaluation(self, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the evaluation: numbers as JSON, and arrays (per image, per code) beside them.
-
-        It says of which `settings` it is; on a read-only disk it is kept until the process ends.
-        """
+        """Write the evaluation and its settings: numbers as JSON, and arrays beside them."""
         file = files.writable(self.path) / "evaluation.json"
         # Killed between the two, a run has no evaluation rather than one of two halves.
         file.unlink(missing_ok=True)

@@ -106,10 +106,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
 
     @property
     def width(self) -> float:
-        """2 D / C, the natural unit of a temperature; NaN before the first batch.
-
-        Of a mixture of Gaussians fitted to hard assignments, whose mean squared error is D.
-        """
+        """2 D / C, the natural unit of a temperature; NaN before the first batch."""
         return 2 * self.distortion.item() / self.quantizer.sites.shape[1] or math.nan
 
     @property
@@ -150,10 +147,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
             self.observed += 1
 
     def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Encode images in [-1, 1] into normalized latents, float32.
-
-        Raises ValueError for sides that are no multiples of the downsampling factor.
-        """
+        """Encode images in [-1, 1] into float32 latents; ValueError for sides that do not fit."""
         factor, sides = self.config.backbone.downsample, tuple(images.shape[-2:])
         if any(side % factor for side in sides):
             raise ValueError(f"images of {sides} pixels: sides must be multiples of {factor}.")
@@ -164,10 +158,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return self.quantizer.encode(self.latents(images))
 
     def decode(self, indices: Any) -> Float[Tensor, "b 3 H W"]:
-        """Decode indices [B, h, w], of any integer type, into images in [-1, 1].
-
-        Raises ValueError for an index outside [0, K).
-        """
+        """Decode integer indices [B, h, w] into images in [-1, 1]; ValueError outside [0, K)."""
         indices = as_indices(indices)
         if not torch.compiler.is_exporting() and indices.numel():
             low, high = int(indices.min()), int(indices.max())

@@ -170,11 +170,7 @@ class Job:
     # One step ------------------------------------------------------------------------------------
 
     def stop_signal(self, received: list[int]) -> int:
-        """Give the signal on which to stop, or 0.
-
-        Ranks stop together, as each step needs all of them, so they ask each other now and then: a
-        signal reaches them at different times.
-        """
+        """Give the signal on which to stop, or 0; ranks ask each other, to stop together."""
         mine = received[0] if received else 0
         if self.accelerator.num_processes == 1:
             return mine
@@ -405,11 +401,7 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
 def parameter_groups(
     tokenizer: Tokenizer, *, weight_decay: float, codebook_lr: float = 1.0
 ) -> list[dict]:
-    """Group parameters: matrices of the backbone, which decay, its norms and biases, and codes.
-
-    Decay would pull norms, biases and codes to zero. `scale` multiplies the learning rate:
-    `codebook_lr` for the quantizer's own.
-    """
+    """Group parameters: matrices, which decay; norms and biases; codes at `codebook_lr` x lr."""
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
     own = [v for k, v in named if k.startswith("quantizer.")]
     backbone = [v for k, v in named if not k.startswith("quantizer.")]

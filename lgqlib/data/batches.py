@@ -125,10 +125,7 @@ def evaluation_images(
 def whole_images(
     image_set: ImageSet, *, multiple: int, limit: int, largest: int = 1024
 ) -> list[tuple[str, UInt8[Tensor, "3 H W"]]]:
-    """Give up to `limit` images whole, each with its name, for a set that is cut into tiles.
-
-    Sides are cropped around the center to a multiple of `multiple` pixels, at most `largest`.
-    """
+    """Give up to `limit` whole images by name, their sides cut to a multiple, at most `largest`."""
     chosen = np.unique(np.linspace(0, len(image_set) - 1, min(limit, len(image_set))).astype(int))
     stems = [Path(name).stem for name in image_set.names]
     names = stems if len(set(stems)) == len(stems) else image_set.names

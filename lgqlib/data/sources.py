@@ -218,10 +218,7 @@ def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Ent
 
 
 def _sides(images: list[str]) -> dict[str, str]:
-    """Find the folders of training and held-out images, at the top or in the only one; else none.
-
-    Their names differ in nothing but `train` or `training` and a word of `HELD_OUT`.
-    """
+    """Find the folders of training and held-out images, which differ in nothing but that word."""
     tops = {path.partition("/")[0] for path in images}
     base = f"{top}/" if len(tops) == 1 and not _split(top := min(tops))[2] else ""
     heads = {path.removeprefix(base).rpartition("/")[0].partition("/")[0] for path in images}

@@ -69,10 +69,7 @@ class ImageSet:
 
 
 def open_or_build(folder: Path, look: Callable, **sizes: int) -> ImageSet:
-    """Open the store in `folder`, or build it of the classes and entries that `look` gives.
-
-    Of two processes one builds and the other waits. On a read-only disk it is built elsewhere.
-    """
+    """Open the store in `folder`, or build it, once, of the classes and entries of `look`."""
     if (images := _open(folder)) is None:
         folder = writable(folder)
         with locked(folder / "lock"):

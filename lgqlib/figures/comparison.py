@@ -1,7 +1,4 @@
-"""Methods over sizes of codebook: fidelity against rate, codes that work, the cost of a step.
-
-Tables of `study.comparison.points` and `.tabulated` in, a figure out.
-"""
+"""Methods over sizes of codebook: fidelity against rate, codes that work, the cost of a step."""
 
 from collections.abc import Sequence
 
@@ -18,10 +15,7 @@ RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")
 
 
 def rate_distortion(points: pandas.DataFrame) -> go.Figure:
-    """Draw PSNR and KID against the three meanings of rate, a line a method through its K.
-
-    Variants of a method that stands there plain are single marks.
-    """
+    """Draw PSNR and KID against the three meanings of rate, a line a method; variants are marks."""
     shown = [key for key in FIDELITY if key in points]
     rates = [key for key in RATES if key in points]
     plain, variants = points[~points["ablation"]], points[points["ablation"]]
@@ -129,10 +123,7 @@ def cost(points: pandas.DataFrame) -> go.Figure:
 
 
 def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go.Figure:
-    """Draw differences with their intervals, a panel a metric: filled where zero is excluded.
-
-    `differences`: of `comparison.tabulated`. `keys`: of METRICS, in the order of the panels.
-    """
+    """Draw differences, as `tabulated`, with their intervals: a panel a metric of `keys`."""
     shown = [key for key in keys if key in set(differences["metric"])]
     if not shown:
         fig = figure(height=200).update_xaxes(visible=False).update_yaxes(visible=False)

@@ -18,10 +18,7 @@ UNIT = "τ, in units of 2 D / C"
 
 
 def histogram(bits: Float[np.ndarray, " N"], num_codes: int) -> go.Figure:
-    """Draw how many tokens have which entropy at a temperature; `bars` changes it to another.
-
-    Traces that change: `all tokens` and `tokens of the selected codes`.
-    """
+    """Draw how many tokens have which entropy at a temperature; `bars` gives changes of it."""
     fig, (panel,) = panels(height=340)
     panel.legend()
     for name, color in (("all tokens", BLUE), ("tokens of the selected codes", RED)):
@@ -57,10 +54,7 @@ def bars(
 def decile_examples(
     patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]], bounds: Sequence[Sequence]
 ) -> go.Figure:
-    """Draw places from each decile of assignment entropy, the surest on top.
-
-    `bounds`: the least and the largest entropy of each, in bits.
-    """
+    """Draw places from each decile of entropy, the surest on top; `bounds` of each are in bits."""
     rows = {f"{i + 1}: {a:.2f} to {b:.2f}": patches[i] for i, (a, b) in enumerate(bounds)}
     return titled(
         picture_grid(rows, tile=52, axis="decile: its entropy, bits"),
@@ -72,10 +66,7 @@ def decile_examples(
 
 
 def information(curves: Mapping[str, FreeEnergyCurve], units: Mapping[str, float]) -> go.Figure:
-    """Draw entropy of usage, mean token entropy and their difference over temperature.
-
-    `units`: of each run's temperatures, its 2 D / C.
-    """
+    """Draw H(u), E H(p) and their difference over tau in `units`, the 2 D / C of each run."""
     fig, (panel,) = panels(height=440)
     found, sizes = {}, {}
     for run, curve in runs_of(curves):

@@ -132,8 +132,7 @@ def codes_side_by_side(
 ) -> go.Figure:
     """Show one image through every method, with the map of its codes below.
 
-    `codes`: by the label of a column, the indices of the image's tokens and the codes' sites.
-    Raises ValueError when a method has images but no codes, or the other way round.
+    `codes`: by label, indices and sites. ValueError unless every method has images and codes.
     """
     if set(decoded) != set(codes):
         raise ValueError(f"images of {sorted(decoded)}, codes of {sorted(codes)}: give both.")
@@ -175,10 +174,7 @@ def usage_histogram(counts: Int[Array, " K"], *, method: str = "") -> go.Figure:
 
 
 def metric_table(numbers: Mapping[str, object]) -> pandas.DataFrame:
-    """Lay out an evaluation's numbers as a table: value, and which way is better.
-
-    Names that the evaluation lacks are left out.
-    """
+    """Lay out the numbers that an evaluation has as a table: value, and which way is better."""
     rows = {}
     for key, metric in METRICS.items():
         if numbers.get(key) is not None:

@@ -143,10 +143,7 @@ class Panel:
         subplot.xaxis.update(constrain="domain")
 
     def axes(self, x: str = "", y: str = "", *, log: str = "", bare: bool = False, **more) -> None:
-        """Name the axes with their units; `log` lists those that are logarithmic, `"xy"` say.
-
-        `x_...` and `y_...` in `more` go to the one axis (`x_range`, `y_rangemode`, ...).
-        """
+        """Name the axes; `log` lists logarithmic ones, `x_...` and `y_...` go to the one axis."""
         still = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
         for axis, title in (("x", x), ("y", y)):
             changes = {k[2:]: v for k, v in more.items() if k.startswith(f"{axis}_")}
@@ -200,10 +197,7 @@ def panels(*, rows: int = 1, cols: int = 1, **options) -> tuple[go.Figure, list[
 
 
 def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
-    """Title a figure with what it shows and, below it, what to look for; return the figure.
-
-    The margin grows with the text, so that it never covers a plot.
-    """
+    """Title a figure with its finding and, below it, what to look for, in a margin that fits."""
     width = fig.layout.width or WIDTH
     head = textwrap.wrap(finding, int(width / 8.4))
     lines = textwrap.wrap(look_for, int(width / 6.4))

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.measure.neighbors import Array
+from lgqlib.measure.distances import Array
 from lgqlib.measure.temperature import as_tensor, critical_temperature
 from lgqlib.quantizers.assignment import energies
 
@@ -85,10 +85,7 @@ def anneal(
 
 @torch.no_grad()
 def first_split(latents: Float[Array, "N D"]) -> float:
-    """Return the temperature at which a nudge to codes at the mean neither grows nor decays.
-
-    Sees only what EM does, and bisects to 0.5 %; compare with `critical_temperature`.
-    """
+    """Return the tau, to 0.5 %, at which a nudge to codes at the mean neither grows nor decays."""
     z = as_tensor(latents).cpu()
     z = z - z.mean(0)
     variance = z.square().sum(1).mean()

@@ -35,10 +35,7 @@ def curve(image: UInt8[np.ndarray, "H W 3"], codec: str) -> np.ndarray:
 def at_rate(
     image: UInt8[np.ndarray, "H W 3"], codec: str, bits_per_pixel: float
 ) -> tuple[float, UInt8[np.ndarray, "H W 3"]]:
-    """Return the best file of at most so many bits a pixel: its bits, and what it decodes to.
-
-    Searched over every quality; the smallest file where none is small enough.
-    """
+    """Return the bits of the best file of at most so many, or the smallest, and its image."""
     low, high = 1, 95  # the size grows with the quality, almost always
     best = coded(image, codec, low)
     while low <= high:

@@ -1,7 +1,6 @@
-"""The error inside each cell of a codebook: its share of the whole, the cell's volume and shape.
+"""The error inside each cell of a codebook, its share of the whole, and the cell's shape.
 
-Latents [N, D] and codes [K, D] live in the space where the nearest code is chosen; `indices` [N]
-say which code each latent takes. Squared errors are summed over channels.
+Arrays are those of `geometry`; squared errors are summed over channels.
 """
 
 import math
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lgqlib.measure.neighbors import Array
+from lgqlib.measure.distances import Array
 
 
 def squared_errors(

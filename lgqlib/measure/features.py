@@ -68,9 +68,7 @@ class LiteFeatures(nn.Module):
     ) -> Float[Tensor, " B"]:
         """Return the distance of unit-normalized features at blocks 0, 2, 4, 8 and 15, in [0, 4].
 
-        At each tap the squared difference is summed over channels and averaged over positions; then
-        the taps are averaged: LPIPS with all weights equal (Zhang et al. 2018, equation 1).
-        Differentiable in `images`; `targets` get no gradient.
+        LPIPS with all weights equal (Zhang et al. 2018, equation 1); no gradient reaches `targets`.
         """
         return self.compare(targets, images, with_original=False).perceptual
 
@@ -162,10 +160,7 @@ Extractor = LiteFeatures | ScriptedFeatures
 
 
 def build_extractor(name: str, distance: str = "") -> Extractor | None:
-    """Give the extractor that `config.evaluation` names, or None for an empty name.
-
-    Raises ValueError, with the path, for a file that is not there or not TorchScript.
-    """
+    """Give the extractor that the config names, or None; ValueError for a file that is none."""
     if name.endswith(".pt"):
         return ScriptedFeatures(name, distance_path=distance or None)
     return LiteFeatures(name) if name else None

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 
 from lgqlib.measure import metric
+from lgqlib.measure.distances import Array, nearest_others
 from lgqlib.measure.distortion import (
     CellShape,
     PartialDistortion,
@@ -23,7 +24,6 @@ from lgqlib.measure.distortion import (
     partial_distortion,
     squared_errors,
 )
-from lgqlib.measure.neighbors import Array, nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage
 

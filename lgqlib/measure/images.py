@@ -42,21 +42,16 @@ def psnr_bytes(x: UInt8[np.ndarray, "H W 3"], y: UInt8[np.ndarray, "H W 3"]) -> 
 
 
 def ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Return the structural similarity of each pair (Wang et al. 2004).
+    """Return the structural similarity of each pair (Wang et al. 2004); sides of 11 pixels or more.
 
-    Gaussian window of 11 pixels with sigma 1.5, population covariance, mean over channels and over
-    the positions where the window lies inside the image: no padding. Sides of 11 pixels or more.
+    Gaussian window of sigma 1.5, population covariance, no padding, mean over channels.
     """
     similarity, _ = _similarity_and_contrast(quantize_8bit(x), quantize_8bit(y))
     return similarity
 
 
 def ms_ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Return the five-scale structural similarity of each pair (Wang et al. 2003).
-
-    Negative contrasts count as zero. Sides must be at least 176 pixels, so that the window fits the
-    coarsest scale; `MS_SSIM_SIDE` is that bound.
-    """
+    """Return the five-scale structural similarity of each pair (Wang et al. 2003)."""
     if min(x.shape[-2:]) < MS_SSIM_SIDE:
         raise ValueError(
             f"images are {x.shape[-2]} x {x.shape[-1]}; MS-SSIM needs {MS_SSIM_SIDE} pixels a side"
@@ -128,10 +123,7 @@ def octave_errors(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> F
 def edge_errors(
     original: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"], *, share: float = 0.2
 ) -> Float[Tensor, "B 2"]:
-    """Return the mean squared error at edges and in flat regions of each original.
-
-    Edges are the `share` of pixels with the largest gradient of the mean color (Sobel's filter).
-    """
+    """Return the mean squared error at edges, the `share` of steepest pixels, and elsewhere."""
     gray = F.pad(quantize_8bit(original).mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     sobel = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]], dtype=gray.dtype)
     kernels = torch.stack([sobel, sobel.T])[:, None].to(gray.device)

@@ -1,7 +1,4 @@
-"""Codes and latents in the plane: PCA, UMAP or the plane itself, and how far to trust it.
-
-UMAP is imported when it is first asked for: in a fresh installation it compiles for a minute.
-"""
+"""Codes and latents in the plane: PCA, UMAP or the plane itself, and how far to trust it."""
 
 import hashlib
 import math
@@ -16,8 +13,8 @@ import torch
 from jaxtyping import Float
 
 from lgqlib.files import replacing, writable
+from lgqlib.measure.distances import Array, nearest_others
 from lgqlib.measure.geometry import Spectrum, spectrum
-from lgqlib.measure.neighbors import Array, nearest_others
 
 
 @dataclass(frozen=True)

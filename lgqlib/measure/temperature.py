@@ -1,7 +1,4 @@
-"""Free energy and critical temperature: what the temperature does to an assignment at fixed codes.
-
-The assignment itself, with its energies, is `quantizers.assignment`.
-"""
+"""Free energy and critical temperature: what tau does to an assignment at fixed codes."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +11,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.measure.neighbors import Array
+from lgqlib.measure.distances import Array
 from lgqlib.quantizers.assignment import FLOOR, energies, soft_assign
 
 
@@ -100,10 +97,9 @@ def soften(
     energy: str = "squared",
     widths: Float[Tensor, " K"] | None = None,
 ) -> tuple[Float[Tensor, "T N C"], Float[Tensor, "T N"]]:
-    """Return each token's soft code and entropy in bits at every temperature.
+    """Return each token's soft code and entropy in bits at every temperature, a tile at a time.
 
     `sites` are where the nearest code is chosen, `codebook` what the decoder receives of them.
-    Energies are computed once for all temperatures; tiles are small enough for a core's cache.
     """
     codes = torch.empty(len(taus), len(latents), codebook.shape[1])
     bits = torch.empty(len(taus), len(latents))
@@ -179,20 +175,13 @@ def critical_moments(
 
 
 def tau_c_from_moments(grad: Float[Array, "D D"], hess: Float[Array, "D D"]) -> float:
-    """Return max_v v'Gv / v'Hv: above it, all codes together at the center are stable (Rose 1998).
-
-    Raises ValueError where the mean Hessian is not positive definite.
-    """
+    """Return max_v v'Gv / v'Hv, tau_c (Rose 1998); ValueError where H is not positive definite."""
     moments = (as_tensor(m).cpu().double().numpy() for m in (grad, hess))
     return float(eigh(*moments, eigvals_only=True)[-1])
 
 
 def natural_width(latents: Float[Array, "N D"], codebook: Float[Array, "K D"]) -> float:
-    """Return 2 D_hard / C, the mean squared error of latents of C channels as a temperature.
-
-    Soft assignment at tau is that of Gaussians of variance tau / 2 a channel; D_hard / C is what
-    that variance is when every latent belongs to its nearest code.
-    """
+    """Return 2 D / C of the nearest codes: tau / 2 is a Gaussian's variance in a channel."""
     z, codes = as_tensor(latents).double(), as_tensor(codebook).double()
     return 2 * float(torch.cdist(z, codes).square().amin(1).mean()) / z.shape[1]
 
@@ -200,8 +189,7 @@ def natural_width(latents: Float[Array, "N D"], codebook: Float[Array, "K D"]) -
 def critical_temperature(latents: Float[Array, "N D"], *, energy: str = "squared") -> float:
     """Return the temperature below which codes that sit together split apart.
 
-    Squared energy: 2 lambda_max(Cov z). Norm: the same around the geometric median, where codes
-    that sit together come to rest. Raises ValueError for cosine and dot.
+    Squared energy: 2 lambda_max(Cov z). Norm: around the geometric median. Others: ValueError.
     """
     center = geometric_median(latents) if energy == "norm" else None
     return tau_c_from_moments(*critical_moments(latents, energy, center=center))

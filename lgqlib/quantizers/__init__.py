@@ -66,10 +66,7 @@ METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
 
 
 def build(config: QuantizerConfig, dim: int) -> Quantizer:
-    """Build the quantizer of a config for latents of `dim` channels.
-
-    Raises ValueError for an unknown method, or for sizes that the method cannot have.
-    """
+    """Build the quantizer of a config; ValueError for another method or a size it cannot have."""
     return METHODS[known(config.method)].build(config, dim)
 
 

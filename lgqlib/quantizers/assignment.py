@@ -62,10 +62,7 @@ def energies(
     *,
     energy: str = "squared",
 ) -> Float[Tensor, "tokens codes"]:
-    """Return every energy `d_nk`: `|z-e|^2`, `|z-e|`, `1 - cos(z, e)` or `-z.e`.
-
-    Raises ValueError for another energy, or shapes that do not fit.
-    """
+    """Return `d_nk`: `|z-e|^2`, `|z-e|`, `1 - cos(z, e)` or `-z.e`; ValueError for another."""
     z, e, _ = _checked(latents, codebook, energy)
     if energy == "dot":
         return -(z @ e.T)
@@ -194,10 +191,7 @@ def mass_outside(
     *,
     num_nearest: int = 8,
 ) -> float:
-    """Return the mean share of p outside the nearest codes, which `nearest_assign` leaves out.
-
-    It takes [tokens, codes]: give a sample of latents.
-    """
+    """Return the mean share of p outside the nearest codes, with [tokens, codes]: of a sample."""
     p = probabilities(latents, codebook, tau)
     return 1 - p.topk(min(num_nearest, p.shape[1]), 1).values.sum(1).mean().item()
 

@@ -31,10 +31,7 @@ EPS = 1e-12  # floor of a probability inside a logarithm: finite gradients where
 
 
 def matching_levels(num_codes: int) -> tuple[int, ...]:
-    """Give levels, all at least 3, whose product is exactly K; near 6 where there is a choice.
-
-    Raises ValueError, with the nearest K that has such levels, when this one has none.
-    """
+    """Give levels of product K, near 6; ValueError, with the nearest K that has some, for none."""
     if found := LEVELS.get(num_codes) or _factors(num_codes):
         return found
     reach = range(1, num_codes + FEWEST)
@@ -142,10 +139,9 @@ class FSQ(_Implicit):
 
 
 class IFSQ(FSQ):
-    """FSQ with the bound 2 sigmoid(1.6 x) - 1, which spreads a Gaussian evenly (Lin et al. 2026).
+    """FSQ with the bound 2 sigmoid(1.6 x) - 1 = tanh(0.8 x), on a symmetric grid (Lin et al. 2026).
 
-    The bound is tanh(0.8 x), on the library's symmetric grid: values k / ((L - 1) / 2) for the odd
-    levels of the paper, and the same grid for even ones, needed for K = 2^b.
+    The paper's levels are odd; the same grid serves even ones, needed for K = 2^b.
     """
 
     symmetric = True

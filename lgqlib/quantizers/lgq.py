@@ -158,10 +158,7 @@ class LGQ(Table):
 
     @torch.no_grad()
     def _follow(self, z: Tensor, q_hard: Tensor, indices: Tensor, u: Tensor) -> None:
-        """Keep running means of u_k and of each code's part of D, over all ranks.
-
-        Over T steps of N tokens, T such that a code with an even use is seen forty times.
-        """
+        """Keep running means of u_k and each code's part of D, over forty uses of an even code."""
         errors = (z - q_hard).square().sum(1)
         share = torch.zeros_like(self.share).index_add_(0, indices, errors) / max(len(z), 1)
         window = max(10, 40 * self.num_codes / max(len(z) * num_ranks(), 1))

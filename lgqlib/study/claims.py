@@ -16,9 +16,8 @@ from scipy.stats import multivariate_normal
 
 from lgqlib.files import write_json
 from lgqlib.measure import METRICS
-from lgqlib.measure.intervals import side
 from lgqlib.quantizers.assignment import probabilities, soft_assign
-from lgqlib.study.comparison import Difference, at_equal_rate, difference, find
+from lgqlib.study.comparison import Difference, at_equal_rate, difference, find, side
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided at this scale"
 VERDICTS = {1: REPRODUCED, 0: UNDECIDED, -1: NOT_REPRODUCED}

@@ -1,7 +1,4 @@
-"""Execute notebooks by papermill, with limits of time and a file that stops them.
-
-Dask's workers load only this, and papermill loads its engine `lgqlib` from here: imports are light.
-"""
+"""Execute notebooks by papermill, with limits of time and a file that stops them; light imports."""
 
 import ast
 import contextlib

@@ -26,7 +26,6 @@ from tqdm.auto import tqdm
 from lgqlib.config import Config
 from lgqlib.data import evaluation_images, load, to_model
 from lgqlib.measure.geometry import spectrum
-from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, participation_ratio
 from lgqlib.measure.usage import code_usage
@@ -35,6 +34,7 @@ from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.fsq import matching_levels
 from lgqlib.run import Run
+from lgqlib.study.comparison import mean_interval, side
 
 Setting = Mapping[str, Any]  # overrides of a config, by dotted name
 WHOLE = "all together"
@@ -99,8 +99,7 @@ def gaussian_latents(
 ) -> FixedLatents:
     """Draw a Gaussian of these covariance eigenvalues, in a random rotation.
 
-    `separation` parts it into two clusters along its narrowest axis, that many of the widest axis'
-    standard deviations to either side; the variance stays as it is.
+    `separation` parts it along its narrowest axis, in deviations of the widest; variance stays.
     """
     rng, dim = np.random.default_rng(seed), len(eigenvalues)
     axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
@@ -256,10 +255,7 @@ def compare(
 
 
 def effects(trials: pd.DataFrame) -> pd.DataFrame:
-    """Judge the error of each of QUESTIONS that was fitted: a row a question and start of both.
-
-    The change is in percent, with Student's 95 % interval of the logarithm of the ratio.
-    """
+    """Judge the error of each of QUESTIONS that was fitted, in percent; a row also a start."""
     errors = trials.pivot(index="seed", columns=["setting", "start"], values="distortion")
     rows = []
     for question, (a, b) in QUESTIONS.items():

@@ -10,9 +10,9 @@ from scipy.spatial import KDTree
 from sklearn.cluster import KMeans
 
 from lgqlib.measure import METRICS, geometry
+from lgqlib.measure.distances import nearest_others
 from lgqlib.measure.distortion import cell_shape, partial_distortion, squared_errors
 from lgqlib.measure.geometry import drift, measure_geometry, spacing
-from lgqlib.measure.neighbors import nearest_others
 from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
 
