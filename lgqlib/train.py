@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,8 @@ from lgqlib.run import Checkpoint, Run, Snapshot
 from lgqlib.tokenizer import Reconstruction, Tokenizer
 
 LIGHT_EVALUATION = 128  # held-out images that an evaluation during training looks at
-STOP_EVERY = 8
-"""Steps between the times that several processes ask each other whether one was told to stop."""
-TAU_C_EVERY = 8
-"""Steps between refreshments of tau_c, whose eigenvalues would otherwise hold a GPU up."""
+STOP_EVERY = 8  # steps between the times that processes ask each other if one was told to stop
+TAU_C_EVERY = 8  # steps between refreshments of tau_c, whose eigenvalues would hold a GPU up
 
 
 class NonFiniteLoss(RuntimeError):
@@ -80,11 +78,9 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, previous[number])
 
-    try:
+    with suppress(ValueError):  # not in the main thread, where signals are somebody else's
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread, where signals are somebody else's
-        pass
     try:
         yield received
     finally:
@@ -156,9 +152,8 @@ class Job:
         if train.compile:
             self.tokenizer.encoder.compile()
             self.tokenizer.decoder.compile()
-        groups = parameter_groups(
-            self.tokenizer, weight_decay=train.weight_decay, codebook_lr=train.codebook_lr
-        )
+        rates = {"weight_decay": train.weight_decay, "codebook_lr": train.codebook_lr}
+        groups = parameter_groups(self.tokenizer, **rates)
         optimizer = AdamW(groups, lr=train.lr, betas=(0.9, 0.99), fused=cuda)
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         self.ema = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
@@ -195,9 +190,8 @@ class Job:
             raise self._non_finite(str(error)) from None
         self.tokenizer.observe(output.latents, output.quantized.indices)  # before codes move
         total, terms = self.loss(images, output.images, output.quantized.terms)
-        judging = self.judge is not None and step >= (
-            config.loss.adversarial_start * config.train.num_steps
-        )
+        begins = config.loss.adversarial_start * config.train.num_steps
+        judging = self.judge is not None and step >= begins
         if judging:
             with frozen(self.judge), self.accelerator.autocast():
                 logits = self.judge(output.images)
@@ -405,20 +399,15 @@ def parameter_groups(
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
     own = [v for k, v in named if k.startswith("quantizer.")]
     backbone = [v for k, v in named if not k.startswith("quantizer.")]
-    return [
-        {"params": [v for v in backbone if v.ndim > 1], "weight_decay": weight_decay, "scale": 1.0},
-        {"params": [v for v in backbone if v.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
-        {"params": own, "weight_decay": 0.0, "scale": codebook_lr},
-    ]
+    matrices, others = ([v for v in backbone if (v.ndim > 1) == big] for big in (True, False))
+    kinds = (matrices, weight_decay, 1.0), (others, 0.0, 1.0), (own, 0.0, codebook_lr)
+    return [{"params": p, "weight_decay": decay, "scale": scale} for p, decay, scale in kinds]
 
 
 def _flatten(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {
-        f"{name}.{i}.{key}": torch.as_tensor(v)
-        for i, own in state.items()
-        for key, v in own.items()
-    }
+    named = {f"{name}.{i}.{key}": v for i, own in state.items() for key, v in own.items()}
+    return {key: torch.as_tensor(v) for key, v in named.items()}
 
 
 def _unflatten(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

@@ -24,6 +24,9 @@ FLOOR = -60.0
 """Of a logit below a token's largest: exponentials that underflow are ten times slower on a CPU."""
 GROUP = 16  # codes whose best is looked at before their own: a search sorts K / 16 numbers a token
 
+Latents, Codes = Float[Tensor, "tokens dim"], Float[Tensor, "codes dim"]
+Tau, Widths = float | Float[Tensor, ""], Float[Tensor, " codes"] | None
+
 
 class Assignment(NamedTuple):
     """The sums over a soft assignment `p` of N latents to K codes."""
@@ -57,10 +60,7 @@ def dense(latents, codebook, tau, *, energy: str = "squared", widths=None) -> As
 
 
 def energies(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    *,
-    energy: str = "squared",
+    latents: Latents, codebook: Codes, *, energy: str = "squared"
 ) -> Float[Tensor, "tokens codes"]:
     """Return `d_nk`: `|z-e|^2`, `|z-e|`, `1 - cos(z, e)` or `-z.e`; ValueError for another."""
     z, e, _ = _checked(latents, codebook, energy)
@@ -79,12 +79,7 @@ def energies(
 
 
 def probabilities(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    energy: str = "squared",
-    widths: Float[Tensor, " codes"] | None = None,
+    latents: Latents, codebook: Codes, tau: Tau, *, energy: str = "squared", widths: Widths = None
 ) -> Float[Tensor, "tokens codes"]:
     """Return the soft assignment `p_nk` itself, to look at a few tokens."""
     z, e, s = _checked(latents, codebook, energy, widths, tau)
@@ -93,12 +88,7 @@ def probabilities(
 
 
 def soft_assign(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    energy: str = "squared",
-    widths: Float[Tensor, " codes"] | None = None,
+    latents: Latents, codebook: Codes, tau: Tau, *, energy: str = "squared", widths: Widths = None
 ) -> Assignment:
     """Assign latents to all codes, exactly and differentiably, a chunk of tokens at a time.
 
@@ -153,11 +143,7 @@ class _Again(torch.autograd.Function):
 
 
 def nearest_assign(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    num_nearest: int = 8,
+    latents: Latents, codebook: Codes, tau: Tau, *, num_nearest: int = 8
 ) -> Assignment:
     """Assign latents to their nearest codes only, by the squared distance.
 
@@ -184,13 +170,7 @@ def nearest_assign(
 
 
 @torch.no_grad()
-def mass_outside(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    num_nearest: int = 8,
-) -> float:
+def mass_outside(latents: Latents, codebook: Codes, tau: Tau, *, num_nearest: int = 8) -> float:
     """Return the mean share of p outside the nearest codes, with [tokens, codes]: of a sample."""
     p = probabilities(latents, codebook, tau)
     return 1 - p.topk(min(num_nearest, p.shape[1]), 1).values.sum(1).mean().item()
@@ -198,12 +178,12 @@ def mass_outside(
 
 @torch.no_grad()
 def nearest(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
+    latents: Latents,
+    codebook: Codes,
     num_nearest: int = 1,
     *,
     energy: str = "squared",
-    widths: Float[Tensor, " codes"] | None = None,
+    widths: Widths = None,
 ) -> Int[Tensor, "tokens m"]:
     """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first.
 
@@ -211,11 +191,9 @@ def nearest(
     `GROUP` codes. With fewer codes than `num_nearest` all are returned.
     """
     z, e, s = _checked(latents, codebook, energy, widths)
-    m = min(num_nearest, len(e))
-    groups, short = divmod(-len(e), GROUP)
-    groups, rows = -groups, max(64, _chunk(z) // len(e))
+    m, groups, short = min(num_nearest, len(e)), -(-len(e) // GROUP), -len(e) % GROUP
+    rows, of = max(64, _chunk(z) // len(e)), _distances(e, energy, s)
     found = [torch.empty(0, m, dtype=torch.int64, device=z.device)]
-    of = _distances(e, energy, s)
     with torch.autocast(z.device.type, enabled=False):
         for chunk in z.split(rows) if len(z) else ():
             d = of(chunk)  # (K, n): codes first, so that a minimum over codes is one sweep
@@ -286,11 +264,7 @@ def mean_over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 def _checked(
-    latents: Tensor,
-    codebook: Tensor,
-    energy: str,
-    widths: Tensor | None = None,
-    tau: float | Tensor = 1.0,
+    latents: Tensor, codebook: Tensor, energy: str, widths: Tensor | None = None, tau: Tau = 1.0
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Give the arguments in one dtype, float32 or more; raise ValueError where they do not fit."""
     if latents.ndim != 2 or codebook.ndim != 2 or latents.shape[1] != codebook.shape[1]:

@@ -14,17 +14,16 @@ from torch import Tensor
 
 from lgqlib.quantizers.assignment import nearest
 
-STARTS = ("random", "kmeans", "gaussian", "uniform", "far", "mean")
-"""How a codebook may start from real latents."""
-EM_STEPS, HOT, COLD = 12, 1.0, 0.1
-"""Of `anneal`: r falls from hot to cold over all steps but the last two."""
-EM_NEAREST = 32
-"""Codes that an EM step looks at for each latent: at r = 1 about seven hold its assignment."""
+STARTS = ("random", "kmeans", "gaussian", "uniform", "far", "mean")  # how a codebook may start
+EM_STEPS, HOT, COLD = 12, 1.0, 0.1  # of `anneal`: r falls over all steps but the last two
+EM_NEAREST = 32  # codes an EM step looks at for a latent: at r = 1 about seven have all of it
 STARVED = 0.1  # a code is starved when its share of the latents is below this part of an even one
 ROWS = 4096
 
+Latents, Codes = Float[Tensor, "n c"], Float[Tensor, "K c"]
 
-def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Float[Tensor, "K c"]:
+
+def initial_codes(latents: Latents, num_codes: int, how: str) -> Codes:
     """Draw a codebook from latents, in one of the ways of `STARTS`.
 
     `random`: latents themselves, each at most once where there are enough. `kmeans`: the same,
@@ -36,17 +35,16 @@ def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Fl
         codes = _drawn(latents, num_codes)
         few = len(latents) <= num_codes
         return codes if how == "random" or few else kmeans(latents, codes, max_iter=10)
-    shape = (num_codes, latents.shape[1])
-    mean, deviation = latents.mean(0), latents.std(0, correction=0)
+    codes = latents.new_empty(num_codes, latents.shape[1])
     if how == "uniform":
         low, high = latents.amin(0), latents.amax(0)
-        return low + (high - low) * torch.rand(shape, device=latents.device, dtype=latents.dtype)
+        return low + (high - low) * codes.uniform_()
     offset = {"gaussian": (0, 1), "far": (4, 1), "mean": (0, 1e-3)}
     if how not in offset:
         raise ValueError(f"start = {how!r}: it must be one of {', '.join(STARTS)}.")
     shift, spread = offset[how]
-    noise = torch.randn(shape, device=latents.device, dtype=latents.dtype)
-    return mean + deviation * (shift + spread * noise)
+    deviation = latents.std(0, correction=0)
+    return latents.mean(0) + deviation * (shift + spread * codes.normal_())
 
 
 def _drawn(latents: Tensor, num_codes: int) -> Tensor:
@@ -58,9 +56,7 @@ def _drawn(latents: Tensor, num_codes: int) -> Tensor:
     return codes
 
 
-def kmeans(
-    latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"], *, max_iter: int
-) -> Float[Tensor, "K c"]:
+def kmeans(latents: Latents, codes: Codes, *, max_iter: int) -> Codes:
     """Move codes to the centers of their latents by Lloyd's algorithm, as scikit-learn does it."""
     from sklearn.cluster import KMeans  # late: it takes a second
     from sklearn.exceptions import ConvergenceWarning
@@ -73,7 +69,7 @@ def kmeans(
 
 
 @torch.no_grad()
-def anneal(latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"]) -> Float[Tensor, "K c"]:
+def anneal(latents: Latents, codes: Codes) -> Codes:
     """Fit codes to latents by EM steps on the free energy at a falling temperature r 2 D / C.
 
         e_k = sum_n p_nk z_n / sum_n p_nk,   D = mean_n ||z_n - e_hard||^2
@@ -122,7 +118,7 @@ def _sums(latents: Tensor, codes: Tensor, tau: Tensor | None) -> _Sums:
 
 @torch.no_grad()
 def move_starved(
-    codes: Float[Tensor, "K c"],
+    codes: Codes,
     mass: Float[Tensor, " K"],
     share: Float[Tensor, " K"],
     *,
