@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 Array = np.ndarray | Tensor
+Latents, Codebook = Float[Array, "N D"], Float[Array, "K D"]
+Indices = Int[np.ndarray, " N"]
 
 
 def nearest_others(
@@ -32,9 +34,8 @@ def frechet_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> float:
     Raises ValueError for fewer than two vectors.
     """
     if min(len(x), len(y)) < 2:
-        raise ValueError(
-            f"{min(len(x), len(y))} feature vectors have no covariance; give at least 2"
-        )
+        least = min(len(x), len(y))
+        raise ValueError(f"{least} feature vectors have no covariance; give at least 2")
     x, y = (features.detach().double().cpu() for features in (x, y))
     a, b = (torch.cov(features.T).reshape(x.shape[1], -1) for features in (x, y))
     values, vectors = torch.linalg.eigh(a)
@@ -79,9 +80,8 @@ def kernel_distance(
     without_x = (xx.sum() - 2 * xx) / ((n - 1) * (n - 2)) - 2 * (cross - xy) / ((n - 1) * m)
     without_y = (yy.sum() - 2 * yy) / ((m - 1) * (m - 2)) - 2 * (cross - yx) / (n * (m - 1))
     variance = _jackknife_variance(without_x) + _jackknife_variance(without_y)
-    return KernelDistance(
-        (within_x + within_y - 2 * cross / (n * m)).item(), variance.sqrt().item()
-    )
+    value = within_x + within_y - 2 * cross / (n * m)
+    return KernelDistance(value.item(), variance.sqrt().item())
 
 
 def _kernel_sums(x: Tensor, y: Tensor, *, block: int, off_diagonal: bool) -> tuple[Tensor, Tensor]:

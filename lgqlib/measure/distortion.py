@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lgqlib.measure.distances import Array
+from lgqlib.measure.distances import Codebook, Indices, Latents
 
 
 def squared_errors(
-    latents: Float[Array, "N D"], codebook: Float[Array, "K D"], indices: Int[np.ndarray, " N"]
+    latents: Latents, codebook: Codebook, indices: Indices
 ) -> Float[np.ndarray, " N"]:
     """Return |z - e_index|^2 of each token, summed over channels."""
     difference = np.asarray(latents) - np.asarray(codebook)[indices]
@@ -36,10 +36,10 @@ class PartialDistortion:
 
 def partial_distortion(
     errors: Float[np.ndarray, " N"],
-    indices: Int[np.ndarray, " N"],
+    indices: Indices,
     num_codes: int,
     *,
-    groups: Int[np.ndarray, " N"] | None = None,
+    groups: Indices | None = None,
     min_count: int = 16,
     seed: int = 0,
 ) -> PartialDistortion:
@@ -86,37 +86,22 @@ def _slope(weights, half, groups, cells, errors) -> float:
     return float((covariance[0, 2] + covariance[1, 2]) / 2 / covariance[0, 1])
 
 
-@dataclass(frozen=True)
-class CellShape:
-    """How far from round each cell is; nan for cells of too few tokens, and in one dimension."""
+def roundness(
+    latents: Latents, indices: Indices, num_codes: int, *, dim: int
+) -> Float[np.ndarray, " K"]:
+    """Return each cell's chance to look as long as it does if it were round; nan for few tokens.
 
-    anisotropy: Float[np.ndarray, " K"]  # log of arithmetic over geometric mean eigenvalue
-    expected: Float[np.ndarray, " K"]  # its mean for a round Gaussian cell of as many tokens
-    p_value: Float[np.ndarray, " K"]  # chance that a round cell looks at least this long
-
-    @property
-    def share_long(self) -> float:
-        """Return the share of judged cells longer than round at the 5 % level; nan for none."""
-        judged = self.p_value[~np.isnan(self.p_value)]
-        return float((judged < 0.05).mean()) if len(judged) else math.nan
-
-
-def cell_shape(
-    latents: Float[Array, "N D"], indices: Int[np.ndarray, " N"], num_codes: int, *, dim: int
-) -> CellShape:
-    """Test cells with at least 10 tokens a dimension for roundness, in the leading directions.
-
-    Latents are given along their principal axes (`Spectrum.coordinates`), of which the first `dim`
-    are looked at. The statistic is Mauchly's, log det against the trace of the covariance around
-    the cell's own mean. Its null mean and variance are exact for Gaussian cells, its tail a gamma
-    law of those moments. Cells of an optimal quantizer are flatter, which makes it conservative.
+    Cells need 10 tokens a dimension; looked at are the first `dim` coordinates of the latents along
+    their principal axes, at least 2. The statistic is Mauchly's, log det against the trace of the
+    covariance around the cell's own mean. Its null mean and variance are exact for Gaussian cells,
+    its tail a gamma law of those moments; an optimal quantizer's cells are flatter, so it is
+    conservative.
     """
     from scipy.special import polygamma, psi
     from scipy.stats import gamma
 
     counts = np.bincount(indices, minlength=num_codes)
-    cells = np.flatnonzero(counts >= 10 * dim)
-    anisotropy, expected, p_value = np.full((3, num_codes), np.nan)
+    cells, p_value = np.flatnonzero(counts >= 10 * dim), np.full(num_codes, np.nan)
     if len(cells) and dim > 1:  # in one direction every cell is round
         x = np.asarray(latents, dtype=np.float64)[np.argsort(indices, kind="stable"), :dim]
         parts = np.split(x, np.cumsum(counts)[:-1])
@@ -128,6 +113,5 @@ def cell_shape(
         mean = dim * (psi(dim * freedom / 2) - np.log(dim)) - psi(steps).sum(1)
         # the trace is independent of u when round, so the variances of log det and trace subtract
         variance = polygamma(1, steps).sum(1) - dim**2 * polygamma(1, dim * freedom / 2)
-        anisotropy[cells], expected[cells] = u / dim, mean / dim
         p_value[cells] = gamma.sf(u, mean**2 / variance, scale=variance / mean)
-    return CellShape(anisotropy, expected, p_value)
+    return p_value

@@ -26,6 +26,7 @@ WEIGHT_FILES: dict[str, Callable[[], str]] = {
 TAPS = (0, 2, 4, 8, 15)
 # On a CPU: beyond two 224 x 224 images the allocator maps fresh pages for every activation.
 CHUNK_PIXELS = 2 * 224 * 224
+Images = Float[Tensor, "B 3 H W"]
 
 
 class Comparison(NamedTuple):
@@ -59,13 +60,11 @@ class LiteFeatures(nn.Module):
         self.stem, self.blocks, self.head = network._conv_stem, network._blocks, network._conv_head
         self.requires_grad_(False).to(memory_format=torch.channels_last)
 
-    def pooled(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+    def pooled(self, images: Images) -> Float[Tensor, "B D"]:
         """Return the globally averaged activations before the classifier."""
         return torch.cat([self._walk(x)[1] for x in self._chunks(images)])
 
-    def perceptual(
-        self, images: Float[Tensor, "B 3 H W"], targets: Float[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, " B"]:
+    def perceptual(self, images: Images, targets: Images) -> Float[Tensor, " B"]:
         """Return the distance of unit-normalized features at blocks 0, 2, 4, 8 and 15, in [0, 4].
 
         LPIPS with all weights equal (Zhang et al. 2018, equation 1); no gradient reaches `targets`.
@@ -73,11 +72,7 @@ class LiteFeatures(nn.Module):
         return self.compare(targets, images, with_original=False).perceptual
 
     def compare(
-        self,
-        originals: Float[Tensor, "B 3 H W"],
-        reconstructions: Float[Tensor, "B 3 H W"],
-        *,
-        with_original: bool = True,
+        self, originals: Images, reconstructions: Images, *, with_original: bool = True
     ) -> Comparison:
         """Return perceptual distances and pooled features from one pass over each image."""
         parts = []
@@ -93,9 +88,8 @@ class LiteFeatures(nn.Module):
         return Comparison(torch.cat(perceptual), original, torch.cat(pooled))
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
-        if images.device.type != "cpu":
-            return (images,)
-        return images.split(max(1, CHUNK_PIXELS // self.side**2))
+        few = max(1, CHUNK_PIXELS // self.side**2)
+        return images.split(few if images.device.type == "cpu" else max(1, len(images)))
 
     def _walk(self, images: Tensor, *, only_taps: bool = False) -> tuple[list, Tensor | None]:
         """Run the network; give unit-normalized features at the taps, and the pooled head."""
@@ -133,7 +127,7 @@ class ScriptedFeatures(nn.Module):
             self.name = f"{self.name} + {distance_name}"
         self.preprocessing = "8 bits, then inside the scripted module"
 
-    def pooled(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+    def pooled(self, images: Images) -> Float[Tensor, "B D"]:
         """Return the module's features, one row an image."""
         features = self.features(images.float())
         if features.ndim != 2:
@@ -142,11 +136,7 @@ class ScriptedFeatures(nn.Module):
         return features
 
     def compare(
-        self,
-        originals: Float[Tensor, "B 3 H W"],
-        reconstructions: Float[Tensor, "B 3 H W"],
-        *,
-        with_original: bool = True,
+        self, originals: Images, reconstructions: Images, *, with_original: bool = True
     ) -> Comparison:
         """Return features of both sides, and the perceptual distance when its module was given."""
         perceptual, original = None, self.pooled(originals) if with_original else None

@@ -16,12 +16,11 @@ import torch
 from jaxtyping import Float, Int
 
 from lgqlib.measure import metric
-from lgqlib.measure.distances import Array, nearest_others
+from lgqlib.measure.distances import Array, Codebook, Indices, Latents, nearest_others
 from lgqlib.measure.distortion import (
-    CellShape,
     PartialDistortion,
-    cell_shape,
     partial_distortion,
+    roundness,
     squared_errors,
 )
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
@@ -88,7 +87,7 @@ class Spacing:
     twins: int  # codes that coincide with another one
 
 
-def spacing(codebook: Float[Array, "K D"], *, num_neighbors: int = 10) -> Spacing:
+def spacing(codebook: Codebook, *, num_neighbors: int = 10) -> Spacing:
     """Find each code's nearest other codes; K - 1 of them where K is small, a NaN away for one."""
     from scipy.stats import skew
 
@@ -114,15 +113,11 @@ class Drift:
 
 def drift(
     steps: Sequence[int] | Int[np.ndarray, " S"],
-    codebooks: Sequence[Float[Array, "K D"]],
+    codebooks: Sequence[Codebook],
     indices: Sequence[Int[np.ndarray, " P"]],
     counts: Sequence[Int[np.ndarray, " K"]],
 ) -> Drift:
-    """Compare each snapshot with the one before.
-
-    One codebook, the fixed probe's indices and the usage counts for each step. The frame is that of
-    the latents as they were at each step: what moves is what the model moved.
-    """
+    """Compare each snapshot with the one before, by codebook, the probe's indices and counts."""
     used = np.stack(counts) > 0
     return Drift(
         steps=np.asarray(steps, dtype=np.int64),
@@ -142,7 +137,7 @@ class Geometry:
     rate: float  # Miller-Madow entropy of code use in nats, at most log K
     partial: PartialDistortion
     spacing: Spacing
-    shape: CellShape
+    long_cells: float  # share of the judged cells longer than round at the 5 % level
     latents: Spectrum
     codes: Spectrum  # each code weighs the same
     intrinsic_dim: float  # TwoNN estimate of the latents' dimension
@@ -168,7 +163,7 @@ class Geometry:
             "spacing": float(np.median(self.spacing.distance[partial.counts > 0])),
             "twins": self.spacing.twins,
             "hubness": self.spacing.hubness,
-            "long_cells": self.shape.share_long,
+            "long_cells": self.long_cells,
             "channels": len(self.latents.eigenvalues),
             "effective_dim": self.latents.participation,
             "effective_dim_codes": self.codes.participation,
@@ -177,19 +172,19 @@ class Geometry:
 
 
 def measure_geometry(
-    codebook: Float[Array, "K D"],
-    latents: Float[Array, "N D"],
-    indices: Int[np.ndarray, " N"],
+    codebook: Codebook,
+    latents: Latents,
+    indices: Indices,
     *,
     counts: Int[np.ndarray, " K"] | None = None,
-    groups: Int[np.ndarray, " N"] | None = None,
+    groups: Indices | None = None,
     seed: int = 0,
 ) -> Geometry:
     """Measure a codebook on latents and the codes they take.
 
-    `counts`: usage over a larger set than these latents, if there is one; `groups`: the image of
-    each token, so that intervals are over images. Cells are judged in the leading directions, as
-    many as the effective dimension, at least 2.
+    `counts`: usage over a larger set, if there is one; `groups`: the image of each token, so that
+    intervals are over images. Cells are judged in at least 2 leading directions, or the effective
+    dimension.
     """
     num_codes, dim = codebook.shape
     errors = squared_errors(latents, codebook, indices)
@@ -198,12 +193,14 @@ def measure_geometry(
     rate = min(usage["entropy_miller_madow"], math.log2(num_codes)) * math.log(2)
     basis, distortion = spectrum(latents), float(errors.mean())
     leading = int(np.clip(round(basis.participation), min(2, dim), dim))
+    round_ = roundness(basis.coordinates(latents), indices, num_codes, dim=leading)
+    judged = round_[~np.isnan(round_)]
     return Geometry(
         usage=usage,
         rate=rate,
         partial=partial,
         spacing=spacing(codebook),
-        shape=cell_shape(basis.coordinates(latents), indices, num_codes, dim=leading),
+        long_cells=float((judged < 0.05).mean()) if len(judged) else math.nan,
         latents=basis,
         codes=spectrum(codebook),
         intrinsic_dim=two_nn(latents, seed=seed),
@@ -214,9 +211,7 @@ def measure_geometry(
 
 def geometry_table(geometries: Mapping[str, Geometry]) -> pandas.DataFrame:
     """Return a column for each named codebook and a row for each number, as METRICS write it."""
+    named = {name: {metric(k): v for k, v in g.numbers.items()} for name, g in geometries.items()}
     return pandas.DataFrame(
-        {
-            name: {metric(key).title: metric(key).text(value) for key, value in g.numbers.items()}
-            for name, g in geometries.items()
-        }
+        {name: {m.title: m.text(v) for m, v in numbers.items()} for name, numbers in named.items()}
     )
