@@ -36,9 +36,7 @@ def rate_distortion(points: pandas.DataFrame) -> go.Figure:
     fig.update_layout(legend={"orientation": "h", "y": -0.12})
     at = plain[plain["num_codes"] == plain["num_codes"].mode().max()]
     best = {key: at.loc[(METRICS[key].better * at[key]).idxmax()] for key in shown}
-    said = [
-        f"{name_of(row['method'])} in {METRICS[k].label} ({row[k]:.4g})" for k, row in best.items()
-    ]
+    said = [f"{name_of(r['method'])} in {METRICS[k].label} ({r[k]:.4g})" for k, r in best.items()]
     return titled(
         fig,
         f"At K = {at['num_codes'].iloc[0]:,} the best means are of {' and '.join(said)}",
@@ -104,10 +102,9 @@ def cost(points: pandas.DataFrame) -> go.Figure:
     names = ["num_codes", "method", "images_per_second"]
     plain = points[~points["ablation"]].reindex(columns=names)
     speeds = plain.groupby(names[:2], sort=False)[names[2]].mean().unstack("method").sort_index()
+    sizes, hover = [f"K = {num_codes:,}" for num_codes in speeds.index], "%{x}: %{y:.0f} images/s"
     for method, speed in speeds.items():
-        names = [f"K = {num_codes:,}" for num_codes in speeds.index]
-        hover = "%{x}: %{y:.0f} images/s"
-        panel.bars(names, speed, name_of(method), color_of(method), hovertemplate=hover)
+        panel.bars(sizes, speed, name_of(method), color_of(method), hovertemplate=hover)
     panel.axes("size of the codebook", METRICS["images_per_second"].title, y_rangemode="tozero")
     finding = "What a training step costs"
     if "lgq" in speeds:
@@ -128,13 +125,9 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
     if not shown:
         fig = figure(height=200).update_xaxes(visible=False).update_yaxes(visible=False)
         return titled(fig, f"No difference of {of} to show", "It needs runs that share a seed.")
-    fig, grid = panels(
-        cols=len(shown),
-        titles=[metric(key).title for key in shown],
-        height=int(150 + 24 * differences["metric"].value_counts()[shown].max()),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-    )
+    height = int(150 + 24 * differences["metric"].value_counts()[shown].max())
+    titles, spaces = [metric(k).title for k in shown], {"horizontal_spacing": 0.03}
+    fig, grid = panels(cols=len(shown), titles=titles, height=height, shared_yaxes=True, **spaces)
     for key, panel in zip(shown, grid, strict=True):
         part = differences[differences["metric"] == key]
         decided = part["verdict"] != "undecided"
@@ -151,8 +144,7 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
         )
         panel.rule(x=0)
         panel.axes(y_autorange="reversed", y_showgrid=False)
-    counts = differences["verdict"].value_counts()
-    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    said = ", ".join(f"{n} {v}" for v, n in differences["verdict"].value_counts().items())
     return titled(
         fig,
         f"{len(differences)} differences of {of}: {said}",

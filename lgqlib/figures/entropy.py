@@ -21,11 +21,9 @@ def histogram(bits: Float[np.ndarray, " N"], num_codes: int) -> go.Figure:
     """Draw how many tokens have which entropy at a temperature; `bars` gives changes of it."""
     fig, (panel,) = panels(height=340)
     panel.legend()
-    for name, color in (("all tokens", BLUE), ("tokens of the selected codes", RED)):
-        panel.bars([], [], name, color)
     top = float(np.log2(num_codes))
-    for trace, change in zip(fig.data, bars(bits, bits < 0, top).values(), strict=True):
-        trace.update(change)
+    for (name, change), color in zip(bars(bits, bits < 0, top).items(), (BLUE, RED), strict=True):
+        panel.bars(name=name, color=color, **change)
     fig.update_layout(barmode="overlay", bargap=0)
     panel.axes("entropy of a token's assignment, bits", "tokens, %", x_range=[0, top])
     sure = f"{100 * (bits < 0.1).mean():.0f} % of the tokens are sure (below 0.1 bits)"
@@ -44,11 +42,9 @@ def bars(
     """Give the changes of a histogram for other entropies, or another choice among the tokens."""
     edges = np.linspace(0, top, BINS + 1)
     middles, whole = (edges[:-1] + edges[1:]) / 2, max(len(bits), 1)
-    found = {}
-    for name, part in (("all tokens", bits), ("tokens of the selected codes", bits[chosen])):
-        percent = 100 * np.histogram(part, edges)[0] / whole
-        found[name] = {"x": middles, "y": percent, "width": top / BINS}
-    return found
+    parts = {"all tokens": bits, "tokens of the selected codes": bits[chosen]}
+    percent = {name: 100 * np.histogram(part, edges)[0] / whole for name, part in parts.items()}
+    return {name: {"x": middles, "y": y, "width": top / BINS} for name, y in percent.items()}
 
 
 def decile_examples(

@@ -16,15 +16,11 @@ from lgqlib.measure import METRICS
 from lgqlib.measure.images import psnr_bytes
 
 Array = np.ndarray | Tensor
+SHOWN, SIDE = 3, 224  # photographs that are drawn, and their sides in pixels
 
 
-def reconstructions(
-    originals: Float[Array, "n 3 S S"],
-    decoded: Float[Array, "m 3 T T"],
-    *,
-    labels: Sequence[str] = (),
-) -> go.Figure:
-    """Put originals, reconstructions and error maps below each other; images in [0, 1].
+def reconstructions(originals: Array, decoded: Array, *, labels: Sequence[str] = ()) -> go.Figure:
+    """Put originals, reconstructions and error maps below each other; [n, 3, S, S] in [0, 1].
 
     The error is the mean absolute difference over the three colors, on one scale for all images.
     Raises ValueError where shapes differ.
@@ -47,19 +43,15 @@ def reconstructions(
 
 
 def photographs(
-    originals: Mapping[str, UInt8[np.ndarray, "_ _ 3"]],
-    columns: Sequence[Any],
-    *,
-    most: int = 3,
-    side: int = 224,
+    originals: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], columns: Sequence[Any]
 ) -> go.Figure:
     """Put photographs and what was made of them side by side, a magnified detail below each.
 
     `columns`: each with a `label`, `decoded` pictures and their `bits` a pixel, by name
-    (`study.blocks.columns`). Pictures are the largest square around the detail, resized to `side`.
+    (`study.blocks.columns`). Pictures are the largest square around the detail, resized.
     """
     rows, texts = {}, []
-    for name, image in [*originals.items()][:most]:
+    for name, image in [*originals.items()][:SHOWN]:
         x, y, width, height = detail(name, image, 56, 56)
         square = min(image.shape[:2])
         left = int(np.clip(x + width // 2 - square // 2, 0, image.shape[1] - square))
@@ -71,23 +63,18 @@ def photographs(
         }.items():
             shown = (Image.fromarray(np.ascontiguousarray(pixels[part])) for pixels in every)
             how = Image.Resampling.NEAREST if "detail" in row else Image.Resampling.LANCZOS
-            rows[row] = [np.asarray(picture.resize((side, side), how)) for picture in shown]
+            rows[row] = [np.asarray(picture.resize((SIDE, SIDE), how)) for picture in shown]
             said = (f"{column.label}: {psnr_bytes(image, pixels):.1f} dB, "
                     f"{column.bits[name]:.2f} bits a pixel" for column, pixels in
                     zip(columns, every[1:], strict=True))  # fmt: skip
             texts.append([f"{name}, 24 bits a pixel", *said])
-    means = {
-        c.label: (
-            np.mean([psnr_bytes(x, c.decoded[n]) for n, x in originals.items()]),
-            np.mean([*c.bits.values()]),
-        )
-        for c in columns
-    }
+    db = {c.label: [psnr_bytes(x, c.decoded[n]) for n, x in originals.items()] for c in columns}
+    bits = {c.label: [*c.bits.values()] for c in columns}
     return titled(
-        picture_grid(rows, columns=["photograph", *means], hover=texts, quality=95),
+        picture_grid(rows, columns=["photograph", *db], hover=texts, quality=95),
         f"On {len(originals)} whole photographs: "
-        + ", ".join(f"{label} {db:.1f} dB" for label, (db, _) in means.items()),
-        f"Bits a pixel: {', '.join(f'{k} {bits:.2f}' for k, (_, bits) in means.items())}. Codecs "
+        + ", ".join(f"{label} {np.mean(values):.1f} dB" for label, values in db.items()),
+        f"Bits a pixel: {', '.join(f'{k} {np.mean(v):.2f}' for k, v in bits.items())}. Codecs "
         "write files of at most LGQ's bits (or of the method alone). Hover for each picture.",
     )
 

@@ -9,9 +9,10 @@ import plotly.graph_objects as go
 from lgqlib.figures.style import INK, each, panels, runs_of, titled
 from lgqlib.measure import METRICS
 from lgqlib.measure.geometry import Drift, Geometry
-from lgqlib.measure.theory import water_filling
+from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
 MAX_CELLS = 1500  # cells that a scatter draws for each run
+EVEN = "slope −1: equal shares"
 
 
 def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
@@ -31,10 +32,8 @@ def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
         )
         if len(cells) > 2 and math.isfinite(p.slope):
             ends, middle = np.array([x.min(), x.max()], dtype=float), np.exp(np.log([x, y]).mean(1))
-            for slope, dash, name in (
-                (p.slope, "solid", f"slope {_slope(geometry)}"),
-                (-1.0, "dot", "slope −1: equal shares"),
-            ):
+            kinds = (p.slope, "solid", f"slope {_slope(geometry)}"), (-1.0, "dot", EVEN)
+            for slope, dash, name in kinds:
                 fitted = middle[1] * (ends / middle[0]) ** slope
                 panel.line(ends, fitted, name, run.color, dash=dash, **run.mark)
     panel.axes("tokens in the cell", "mean squared error of the cell", log="xy")
@@ -64,8 +63,7 @@ def bounds(geometries: Mapping[str, Geometry]) -> go.Figure:
         share = [g.usage["perplexity_share"]]
         use.bars([run.label], share, "measured", run.color, marker=run.bar, showlegend=False)
     labels = [run.label for run, _ in runs_of(geometries)]
-    numbers = [g.numbers for g in geometries.values()]
-    laws = [n["mass_law_perplexity"] / n["num_codes"] for n in numbers]
+    laws = [mass_law_perplexity(max(1, g.latents.participation)) for g in geometries.values()]
     wide = {"size": 60, "symbol": "line-ew", "marker": {"line": {"width": 3, "color": INK}}}
     use.dots(labels, laws, "mass law, optimal for a Gaussian", **wide)
     error.axes("entropy of code use, bits a token", METRICS["latent_error"].title, log="y")

@@ -63,9 +63,8 @@ def picture_grid(
     """Lay pictures of one size out in labeled rows, as one image: as cheap as a single picture.
 
     `rows`: by the label, pictures [H, W, 3]; rows may differ in length. `columns`: labels above.
-    `hover`: a text for each picture. `tile`: side of a picture in screen pixels; by default as
-    large as fits the figure's width. `quality`: of `data_uri`. Raises ValueError where pictures
-    differ in size.
+    `hover`: a text a picture. `tile`: a picture's side in screen pixels, by default what fits.
+    `quality`: of `data_uri`. Raises ValueError where pictures differ in size.
     """
     shapes = {picture.shape for row in rows.values() for picture in row}
     if len(shapes) != 1:
@@ -79,11 +78,10 @@ def picture_grid(
     sheet = np.zeros((len(rows) * step_y - gap, count * step_x - gap, 4), dtype=np.uint8)
     for i, row in enumerate(rows.values()):
         for j, pixels in enumerate(row):
-            place = np.s_[
-                i * step_y : i * step_y + height * factor, j * step_x : j * step_x + width * factor
-            ]
-            sheet[place][..., :3] = np.asarray(pixels).repeat(factor, 0).repeat(factor, 1)
-            sheet[place][..., 3] = 255
+            top, left = i * step_y, j * step_x
+            place = sheet[top : top + height * factor, left : left + width * factor]
+            place[..., :3] = np.asarray(pixels).repeat(factor, 0).repeat(factor, 1)
+            place[..., 3] = 255
     shown = tile * height / width
     fig, (panel,) = panels(height=int(len(rows) * (shown + gap) + 130))
     panel.picture(data_uri(sheet, quality=quality))

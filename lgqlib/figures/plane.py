@@ -65,12 +65,7 @@ def draw_plane(panel: Panel, points: Points, codebook: Codes, picture: dict) -> 
 
 
 def annealing_frames(
-    points: Points,
-    annealing: Annealing,
-    indices: Sequence[int],
-    *,
-    width: float,
-    size: int = 56,
+    points: Points, annealing: Annealing, indices: Sequence[int], *, width: float, size: int = 56
 ) -> go.Figure:
     """Draw points, codes and partition at several taus, also named in units of `width`, 2 D / C."""
     reduced, distinct = annealing.taus / annealing.predicted, annealing.num_distinct
@@ -132,10 +127,7 @@ def stairs(panel: Panel, annealing: Annealing) -> None:
 
 
 def soft_code_path(
-    point: Float[np.ndarray, " 2"],
-    points: Points,
-    codebook: Codes,
-    taus: Float[np.ndarray, " T"],
+    point: Float[np.ndarray, " 2"], points: Points, codebook: Codes, taus: Float[np.ndarray, " T"]
 ) -> tuple[go.Figure, Float[np.ndarray, "T 2"]]:
     """Follow one point's soft code as the temperature falls; return the figure and the path."""
     path = np.concatenate([_assign(point[None], codebook, tau) @ codebook for tau in taus])

@@ -86,10 +86,8 @@ class Panel:
         subplot = self.fig.get_subplot(**self.at)
         (x0, x1), (y0, y1) = subplot.xaxis.domain, subplot.yaxis.domain
         self.own_legend = f"legend{(self.at['row'] - 1) * 8 + self.at['col'] + 1}"
-        anchors = {
-            "xanchor": "right" if x > 0.5 else "left",
-            "yanchor": "top" if y > 0.5 else "bottom",
-        }
+        anchors = {"xanchor": "right" if x > 0.5 else "left"}
+        anchors |= {"yanchor": "top" if y > 0.5 else "bottom"}
         place = {"x": x0 + x * (x1 - x0), "y": y0 + y * (y1 - y0), **anchors}
         look = {"bgcolor": HAZE, "font": {"size": 11}}
         self.fig.update_layout({self.own_legend: place | look})
@@ -129,7 +127,7 @@ class Panel:
         draw = self.fig.add_vline if x is not None else self.fig.add_hline
         draw(y if x is None else x, line=line, **more, **self.at)
 
-    def picture(self, source: str, *, size: tuple[int, int] | None = None, **more) -> None:
+    def picture(self, source: str, **more) -> None:
         """Show an image by its data URI, with square pixels, the first row on top, and no axes."""
         self._add(go.Image(source=source, **({"hoverinfo": "skip"} | more)))
         self.square()
@@ -166,26 +164,17 @@ class Panel:
 def _whiskers(values, low, high, *, color) -> dict:
     values, low, high = (np.asarray(v, dtype=float) for v in (values, low, high))
     known = np.isfinite(low) & np.isfinite(high)
-    ends = {
-        "array": np.where(known, high - values, 0),
-        "arrayminus": np.where(known, values - low, 0),
-    }
-    color = color if isinstance(color, str) else FAINT
-    return {"type": "data", "thickness": 1.5, "width": 3, "color": color, **ends}
+    above, below = np.where(known, high - values, 0), np.where(known, values - low, 0)
+    look = {"thickness": 1.5, "width": 3, "color": color if isinstance(color, str) else FAINT}
+    return {"type": "data", "array": above, "arrayminus": below, **look}
 
 
 def figure(
-    *,
-    rows: int = 1,
-    cols: int = 1,
-    titles: Sequence[str] | None = None,
-    height: int = 420,
-    width: int = WIDTH,
-    **grid,
+    *, rows: int = 1, cols: int = 1, titles: Sequence[str] | None = None, height: int = 420, **grid
 ) -> go.Figure:
     """Return an empty figure in the template; `grid` goes to `make_subplots`."""
     fig = make_subplots(rows=rows, cols=cols, subplot_titles=titles, **grid)
-    fig.update_layout(template=TEMPLATE, height=height, width=width)
+    fig.update_layout(template=TEMPLATE, height=height, width=WIDTH)
     fig.update_annotations(font_size=12)
     return fig
 
@@ -198,9 +187,8 @@ def panels(*, rows: int = 1, cols: int = 1, **options) -> tuple[go.Figure, list[
 
 def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
     """Title a figure with its finding and, below it, what to look for, in a margin that fits."""
-    width = fig.layout.width or WIDTH
-    head = textwrap.wrap(finding, int(width / 8.4))
-    lines = textwrap.wrap(look_for, int(width / 6.4))
+    head = textwrap.wrap(finding, int(WIDTH / 8.4))
+    lines = textwrap.wrap(look_for, int(WIDTH / 6.4))
     fig.update_layout(
         title_text="<br>".join(head),
         title_subtitle_text="<br>".join(lines),

@@ -1,5 +1,7 @@
 """What happened while a run trained: its terms, fidelity, codes and temperature over the steps."""
 
+from itertools import cycle
+
 import pandas
 import plotly.graph_objects as go
 
@@ -33,18 +35,15 @@ def training_curves(
     column a name; it may be empty. `num_codes` marks K.
     """
     train, val = (_split(metrics, split) for split in ("train", "val"))
-    fig, (terms, fidelity, codes, temperature) = panels(
-        rows=2,
-        cols=2,
-        height=620,
-        titles=("Terms of the loss, unweighted", "Fidelity", "Codes in use", "Temperature"),
-        horizontal_spacing=0.1,
-        vertical_spacing=0.14,
-    )
+    titles = ("Terms of the loss, unweighted", "Fidelity", "Codes in use", "Temperature")
+    spaces = {"horizontal_spacing": 0.1, "vertical_spacing": 0.14}
+    fig, grid = panels(rows=2, cols=2, height=620, titles=titles, **spaces)
+    terms, fidelity, codes, temperature = grid
     names = [name for name in train.columns if name not in NOT_TERMS]
+    colors = dict(zip(names, cycle(COLORS), strict=False)) | {"loss": INK}
     marked = {"mode": "lines+markers"}
     curves = [
-        *((terms, train, name, name, _term_color(i, name), {}) for i, name in enumerate(names)),
+        *((terms, train, name, name, colors[name], {}) for name in names),
         (fidelity, train, "psnr", "training batch", color_of(method), {}),
         (fidelity, val, "psnr", "held out", INK, marked),
         (codes, train, "active", "active", GREEN, {}),
@@ -71,19 +70,14 @@ def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
     return part.sort_values("step").dropna(axis="columns", how="all")
 
 
-def _term_color(i: int, name: str) -> str:
-    return INK if name == "loss" else COLORS[i % len(COLORS)]
-
-
 def _finding(train: pandas.DataFrame, val: pandas.DataFrame, method: str) -> str:
     if not len(train):
         return f"{name_of(method)}: nothing logged yet".lstrip(": ")
-    last = train.iloc[-1]
-    parts = [f"step {int(last['step'])}"]
-    if "psnr" in val:
-        parts.append(f"held-out PSNR {val['psnr'].iloc[-1]:.1f} dB")
-    if "active" in train:
-        parts.append(f"{int(last['active'])} active codes")
-    if "tau" in train:
-        parts.append(f"τ = {last['tau']:.3g}")
+    last = {
+        "held-out PSNR {:.1f} dB": val.get("psnr"),
+        "{:.0f} active codes": train.get("active"),
+        "τ = {:.3g}": train.get("tau"),
+    }
+    parts = [text.format(values.iloc[-1]) for text, values in last.items() if values is not None]
+    parts = [f"step {train['step'].iloc[-1]:.0f}", *parts]
     return f"{name_of(method)}: ".lstrip(": ") + ", ".join(parts)
