@@ -1,9 +1,8 @@
 """Encoder and decoder: `patch` for a laptop, `vqgan` as in the paper.
 
-Both map images [B, 3, H, W] in [-1, 1] to latents [B, C, H/f, W/f] and back, f the downsampling
-factor. Beside the network runs a linear path: latents = W patch + b + network, images = W' z + b' +
-network. It starts at the principal components of training patches and the networks' last layers at
-zero, so that training starts from the best linear tokenizer; all of it is trained.
+Both map images [B, 3, H, W] in [-1, 1] to latents [B, C, H/f, W/f] and back. Beside the network
+runs a linear path: latents = W patch + b + network. It starts at the principal components of
+training patches and the network's last layer at zero: training starts from the best linear one.
 """
 
 import math
@@ -212,10 +211,7 @@ class Decoder(_Paths):
 
 
 def build_backbone(family: str, start: str, *, norm: str, **shape: int) -> tuple[Encoder, Decoder]:
-    """Build encoder and decoder; `shape`: `downsample`, `width`, `depth`, `dim`.
-
-    Raises ValueError for an unknown family, or a linear one without its path.
-    """
+    """Build encoder and decoder of a shape; ValueError for an unknown family, or no path at all."""
     if family not in NETWORKS:
         raise ValueError(f"family = {family!r}: it must be one of {', '.join(NETWORKS)}.")
     if family == "linear" and start == "random":
@@ -229,9 +225,9 @@ def start_linear(
 ) -> None:
     """Start the linear path at the principal components of the images' patches.
 
-    Latents have unit variance, each channel on its own with `whiten`; otherwise all channels are
-    scaled by the mean of the kept eigenvalues' roots, so that distances stay those of patches.
-    Channels beyond the patches' dimension, or without variance, start at zero.
+    Latents have unit variance, each channel on its own with `whiten`; otherwise all are scaled by
+    the mean of the kept eigenvalues' roots, so that distances stay those of patches. Channels
+    beyond the patches' dimension, or without variance, start at zero.
     """
     fold, encode = encoder.linear
     decode = decoder.linear[0]

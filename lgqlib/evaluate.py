@@ -1,7 +1,4 @@
-"""The one evaluation pass that training and notebooks share: images in, numbers out.
-
-Every metric sees `decode(encode(images))`, and nothing here writes a weight.
-"""
+"""The one evaluation pass that training and notebooks share; all of it sees `decode(encode(x))`."""
 
 import contextlib
 import hashlib
@@ -210,12 +207,11 @@ def evaluate_whole(
     train_counts: Int[Tensor, " K"],
     device: torch.device | str = "cpu",
 ) -> tuple[dict[str, float | int], dict[str, np.ndarray]]:
-    """Measure a tokenizer on photographs of any sizes, each whole; the tokenizer is convolutional.
+    """Measure a tokenizer on photographs of any sizes, whole; sides are multiples of its factor.
 
     Numbers are means over photographs: `whole_psnr`, `whole_ssim`, coded bits a pixel of all of
     them, and the squared error by octave of spatial frequency, at edges and in flat regions.
-    Arrays: the same for each photograph under `whole.`, and what it decodes to, [H, W, 3] bytes,
-    under `decoded.` and its name. Sides must be multiples of the downsampling factor.
+    Arrays: the same for each under `whole.`, and its bytes [H, W, 3] under `decoded.` and its name.
     """
     tokenizer.eval()
     rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "octaves", "edges")}
@@ -265,12 +261,11 @@ def latent_geometry(
 ) -> dict[str, float]:
     """Hold a codebook against its latents, in the space where the nearest code is chosen.
 
-    `latent_error`: squared error of the latents as a share of their variance. `effective_dim`:
-    participation ratio of their covariance. `geometry_efficiency`: the error that a Gaussian of
-    this covariance must have at the rate H(u), over the error. `mass_law_share`: perplexity / K of
-    an optimal quantizer of a Gaussian of that dimension. `nearest_code`: how far a used code is
-    from the nearest other, at the 10 % quantile, in standard deviations of the latents: near 0,
-    codes are spent twice on one place. Nothing for latents that do not vary, or lose nothing.
+    `latent_error`: squared error as a share of the variance. `effective_dim`: participation ratio.
+    `geometry_efficiency`: the least error of a Gaussian of this covariance at the rate H(u), over
+    the error. `mass_law_share`: perplexity / K of an optimal quantizer of a Gaussian.
+    `nearest_code`: how far used codes are from the nearest other, at the 10 % quantile, in standard
+    deviations. Nothing for latents that do not vary, or lose nothing.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer
@@ -345,8 +340,7 @@ def reference_features(
 ) -> Float[np.ndarray, "N D"]:
     """Return the pooled features of originals, computed once and kept in the folder `cache`.
 
-    The file's name is a hash of the pixels, the extractor with its weights and preprocessing, and
-    the version of this code: no other features are ever read. What cannot be read is made anew.
+    The file's name hashes pixels, extractor and version. What cannot be read is made anew.
     """
     identity = f"{CACHE_VERSION} {extractor.name} {extractor.preprocessing} {tuple(images.shape)}"
     digest = hashlib.sha256(identity.encode() + images.contiguous().numpy().tobytes()).hexdigest()

@@ -1,7 +1,6 @@
 """Files that are whole or not there, checksums that find damage, and a lock that no kill leaves.
 
-All JSON is sealed: it ends with a checksum of the rest, whether it is a file, a line of metrics or
-the header of arrays, whose own checksum it then holds.
+All JSON is sealed: it ends with a checksum of the rest, whether a file, a line or a header.
 """
 
 import contextlib
@@ -58,8 +57,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and put the file in the place of `path` at the end.
 
-    Whoever reads `path` sees the old content or the new, also when the process is killed between.
-    An exception (a full disk, say) leaves `path` as it was and removes the temporary.
+    Whoever reads `path` sees the old content or the new, also after a kill or on a full disk.
     """
     # The name ends as that of `path` does, for writers that choose a format by it.
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp.{path.name}")
@@ -101,8 +99,7 @@ def sweep(folder: Path) -> None:
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Lock the file `path` until the block or the process ends; yield whether the lock is held.
 
-    It is not when another process has it and `wait` is false. On a file system without locks, whose
-    users must keep two writers apart, it counts as held.
+    It is not when another process has it and `wait` is false; without locks it counts as held.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,10 +84,9 @@ class TokenizerLoss(nn.Module):
     def adversarial(
         self, total: Tensor, fake_logits: Tensor, last_layer: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the generator's adversarial term to `total`.
+        """Add the adversarial term to `total`.
 
-        With `adaptive`, scaled by |grad total| / |grad adversarial| at the decoder's last layer
-        (Esser et al. 2021, equation 7), clamped to [0, 1e4].
+        With `adaptive`, scaled by the ratio of gradients' norms (Esser et al. 2021, equation 7).
         """
         term = -fake_logits.mean()
         scale = torch.ones((), device=term.device)

@@ -36,8 +36,7 @@ class Reconstruction(NamedTuple):
 class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     """Encode images into a map of indices, decode indices into images.
 
-    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read
-    config and safetensors.
+    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read it.
 
     Args:
         config: the run, or the dict that `Config.to_dict` gives; its `backbone` and `quantizer`
@@ -49,10 +48,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         config = Config.from_dict(config) if isinstance(config, dict) else config
         self.config = config
         dim = config.backbone.dim
-        shape = asdict(config.backbone)
-        self.encoder, self.decoder = build_backbone(
-            shape.pop("family"), shape.pop("start"), **shape
-        )
+        self.encoder, self.decoder = build_backbone(**asdict(config.backbone))
         try:
             self.quantizer = build(config.quantizer, dim)
         except ValueError as error:  # it begins with the name of the field: num_codes, levels
@@ -76,9 +72,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
             if not (folder / file).is_file():
                 raise ValueError(f"{folder} has no {file}: save_pretrained writes it.")
         try:
-            return super().from_pretrained(
-                str(folder if folder.is_dir() else name), **{"strict": True, **options}
-            )
+            where = str(folder if folder.is_dir() else name)
+            return super().from_pretrained(where, **{"strict": True, **options})
         except OSError as error:
             known = ", ".join(sorted(path.name for path in SHIPPED.glob("*/")))
             said = f"neither one that ships ({known}) nor a folder, and the Hub: {error}"
@@ -119,7 +114,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
 
         First the linear path, at the principal components of their patches; then the quantizer,
         from their latents; then the linear path back, where the quantizer bounds them. The same on
-        all ranks when images and seed are.
+        all ranks.
         """
         start = self.config.backbone.start
         if start != "random":

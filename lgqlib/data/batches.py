@@ -96,9 +96,9 @@ def evaluation_images(
 ) -> tuple[UInt8[Tensor, "crops 3 size size"], Int64[Tensor, " crops"], Int64[Tensor, " crops"]]:
     """Give fixed crops to evaluate on, with their labels and the image that each is from.
 
-    Images much larger than a crop (`is_tiled`) are cut into tiles of a centered grid, which do not
-    overlap; of other sets it is the center of every image. Of more than `limit` crops (0 takes all)
-    that many are taken: as many of each image as it has, and spread over it.
+    Images much larger than a crop (`is_tiled`) are cut into tiles of a centered grid; of others it
+    is the center. Of more than `limit` crops (0 takes all) that many are taken, as many of each
+    image as it has, and spread over it.
     """
     require(least=0, most=2**63, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)

@@ -88,8 +88,8 @@ UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     """Give the images of `config` in `split`, `train` or `val`, from their store below `cache`.
 
-    Files that cannot be read are logged and listed in `skipped`. Raises ValueError for a missing
-    folder or one without images, ConnectionError when a download fails, OSError on a full disk.
+    Files that cannot be read are logged and listed in `skipped`. ValueError for a missing folder or
+    one without images, ConnectionError when a download fails, OSError on a full disk.
     """
     name, root, cache = config.name, Path(config.root), Path(cache)
     row = Row() if config.root else SOURCES[name]
@@ -114,10 +114,9 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
 
 
 def identified(config: Config) -> Config:
-    """Give `config` with the digest of the images at `data.root`, wherever that is.
+    """Give `config` with the digest of the images at `data.root`: names, sizes, and bytes of some.
 
-    Of the images' names and sizes, and the bytes of some. Raises ValueError for a missing folder,
-    or one of other images than `data.content` says.
+    ValueError for a missing folder, or one of other images than `data.content` says.
     """
     root, content = Path(config.data.root), ""
     if config.data.root:
@@ -195,8 +194,8 @@ def _unpacked(root: Path) -> Iterator[Entry]:
 def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Entry]]:
     """Give the classes, and what there is of `split` with its labels.
 
-    With folders named as splits, those are the two; otherwise one image in ten is held out. The
-    class is the first folder below: the same label in both splits, also where one has none of it.
+    Without folders named as splits one image in ten is held out. The class is the first folder
+    below.
     """
     found = list(files())
     if any(CIFAR10_BATCH.search(entry.path) for entry in found):

@@ -137,9 +137,9 @@ def decode(
     """Read an image (a path, a file's bytes, or what Pillow has opened) as 8-bit RGB.
 
     EXIF rotation is applied, transparency is composited on white, 16 bits become 8, and of several
-    frames the first is taken. The short side is then scaled to `resize` pixels (0 keeps it), and up
-    to `at_least`. Raises ValueError for an image below 8 pixels, above Pillow's limit or without a
-    natural range of values, and what Pillow raises for a damaged file.
+    frames the first is taken. The short side is scaled to `resize` (0 keeps it), and up to
+    `at_least`. ValueError below 8 pixels, above Pillow's limit or without a natural range of
+    values.
     """
     source = BytesIO(content) if isinstance(content, bytes) else content
     try:

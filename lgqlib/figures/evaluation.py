@@ -22,8 +22,7 @@ SHOWN, SIDE = 3, 224  # photographs that are drawn, and their sides in pixels
 def reconstructions(originals: Array, decoded: Array, *, labels: Sequence[str] = ()) -> go.Figure:
     """Put originals, reconstructions and error maps below each other; [n, 3, S, S] in [0, 1].
 
-    The error is the mean absolute difference over the three colors, on one scale for all images.
-    Raises ValueError where shapes differ.
+    Errors are means over colors, on one scale for all. ValueError where shapes differ.
     """
     x, y = np.asarray(originals), np.asarray(decoded)
     if x.shape != y.shape:

@@ -99,8 +99,7 @@ def rate_distortion(
 ) -> go.Figure:
     """Draw files of tokens against JPEG and WebP: mean curves, and each photograph's difference.
 
-    `files`: by the weight of bits, tables of `file_rates`, first that of weight 0. `curves`: by
-    codec, bits a pixel and PSNR of every photograph.
+    `files`: by the weight of bits, from 0, `file_rates`. `curves`: by codec, bits a pixel and PSNR.
     """
     plain = next(iter(files.values()))
     fig, (left, right) = panels(cols=2, height=440, column_widths=[0.6, 0.4])

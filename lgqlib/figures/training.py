@@ -29,11 +29,7 @@ LOOK_FOR = (
 def training_curves(
     metrics: pandas.DataFrame, *, method: str = "", num_codes: int | None = None
 ) -> go.Figure:
-    """Draw the terms of the loss, PSNR, codes in use and temperature over the steps.
-
-    `metrics`: a run's table, a row a line of its log, with `step`, `split` (`train`, `val`) and a
-    column a name; it may be empty. `num_codes` marks K.
-    """
+    """Draw the terms of the loss, PSNR, codes in use (of K) and temperature of a run's metrics."""
     train, val = (_split(metrics, split) for split in ("train", "val"))
     titles = ("Terms of the loss, unweighted", "Fidelity", "Codes in use", "Temperature")
     spaces = {"horizontal_spacing": 0.1, "vertical_spacing": 0.14}

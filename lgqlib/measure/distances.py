@@ -29,9 +29,8 @@ def nearest_others(
 def frechet_distance(x: Float[Tensor, "N D"], y: Float[Tensor, "M D"]) -> float:
     """Return |mu_x - mu_y|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2)) (Dowson and Landau 1982).
 
-    Eigenvalues of symmetric matrices in float64, so that singular covariances do no harm. Biased
-    upwards by the number of vectors, which must far exceed the dimension: compare at equal numbers.
-    Raises ValueError for fewer than two vectors.
+    Singular covariances do no harm. Biased upwards by the number of vectors, which must far exceed
+    the dimension: compare at equal numbers. ValueError for fewer than two vectors.
     """
     if min(len(x), len(y)) < 2:
         least = min(len(x), len(y))
@@ -57,10 +56,9 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the unbiased squared MMD with kernel (x.y / D + 1)^3: KID (Binkowski et al. 2018).
 
-    Over all pairs rather than random subsets, so that the value is a function of the features.
-    With `paired`, row n of y is the reconstruction of row n of x: the two are not independent, and
-    the pairs (n, n) would bias the cross term, so they are left out (the U-statistic of Gretton et
-    al. 2012, equation 4, exactly 0 for y = x). At least three rows each.
+    Over all pairs rather than random subsets. With `paired`, row n of y is the reconstruction of
+    row n of x: pairs (n, n) would bias the cross term and are left out (the U-statistic of Gretton
+    et al. 2012, equation 4, exactly 0 for y = x). At least three rows each.
     """
     n, m = len(x), len(y)
     if min(n, m) < 3 or (paired and n != m):

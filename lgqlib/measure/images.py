@@ -1,7 +1,6 @@
 """Metrics of images, one definition each, in float64.
 
-They take [B, 3, H, W] in [0, 1], round to 8 bits like a saved file, and return one number an image:
-no value depends on the size of a batch.
+[B, 3, H, W] in [0, 1], rounded to 8 bits like a saved file: a number an image, whatever the batch.
 """
 
 import math
@@ -103,8 +102,7 @@ def _smooth(x: Tensor) -> Tensor:
 def octave_errors(x: Images, y: Images) -> Float[Tensor, "B 4"]:
     """Return the mean squared error in four octaves of spatial frequency; they add up to the whole.
 
-    The finest first: above 1/4 cycle a pixel (periods below 4 pixels), 1/8 to 1/4, 1/16 to 1/8, and
-    all that is coarser (periods above 16 pixels), by the radius in the Fourier plane (Parseval).
+    The finest first: above 1/4 cycle a pixel, 1/8 to 1/4, 1/16 to 1/8, and coarser (Parseval).
     """
     error = quantize_8bit(x) - quantize_8bit(y)
     height, width = error.shape[-2:]

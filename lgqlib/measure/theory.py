@@ -11,9 +11,8 @@ def water_filling(
 ) -> float | Float[np.ndarray, " R"]:
     """Return the least total squared error of a Gaussian with these covariance eigenvalues.
 
-    Reverse water-filling: D = sum min(lambda, theta) with R = sum max(0, log(lambda / theta)) / 2.
-    `rate` R in nats a token; the distortion is summed over channels. Exact: the active channels at
-    every rate are known in advance.
+    Reverse water-filling: D = sum min(lambda, theta) with R = sum max(0, log(lambda / theta)) / 2,
+    R in nats a token. Exact: the active channels at every rate are known in advance.
     """
     spectrum, rates = np.asarray(spectrum, dtype=np.float64), np.asarray(rate, dtype=np.float64)
     values = np.sort(spectrum[spectrum > 1e-12 * spectrum.max(initial=0)])[::-1]

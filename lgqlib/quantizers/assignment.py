@@ -2,11 +2,9 @@
 
     d_nk = ||z_n - e_k||^2  (or another energy)        p_nk = softmax_k(-d_nk / (tau s_k))
 
-The posterior of an equal-weight mixture, with widths s (1 by default). A quantizer needs sums of p
-only (`Assignment`), and there are three ways to them: `dense`, the definition, which holds
-[tokens, codes] tensors; `soft_assign`, the same in chunks that are computed again in the backward;
-and `nearest_assign`, over each token's m nearest codes, for temperatures at which no other code
-has a share that matters.
+A quantizer needs sums of p only (`Assignment`). There are three ways to them: `dense`, the
+definition, which holds [tokens, codes]; `soft_assign`, the same in chunks, computed again in the
+backward; `nearest_assign`, over a token's m nearest codes, where no other has a share that matters.
 """
 
 from typing import NamedTuple
@@ -92,10 +90,9 @@ def soft_assign(
 ) -> Assignment:
     """Assign latents to all codes, exactly and differentiably, a chunk of tokens at a time.
 
-    A chunk is computed again in the backward, so no [tokens, codes] tensor outlives it. Gradients
-    reach latents, codebook, widths and a tensor `tau`, in float32 or float64 whatever autocast
-    says. Raises ValueError for shapes that do not fit, a tau or width that is not positive and
-    finite, and an unknown energy.
+    Gradients reach latents, codebook, widths and a tensor `tau`, in float32 or float64 whatever
+    autocast says. Raises ValueError for shapes that do not fit, a tau or width that is not positive
+    and finite, and an unknown energy.
     """
     z, e, s = _checked(latents, codebook, energy, widths, tau)
     if len(z) == 0:
@@ -185,10 +182,9 @@ def nearest(
     energy: str = "squared",
     widths: Widths = None,
 ) -> Int[Tensor, "tokens m"]:
-    """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first.
+    """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first; at most all K.
 
-    The best codes lie in the groups with the best bests: sorting starts with one number for each
-    `GROUP` codes. With fewer codes than `num_nearest` all are returned.
+    The best lie in the groups with the best bests: sorting starts with a number for each `GROUP`.
     """
     z, e, s = _checked(latents, codebook, energy, widths)
     m, groups, short = min(num_nearest, len(e)), -(-len(e) // GROUP), -len(e) % GROUP
@@ -256,9 +252,9 @@ def num_ranks() -> int:
 def mean_over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Average a tensor over data-parallel ranks, differentiably; the identity on one process.
 
-    Every rank has the same share. The backward is local: when every rank puts the same function of
-    the result into its loss and gradients are averaged over ranks, as DistributedDataParallel does,
-    each parameter gets the gradient that one process with the whole batch would compute.
+    The backward is local: with the same function of the result in each rank's loss, and gradients
+    averaged over ranks, a parameter gets the gradient that one process with the whole batch
+    computes.
     """
     return x if num_ranks() == 1 else _MeanOverRanks.apply(x)
 

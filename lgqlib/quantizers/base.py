@@ -54,10 +54,7 @@ class Quantizer(nn.Module):
         *,
         channels_last: bool = False,
     ) -> Quantized:
-        """Quantize latents in training, at temperature `tau` where the method has one.
-
-        Raises ValueError for another number of channels, and `NonFinite`.
-        """
+        """Quantize latents, at `tau` where there is one; ValueError for a shape, `NonFinite`."""
         z, given = self._as_map(latents, channels_last)
         found = super().__call__(z, tau)
         return Quantized(given(found.z_q).to(latents.dtype), given(found.indices), found.terms)

@@ -1,8 +1,7 @@
 """Quantizers with an implicit codebook: levels (FSQ, iFSQ) or signs (LFQ, BSQ) of channels.
 
-Each maps latents into a small space of D channels (linearly, unless a latent has D channels
-already), rounds there, and maps back, by the modules of `vector-quantize-pytorch`; the entropies of
-LFQ and BSQ are our own, exact and without a [tokens, codes] tensor.
+Each maps latents into a small space of D channels, rounds there, and maps back, by the modules of
+`vector-quantize-pytorch`; the entropies are our own, exact and without a [tokens, codes] tensor.
 """
 
 import functools
@@ -164,8 +163,7 @@ class LFQ(_Implicit):
 
     Terms: `commit`, and `entropy` = mean_n H(p_n) - H(mean_n p_n) in nats over the corners of the
     cube, with p_nk = softmax_k(2 beta x_n . c_k): negative where the use of codes is broad and each
-    choice sure. Codes and projections are the library's; its forward pass is not, which holds
-    several [tokens, K] tensors for the entropy and floors its probabilities at 1e-5.
+    choice sure. The library's own forward holds several [tokens, K] tensors for it.
     """
 
     beta = 100.0  # inverse temperature of the entropies (Open-MAGVIT2: 1 / 0.01)

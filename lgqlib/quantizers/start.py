@@ -1,8 +1,7 @@
 """Where a codebook starts, and how it is fitted before the encoder moves.
 
-A codebook may start anywhere (`initial_codes`). Annealing it on the latents of a few batches
-(`anneal`) before training makes the rest independent of that start, for any quantizer with free
-codes: commitment pulls an encoder onto collapsed codes early, and no later splitting undoes it.
+Annealing (`anneal`) makes the rest of training independent of where codes start: commitment pulls
+an encoder onto collapsed codes early, and no later splitting undoes it.
 """
 
 import warnings
@@ -74,9 +73,8 @@ def anneal(latents: Latents, codes: Codes) -> Codes:
 
         e_k = sum_n p_nk z_n / sum_n p_nk,   D = mean_n ||z_n - e_hard||^2
 
-    A mixture of Gaussians whose variance tau / 2 a channel is fitted by maximum likelihood to hard
-    assignments has tau = 2 D / C: r = 1 is EM's own width, r -> 0 the nearest code. After each step
-    but the last two starved codes are moved (`move_starved`).
+    r = 1 is EM's own width, that of Gaussians fitted to hard assignments; r -> 0 the nearest code.
+    After each step but the last two starved codes are moved (`move_starved`).
     """
     dim, generator = latents.shape[1], torch.Generator().manual_seed(0)
     distortion = _sums(latents, codes, None).share.sum()  # D of the start

@@ -1,7 +1,6 @@
 """Quantizers with a table of codes: VQ, VQ-EMA, the rotation trick, SimVQ, IBQ.
 
-They hold the modules of `vector-quantize-pytorch` wherever these keep the contract. Terms are
-unweighted; the table METHODS has each method's own weights.
+They hold the modules of `vector-quantize-pytorch` wherever these keep the contract.
 """
 
 from functools import partial
@@ -105,10 +104,9 @@ class EMAVQ(Quantizer):
     """VQ whose codes are moving averages of their latents (arXiv 1711.00937, appendix A.1).
 
     A call in training quantizes with the codes as they are and moves them afterwards, by the batch
-    of all ranks. A dead code takes a random latent of the batch. What is dead scales with tokens/K:
-    a fixed count would kill every code of a large table at every step. Codes, averages and their
-    moves are the library's; the search is `encode`, and the rotation is taken apart from its
-    forward pass, whose output is a code only up to rounding.
+    of all ranks. A dead code takes a random latent; what is dead scales with tokens/K, as a fixed
+    count would kill every code of a large table. Codes and their moves are the library's; the
+    rotation is taken apart from its forward pass, whose output is a code only up to rounding.
 
     Args:
         rotate: carry the encoder's gradient by the rotation trick (arXiv 2410.06424).

@@ -159,9 +159,8 @@ class Work:
             workers = workers or fitting_workers(len(tasks), len(gpus), CPU_COUNT, MEMORY_LIMIT)
             count = str(threads or max(1, CPU_COUNT // workers))
             environment = KEPT | dict.fromkeys(THREADS, count)
-            how = {"cell_limit": self.study.cell_limit, "environment": environment, "gpus": gpus}
-            failed = []
-            how["stop"] = stop
+            how = {"cell_limit": self.study.cell_limit, "environment": environment}
+            how, failed = {**how, "gpus": gpus, "stop": stop}, []
             if tasks or self.summary() or _missing(self.looks()):
                 with cluster(workers, scheduler) as client:
                     failed += _execute(client, tasks, folder, received, how)

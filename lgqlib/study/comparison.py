@@ -1,7 +1,6 @@
-"""Methods against each other: paired by seed, at equal K and at an equal rate.
+"""Methods against each other, at equal K and at an equal rate, in tables of `results.finished`.
 
-Differences are between runs of one seed, so that data, order and initial backbone cancel. Tables of
-finished runs (`results.finished`) in; a cohort is the runs of one setting, by seed.
+Differences are between runs of one seed; a cohort is the runs of one setting, by seed.
 """
 
 import math
@@ -109,8 +108,7 @@ def difference(a: DataFrame, b: DataFrame, key: str, *, log: bool = False) -> Di
 def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Difference | None:
     """Give method a's metric less b's at a's own rates, b interpolated over its sizes of codebook.
 
-    For each seed, b's curve through its K is read where a's points lie within it (on a logarithmic
-    axis of counts), and the differences are averaged. None where the curves overlap for no seed.
+    By seed, where a's points lie within b's curve, averaged. None where they overlap for no seed.
     """
     pairs = []
     for _, part in runs[~runs["ablation"]].groupby("seed"):

@@ -1,10 +1,9 @@
 """Quantizers on fixed latents: fit nothing else, measure what each became, and judge what helped.
 
-A setting is fitted to latents x as they are: its quantizer's terms are all there is to minimize. Or
-between a learned linear encoder with rows of norm 1 and a linear decoder, z = W x, x' = V z_q + b,
-where mean (x' - x)^2 is minimized too: the smallest tokenizer in which the encoder's gradient
-matters. FSQ has nothing to fit and needs some scale, so it always stands there, with a free W.
-Distortion is the mean squared error on held-out latents over their variance: 1 without a code.
+A setting's quantizer is fitted to latents x as they are, by its terms. Or between a learned linear
+encoder with rows of norm 1 and a decoder, z = W x, x' = V z_q + b, where mean (x' - x)^2 is
+minimized too. FSQ has nothing to fit and needs some scale, so it always stands there. Distortion
+is the mean squared error on held-out latents over their variance: 1 without a code.
 """
 
 import math
