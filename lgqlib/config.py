@@ -73,16 +73,12 @@ class DataConfig(_Section):
     PREFIX = "data."
     name: str = one_of("photos", "photos", "cifar10", "imagenette", "imagefolder")
     """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any images)."""
-    root: str = ""
-    """A folder or tar of one's own: required by `imagefolder`, instead of a download for others."""
-    content: str = ""
-    """Digest of what lies at `root` (`data.identified`): it decides the run, not the place."""
+    root: str = ""  # a folder or tar of one's own; `imagefolder` needs it
+    content: str = ""  # digest of what lies at `root`: it decides the run, not the place
     size: int = number(32, 8, 4096)  # side of the square images that the model sees, in pixels
-    resize: int = number(0, 0, 8192)
-    """Short side of the stored images, in pixels; 0 keeps them as they are."""
+    resize: int = number(0, 0, 8192)  # short side of the stored images, in pixels; 0 keeps it
     flip: bool = True  # mirror half of the training crops
-    eval_crops: int = number(512, 0)
-    """How many held-out crops an evaluation looks at; 0 is all of them."""
+    eval_crops: int = number(512, 0)  # held-out crops that an evaluation looks at; 0 is all
 
     def _together(self):
         right = "a folder of images when data.name is 'imagefolder'"
@@ -94,18 +90,13 @@ class DataConfig(_Section):
 @dataclass(frozen=True)
 class BackboneConfig(_Section):
     PREFIX = "backbone."
-    family: str = one_of("patch", "patch", "vqgan", "linear")
-    """`patch`: space-to-depth and residual blocks on the tokens. `vqgan`: the paper's pyramid.
-    `linear`: the linear path alone.
-    """
+    family: str = one_of("patch", "patch", "vqgan", "linear")  # or the linear path alone
     start: str = one_of("pca", "pca", "whitened", "random")
-    """Of the linear path beside the network: principal components of training patches, with one
-    scale for all channels or with unit variance each; `random` has no such path (the paper).
+    """Of the linear path: principal components, with one scale for all channels or unit variance
+    each; `random` has no such path (the paper).
     """
-    downsample: int = number(4, 1, 256)
-    """Image side over latent side; 32 / 4 gives 8 x 8 = 64 tokens."""
-    width: int = number(96, 8, 4096)
-    """Channels of the residual blocks (`vqgan`: of the first stage)."""
+    downsample: int = number(4, 1, 256)  # image side over latent side; 32 / 4: 64 tokens
+    width: int = number(96, 8, 4096)  # channels of the residual blocks (`vqgan`: of the first)
     depth: int = number(2, 1, 256)  # residual blocks in encoder and decoder each (`vqgan`: a stage)
     dim: int = number(5, 1, 4096)  # C, channels of a latent
     norm: str = one_of("layer", "layer", "group", "group+layer", "none")
@@ -124,26 +115,16 @@ class BackboneConfig(_Section):
 @dataclass(frozen=True)
 class LGQConfig(_Section):
     PREFIX = "quantizer.lgq."
-    energy: str = one_of("squared", *ENERGIES)
-    """d(z, e): squared distance, distance, 1 - cosine, or minus the dot product."""
+    energy: str = one_of("squared", *ENERGIES)  # d(z, e): squared, distance, 1 - cosine or -dot
     codebook_loss: str = one_of("commit", "commit", "free_energy")
-    """What trains the codes: mean (z_q - z)^2 with nothing detached (the paper), or the free
-    energy.
-    """
-    identity: float = number(0.0, 0, 1)
-    """Share of the identity path in the encoder's gradient; 0 is the paper's average."""
-    usage: str = one_of("square", "square", "entropy")
-    """`square`: K sum u^2 (the paper); `entropy`: 1 - H(u) / log K, free of K."""
+    """What trains the codes: mean (z_q - z)^2, nothing detached (the paper), or the free energy."""
+    identity: float = number(0.0, 0, 1)  # the identity path's share of the encoder's gradient
+    usage: str = one_of("square", "square", "entropy")  # K sum u^2, or 1 - H(u) / log K
     move: bool = False  # move codes that starve beside those with the largest part of the error
     widths: bool = False  # learn a width s_k for each code: d_nk / (tau s_k)
-    per_channel: bool = False
-    """Learn scalar bins for each channel (`quantizer.levels`), FSQ's learned counterpart."""
-    active_floor: float = number(0.0, 0)
-    """P_min of the floor term, in codes (with bins per channel, in values of a channel)."""
-    num_nearest: int = number(8, 0, 2**24)
-    """A token's nearest codes that are looked at where they hold all of its assignment but 1e-3; 0
-    always looks at all.
-    """
+    per_channel: bool = False  # learn scalar bins for each channel (`quantizer.levels`)
+    active_floor: float = number(0.0, 0)  # P_min of the floor term, in codes (or in bins)
+    num_nearest: int = number(8, 0, 2**24)  # m, where they hold all but 1e-3 of p; 0: never
 
     def _together(self):
         whole = self.widths or self.energy != "squared"
@@ -156,14 +137,10 @@ class QuantizerConfig(_Section):
     PREFIX = "quantizer."
     method: str = "lgq"  # which quantizer: a row of `quantizers.METHODS`
     num_codes: int = number(1024, 1, 2**24)  # K, the size of the codebook
-    levels: tuple[int, ...] = ()
-    """Levels a channel for FSQ-like quantizers, with product K; empty: chosen to match K."""
-    start: str = one_of("", *STARTS)
-    """How codes start from real latents (`quantizers.start`); empty: the method's own way."""
-    prefit: bool = False
-    """Anneal the codes on latents of the first batches, before the encoder moves."""
-    scale: float = number(1.0, 0, 1e3, above=True)
-    """Of latents before the bound of FSQ and iFSQ, whose levels it spreads over more of them."""
+    levels: tuple[int, ...] = ()  # levels a channel for FSQ and its like; empty: to match K
+    start: str = one_of("", *STARTS)  # of codes (`quantizers.start`); empty: the method's own
+    prefit: bool = False  # anneal the codes on the first latents, before the encoder moves
+    scale: float = number(1.0, 0, 1e3, above=True)  # of latents before the bound of FSQ, iFSQ
     lgq: LGQConfig = field(default_factory=LGQConfig)
 
     def _together(self):
@@ -178,16 +155,11 @@ class QuantizerConfig(_Section):
 @dataclass(frozen=True)
 class TemperatureConfig(_Section):
     PREFIX = "temperature."
-    kind: str = one_of("linear", "linear", "cosine", "exponential", "constant")
-    """The way from start to end; `constant` stays at start."""
+    kind: str = one_of("linear", "linear", "cosine", "exponential", "constant")  # from start to end
     start: float = number(1.0, 0, 1e6, above=True)
     end: float = number(0.1, 0, 1e6, above=True)
-    unit: str = one_of("absolute", *UNITS)
-    """What start and end are multiples of: `absolute` 1, `tau_c` the first critical temperature of
-    the running latents, `self` 2 D / C of the running quantization error.
-    """
-    span: float = number(1.0, 0, 1, above=True)
-    """Share of the steps over which the temperature falls; afterwards it stays at end."""
+    unit: str = one_of("absolute", *UNITS)  # 1, the latents' tau_c, or 2 D / C as it is
+    span: float = number(1.0, 0, 1, above=True)  # share of the steps over which it falls
 
     def at(self, step: int, num_steps: int) -> float:
         """Give the temperature of a step, in its `unit`."""
@@ -213,16 +185,11 @@ class LossConfig(_Section):
     codebook: float = number(1.0, 0, 1e6)
     entropy: float = number(1.0, 0, 1e6)
     widths: float = number(0.0, 0, 1e6)
-    perceptual: float = number(0.0, 0, 1e6)
-    """Weight of the distance of EfficientNet-Lite0 features; 0 never builds the network."""
-    perceptual_side: int = number(224, 32, 1024)
-    """Side to which images are enlarged for the perceptual loss, in pixels."""
-    adversarial: float = number(0.0, 0, 1e6)
-    """Weight of the PatchGAN's term; 0 never builds the discriminator."""
-    adversarial_start: float = number(0.5, 0, 1)
-    """Share of the steps after which the discriminator takes part."""
-    adaptive: bool = True
-    """Scale the adversarial term by VQGAN's ratio of gradients at the decoder's last layer."""
+    perceptual: float = number(0.0, 0, 1e6)  # of EfficientNet-Lite0 features; 0 never builds it
+    perceptual_side: int = number(224, 32, 1024)  # to which images are enlarged for them, in pixels
+    adversarial: float = number(0.0, 0, 1e6)  # of the PatchGAN's term; 0 never builds it
+    adversarial_start: float = number(0.5, 0, 1)  # share of the steps after which it takes part
+    adaptive: bool = True  # scale the adversarial term by VQGAN's ratio of gradients
     discriminator_lr: float = number(1e-4, 0, 1.0, above=True)
 
 
@@ -230,29 +197,21 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     PREFIX = "train."
     num_steps: int = number(600, 0)  # 0 keeps the start: a baseline without learning
-    after: str = ""
-    """Name of a finished run beside this one, with fewer steps, from which this one goes on."""
+    after: str = ""  # name of a finished run, with fewer steps, from which this one goes on
     batch_size: int = number(64, 1, 2**20)  # images a step, over all processes
     lr: float = number(2e-3, 0, 1.0, above=True)
-    codebook_lr: float = number(1.0, 0, 1e3, above=True)
-    """Learning rate of the quantizer's own parameters, as a multiple of `lr`: Adam moves a code by
-    at most about the sum of the rates, which must span the latents where codes start far away.
-    """
+    codebook_lr: float = number(1.0, 0, 1e3, above=True)  # a multiple of `lr`, for codes
     weight_decay: float = number(1e-4, 0, 1e3)
     warmup: float = number(0.05, 0, 1)  # share of the steps over which the learning rate rises
-    decay: str = one_of("cosine", "cosine", "constant")
-    """Learning rate after the warm-up: `cosine` to zero, or `constant`."""
+    decay: str = one_of("cosine", "cosine", "constant")  # of the learning rate, after the warm-up
     clip: float = number(1.0, 0)  # largest norm of the gradient; 0 never clips
-    ema: float = number(0.0, 0, 0.999999)
-    """Decay of the moving average of weights that evaluation uses; 0 keeps none."""
+    ema: float = number(0.0, 0, 0.999999)  # decay of the averaged weights of evaluation; 0: none
     precision: str = one_of("no", "no", "bf16", "fp16")  # mixed precision of `accelerate`
     compile: bool = False  # compile encoder and decoder with `torch.compile`
     log_every: int = number(10, 1)
-    eval_every: int = number(200, 0)
-    """Steps between light evaluations on held-out images; 0 only at the end."""
+    eval_every: int = number(200, 0)  # steps between light evaluations; 0 only at the end
     checkpoint_every: int = number(200, 1)
-    num_snapshots: int = number(12, 0, 10_000)
-    """Snapshots of codebook and probe, at log-spaced steps."""
+    num_snapshots: int = number(12, 0, 10_000)  # of codebook and probe, at log-spaced steps
     probe: int = number(2048, 1, 2**24)  # latents in each snapshot's fixed probe, in tokens
 
     def lr_at(self, step: int) -> float:
@@ -273,13 +232,10 @@ class EvaluationConfig(_Section):
     """Features of KID, Fréchet and perceptual distance: `lite2`, `lite0`, empty for none, or the
     path of your own TorchScript network (Inception, say), whose name ends in .pt.
     """
-    distance: str = ""
-    """Path of a TorchScript perceptual distance (LPIPS, say) beside an extractor of your own."""
+    distance: str = ""  # path of a TorchScript perceptual distance (LPIPS) beside it
     batch_size: int = number(64, 1, 2**20)
-    photographs: int = number(16, 0)
-    """Held-out images that are also seen whole, where images are cut into tiles."""
-    prior_steps: int = number(200, 0)
-    """Steps of the small prior under which held-out tokens are priced; 0: none."""
+    photographs: int = number(16, 0)  # held-out images also seen whole, where cut into tiles
+    prior_steps: int = number(200, 0)  # of the small prior that prices held-out tokens; 0: none
 
     def _together(self):
         own = self.extractor.endswith(".pt")

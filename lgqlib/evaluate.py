@@ -28,8 +28,7 @@ from lgqlib.prior import prior_bits
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
-OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
-"""Mean squared errors by the period of their waves, in pixels."""
+OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")  # by period, pixels
 REGIONS = ("error_edges", "error_flat")
 FEW = 30  # images below which a mean says little of others
 LEAST = {"kid": 3, "fd": 2}  # images below which a distance of distributions is not defined
@@ -40,8 +39,9 @@ CACHE_VERSION = 1  # part of the key of cached features: raise it when their com
 class Evaluation(NamedTuple):
     """What an evaluation found, over N images of h x w tokens and K codes."""
 
-    numbers: dict[str, float | int | str]
-    """By the keys of `measure.METRICS`, and what they were measured with."""
+    numbers: dict[
+        str, float | int | str
+    ]  # by the keys of `measure.METRICS`, and what measured them
     per_image: dict[str, np.ndarray]
     counts: Int[np.ndarray, " K"]
     indices: Int[np.ndarray, "N h w"]
@@ -111,8 +111,7 @@ class RunEvaluation:
     held_out: UInt8[Tensor, "N 3 S S"]
     labels: Int[Tensor, " N"]
     evaluation: Evaluation
-    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]
-    """Held-out images that were seen whole, by their names; empty where crops are whole images."""
+    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]  # seen whole; none where crops are
 
     @property
     def numbers(self) -> dict[str, Any]:

@@ -125,9 +125,9 @@ def preset(
     """Give a named config for a method, with overrides of its fields (`Config.override`).
 
     `laptop`: 32x32 crops of embedded photographs, K = 1024; half a minute on one CPU core.
-    `paper`: 128x128 images, the VQGAN backbone, C = 64, K = 16384; for a GPU. `authors`: the paper's
-    own recipe at that scale. An override of the method, or of K, takes that one's recipe. ValueError
-    for an unknown name or method, and for what no run can be.
+    `paper`: 128x128 images, the VQGAN backbone, C = 64, K = 16384; for a GPU. `authors`: the
+    paper's own recipe at that scale. An override of the method, or of K, takes that one's recipe.
+    ValueError for an unknown name or method, and for what no run can be.
     """
     own = {"quantizer.method": method, "quantizer.num_codes": num_codes} | pairs(overrides)
     method, num_codes = own["quantizer.method"], own["quantizer.num_codes"]

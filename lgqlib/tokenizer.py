@@ -19,8 +19,7 @@ from lgqlib.quantizers.assignment import mean_over_ranks
 from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
 from lgqlib.quantizers.lgq import LGQ, prune
 
-SHIPPED = Path(__file__).parent / "pretrained"
-"""Tokenizers that come with the package, a folder each."""
+SHIPPED = Path(__file__).parent / "pretrained"  # a folder for each that comes along
 MOMENTUM = 0.98  # of the running moments behind tau_c: about fifty steps of memory
 DISTORTION_MOMENTUM = 0.9  # of the running error D, which falls while the codebook learns
 

@@ -10,8 +10,7 @@ from lgqlib.measure import METRICS, metric
 
 INTERVAL = "Bars are Student's 95 % intervals over seeds; a point without one has a single seed."
 FIDELITY = ("psnr", "kid")
-RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")
-"""The three meanings of rate; the paper's is the first."""
+RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")  # the paper's is first
 
 
 def rate_distortion(points: pandas.DataFrame) -> go.Figure:

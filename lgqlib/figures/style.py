@@ -14,10 +14,8 @@ from plotly.subplots import make_subplots
 
 from lgqlib.quantizers import METHODS
 
-WIDTH = 960
-"""Width of a figure in pixels; fixed, so that the figure in a report is the one that was seen."""
-INK = "#7a7a7a"
-"""Text and axes: readable on white and on JupyterLab's dark background."""
+WIDTH = 960  # of a figure in pixels: what a report shows is what was seen
+INK = "#7a7a7a"  # text and axes: readable on white and on JupyterLab's dark background
 GRID, HAZE, FAINT = (f"rgba(128, 128, 128, {alpha})" for alpha in (0.22, 0.12, 0.35))
 # Okabe and Ito's colors, told apart by color-blind eyes; black and yellow are lost on one ground.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"

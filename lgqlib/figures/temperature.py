@@ -11,8 +11,7 @@ from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, Panel, p
 from lgqlib.measure.temperature import FreeEnergyCurve
 from lgqlib.measure.theory import water_filling
 
-PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}
-"""The free energy and its two parts, and their colors."""
+PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}  # of the free energy
 
 
 def energy_and_rate(

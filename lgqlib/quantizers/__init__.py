@@ -16,8 +16,7 @@ class Method:
     """A quantizer as the project knows it: one row makes it train, compare and keep its color."""
 
     name: str  # in configs, folders and tables
-    build: Callable[[QuantizerConfig, int], Quantizer]
-    """From the config and C, the channels of a latent."""
+    build: Callable[[QuantizerConfig, int], Quantizer]  # from the config and C
     label: str  # what people read
     color: str  # the same in every figure
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -16,10 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
-CHUNK = 2**20
-"""Entries of a [codes, tokens] tile: what a core's cache holds; on a GPU, 64 times as many."""
-FLOOR = -60.0
-"""Of a logit below a token's largest: exponentials that underflow are ten times slower on a CPU."""
+CHUNK = 2**20  # entries of a tile: what a core's cache holds; on a GPU, 64 times as many
+FLOOR = -60.0  # of a logit below a token's largest: underflow is ten times slower on a CPU
 GROUP = 16  # codes whose best is looked at before their own: a search sorts K / 16 numbers a token
 
 Latents, Codes = Float[Tensor, "tokens dim"], Float[Tensor, "codes dim"]
@@ -33,10 +31,8 @@ class Assignment(NamedTuple):
     indices: Int[Tensor, " tokens"]  # `argmax_k p_nk`, the lowest of tied codes
     collision: Float[Tensor, " tokens"]  # `sum_k p_nk^2`, the chance that two draws agree
     entropy: Float[Tensor, " tokens"]  # `-sum_k p_nk log p_nk`, in nats
-    free_energy: Float[Tensor, " tokens"]
-    """`-tau logsumexp_k(-d_nk / (tau s_k))`, in units of the energy."""
-    usage: Float[Tensor, " codes"]
-    """`mean_n p_nk` over the latents of this call; zero without latents."""
+    free_energy: Float[Tensor, " tokens"]  # `-tau logsumexp_k(-d_nk / (tau s_k))`
+    usage: Float[Tensor, " codes"]  # `mean_n p_nk` over the latents of this call
 
 
 def dense(latents, codebook, tau, *, energy: str = "squared", widths=None) -> Assignment:

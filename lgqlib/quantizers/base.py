@@ -20,8 +20,7 @@ class Quantized(NamedTuple):
 
     z_q: Float[Tensor, "b c h w"]  # the vectors that the decoder receives
     indices: Int[Tensor, "b h w"]  # index of the chosen code for each token, int64
-    terms: dict[str, Tensor]
-    """Named, unweighted scalars of the loss; their weights are in `LossConfig`."""
+    terms: dict[str, Tensor]  # named, unweighted scalars of the loss; weights are in `LossConfig`
 
 
 class NonFinite(ValueError):
@@ -38,8 +37,7 @@ class Quantizer(nn.Module):
     """
 
     energy = "squared"  # by which the nearest code is chosen
-    bounded = False
-    """Whether codes are given, not placed among latents: a decoder has to undo their bounds."""
+    bounded = False  # whether codes are given, so that a decoder has to undo their bounds
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__()

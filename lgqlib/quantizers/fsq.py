@@ -24,8 +24,7 @@ LEVELS = {
     65536: (16, 16, 16, 16),
 }
 """Levels with exactly K codes, for the sizes that studies use, by a small search."""
-FEWEST, MOST = 3, 32
-"""Levels a channel when they are searched; two would make FSQ's even offset degenerate."""
+FEWEST, MOST = 3, 32  # levels when they are searched; two would break FSQ's even offset
 EPS = 1e-12  # floor of a probability inside a logarithm: finite gradients where one underflows
 
 

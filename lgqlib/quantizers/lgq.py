@@ -42,8 +42,7 @@ from lgqlib.quantizers.assignment import (
 from lgqlib.quantizers.base import Quantized, Table, as_indices, straight_through
 from lgqlib.quantizers.start import move_starved
 
-TINY = 1e-10
-"""Added to a probability inside a logarithm: a code without any use has a finite gradient."""
+TINY = 1e-10  # added inside a logarithm: a code without any use has a finite gradient
 OUTSIDE = 1e-3  # share of p outside a token's nearest codes above which all codes are looked at
 SAMPLE = 64  # tokens of a batch by which that share is measured
 

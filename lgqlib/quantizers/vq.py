@@ -18,8 +18,7 @@ from lgqlib.quantizers.start import kmeans
 
 EPS = 1e-12  # floor of a probability inside a logarithm: finite gradients where one underflows
 DECAY = 0.99
-DEAD_SHARE = 0.2
-"""A code is dead, for VQ-EMA, when its average use falls under this share of an even use."""
+DEAD_SHARE = 0.2  # of an even use; a code of VQ-EMA with less on average is dead
 
 
 class VQ(Table):
