@@ -39,9 +39,7 @@ CACHE_VERSION = 1  # part of the key of cached features: raise it when their com
 class Evaluation(NamedTuple):
     """What an evaluation found, over N images of h x w tokens and K codes."""
 
-    numbers: dict[
-        str, float | int | str
-    ]  # by the keys of `measure.METRICS`, and what measured them
+    numbers: dict[str, float | int | str]  # by the keys of `METRICS`, and what measured them
     per_image: dict[str, np.ndarray]
     counts: Int[np.ndarray, " K"]
     indices: Int[np.ndarray, "N h w"]
@@ -79,10 +77,17 @@ def evaluate(
         for batch in images.split(batch_size):
             originals = batch.to(device)
             decoded, indices = _through(tokenizer, originals)
-            found = {"indices": indices, **_fidelity(originals, decoded)}
+            x, y = _as_saved(originals, decoded)
+            found = {"indices": indices}
+            found |= {
+                "l1": metrics.l1(x, y),
+                "psnr": metrics.psnr(x, y),
+                "ssim": metrics.ssim(x, y),
+            }
+            if min(x.shape[-2:]) >= metrics.MS_SSIM_SIDE:
+                found["ms_ssim"] = metrics.ms_ssim(x, y)
             if extractor is not None:
-                saved = metrics.quantize_8bit(_off_mps(decoded)).to(decoded)
-                pair = originals.float() / 255, saved
+                pair = originals.float() / 255, y.to(decoded)
                 found |= extractor.compare(*pair, with_original=reference is None)._asdict()
             for name, value in found.items():
                 if value is not None:
@@ -122,11 +127,10 @@ class RunEvaluation:
     def caveats(self) -> list[str]:
         """Say what the numbers mean where images, tokens or codes are few."""
         n, k, tokens = (self.numbers[f"num_{what}"] for what in ("images", "codes", "tokens"))
-        short = {key: least for key, least in LEAST.items() if n < least}
-        needs = ", ".join(f"{METRICS[key].label} needs {least}" for key, least in short.items())
+        needs = [f"{METRICS[key].label} needs {least}" for key, least in LEAST.items() if n < least]
         said = {
             f"{n} held-out image(s): means say little of other images": n < FEW,
-            f"too few images for a distance of distributions: {needs}": (
+            f"too few images for a distance of distributions: {', '.join(needs)}": (
                 needs and "extractor" in self.numbers
             ),
             f"{tokens:,} tokens for {k:,} codes: more tokens would find more active codes, a "
@@ -218,11 +222,10 @@ def evaluate_whole(
     for name, image in photographs.items():
         original = image[None].to(device)
         decoded, indices = _through(tokenizer, original)
-        x, y = _off_mps(original).double() / 255, metrics.quantize_8bit(_off_mps(decoded))
+        x, y = _as_saved(original, decoded)
         measures = (metrics.psnr, metrics.ssim, metrics.octave_errors, metrics.edge_errors)
-        values = [measure(x, y) for measure in measures]
-        for row, value in zip(rows.values(), values, strict=True):
-            row.append(value.cpu())
+        for row, measure in zip(rows.values(), measures, strict=True):
+            row.append(measure(x, y).cpu())
         arrays[f"decoded.{name}"] = (y[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
         streams.append(indices.flatten().cpu())
         bits.append(8 * coded_rate(streams[-1], train_counts).num_bytes / image[0].numel())
@@ -236,10 +239,9 @@ def evaluate_whole(
         "whole_psnr": float(arrays["whole.psnr"].mean()),
         "whole_ssim": float(arrays["whole.ssim"].mean()),
         "whole_bits_per_pixel": 8 * rate.num_bytes / pixels,
-        **dict(zip(OCTAVES, octaves.tolist(), strict=True)),
-        **dict(zip(REGIONS, edges.tolist(), strict=True)),
     }
-    return numbers, arrays
+    errors = [*octaves.tolist(), *edges.tolist()]
+    return numbers | dict(zip((*OCTAVES, *REGIONS), errors, strict=True)), arrays
 
 
 @torch.no_grad()
@@ -358,14 +360,6 @@ def reference_features(
     return features
 
 
-def _fidelity(originals: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-    x, y = metrics.quantize_8bit(_off_mps(decoded)), _off_mps(originals).double() / 255
-    values = {"l1": metrics.l1(x, y), "psnr": metrics.psnr(x, y), "ssim": metrics.ssim(x, y)}
-    if min(x.shape[-2:]) >= metrics.MS_SSIM_SIDE:
-        values["ms_ssim"] = metrics.ms_ssim(x, y)
-    return values
-
-
 def _distances(original: Tensor, decoded: Tensor) -> dict[str, float]:
     numbers = {}
     if len(original) >= LEAST["kid"]:
@@ -389,9 +383,12 @@ def _rates(
     return {"tokens_per_image": tokens, **per_token, **per_pixel}
 
 
-def _off_mps(images: Tensor) -> Tensor:
-    """Move images off Apple's device, which has no float64."""
-    return images.cpu() if images.device.type == "mps" else images
+def _as_saved(originals: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Give bytes and what was made of them in [0, 1], of 8 bits, in float64, which no MPS has."""
+    off = [
+        images.cpu() if images.device.type == "mps" else images for images in (originals, decoded)
+    ]
+    return off[0].double() / 255, metrics.quantize_8bit(off[1])
 
 
 @contextlib.contextmanager

@@ -115,11 +115,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def seal(value: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Give `value` as JSON that ends with a checksum of the rest; NaN and infinity become null."""
-    plain = {
-        name: None if isinstance(item, float) and not math.isfinite(item) else item
-        for name, item in value.items()
-    }
-    text = json.dumps(plain, indent=indent, allow_nan=False)
+    lost = {k: None for k, v in value.items() if isinstance(v, float) and not math.isfinite(v)}
+    text = json.dumps({**value, **lost}, indent=indent, allow_nan=False)
     return f'{text[:-1]}{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
 
@@ -178,9 +175,8 @@ def sha256(path: Path) -> str:
 def download(url: str, path: Path, *, digest: str, instead: str) -> None:
     """Download `url` to `path` unless it is there; `digest` is the SHA-256 of the right bytes.
 
-    An interrupted download stays beside `path` as `.part`, and the next call continues it. Raises
-    ConnectionError, with what to do `instead`, when the server or the connection fails; OSError
-    when the disk is full; ValueError for other bytes.
+    Interrupted, it stays beside `path` as `.part`, and the next call continues. ConnectionError,
+    with what to do `instead`, when it fails; OSError when the disk is full; ValueError for others.
     """
     part = path.with_name(path.name + ".part")
     with locked(path.with_name(path.name + ".lock")):

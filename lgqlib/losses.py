@@ -21,11 +21,8 @@ class PatchDiscriminator(nn.Module):
         for power in range(1, num_halvings + 1):
             before, after = width * 2 ** (power - 1), width * 2**power
             stride = 2 if power < num_halvings else 1
-            layers += [
-                nn.Conv2d(before, after, 4, stride, 1, bias=False),
-                nn.GroupNorm(8, after),
-                nn.LeakyReLU(0.2),
-            ]
+            convolution = nn.Conv2d(before, after, 4, stride, 1, bias=False)
+            layers += [convolution, nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(after, 1, 4, 1, 1))
 
     def forward(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b 1 h w"]:
@@ -54,9 +51,8 @@ class TokenizerLoss(nn.Module):
         super().__init__()
         self.config = config
         # EfficientNet-Lite0 here, Lite2 for measuring: a metric must not be what was trained on.
-        self.features = (
-            LiteFeatures("lite0", side=config.perceptual_side) if config.perceptual else None
-        )
+        side = config.perceptual_side
+        self.features = LiteFeatures("lite0", side=side) if config.perceptual else None
 
     def forward(
         self,
@@ -74,9 +70,8 @@ class TokenizerLoss(nn.Module):
             total = total + self.config.perceptual * terms["perceptual"]
         for name, value in quantizer_terms.items():
             if name not in TERMS:
-                raise ValueError(
-                    f"the quantizer's term {name!r} has no weight; known: {', '.join(TERMS)}."
-                )
+                known = ", ".join(TERMS)
+                raise ValueError(f"the quantizer's term {name!r} has no weight; known: {known}.")
             terms[name] = value
             total = total + getattr(self.config, name) * value
         return total, terms

@@ -34,6 +34,10 @@ class Row(NamedTuple):
     digest: str = ""  # SHA-256 of the archive
 
 
+def _foolbox(name: str) -> tuple[str, str, str]:
+    return "val" if name in SHOWN else "train", "foolbox", f"data/imagenet_{name}.jpg"
+
+
 SHOWN = {"00_243", "05_853", "09_455", "12_741", "13_471", "18_317"}
 FOOLBOX = (
     *("00_243", "01_559", "02_438", "03_990", "04_949", "05_853", "06_609", "07_609", "08_915"),
@@ -53,14 +57,7 @@ SOURCES = {
             "motorcycle": ("train", "skimage", "data/motorcycle_left.png"),
             "rocket": ("val", "skimage", "data/rocket.jpg"),
         }
-        | {
-            f"imagenet_{name}": (
-                "val" if name in SHOWN else "train",
-                "foolbox",
-                f"data/imagenet_{name}.jpg",
-            )
-            for name in FOOLBOX
-        }
+        | {f"imagenet_{name}": _foolbox(name) for name in FOOLBOX}
     ),
     # The binary version: the one for Python is a pickle, and nothing is unpickled here.
     "cifar10": Row(
@@ -121,10 +118,9 @@ def identified(config: Config) -> Config:
     root, content = Path(config.data.root), ""
     if config.data.root:
         if not root.exists():
-            raise ValueError(
-                f"data.root = {str(root)!r}: it must be a folder of images, or its tar. Where a "
-                "run's images moved, give the new one: Run(...).moved(folder)."
-            )
+            moved = "Where a run's images moved, give the new one: Run(...).moved(folder)."
+            right = f"it must be a folder of images, or its tar. {moved}"
+            raise ValueError(f"data.root = {str(root)!r}: {right}")
         named = {*SUFFIXES, ".bin"} if root.is_dir() else {""}
         found = [e for e in _walk(root) if not e.reason and Path(e.path).suffix.lower() in named]
         entries = sorted(found, key=lambda entry: os.fsencode(entry.path))
@@ -134,9 +130,8 @@ def identified(config: Config) -> Config:
                 digest.update(file.read(BYTES))
         content = digest.hexdigest()[:16]
     if config.data.content not in ("", content):
-        raise ValueError(
-            f"data.root = {str(root)!r}: it must hold the images of this run, not others"
-        )
+        right = "it must hold the images of this run, not others"
+        raise ValueError(f"data.root = {str(root)!r}: {right}")
     return replace(config, data=replace(config.data, content=content))
 
 
