@@ -78,12 +78,8 @@ def evaluate(
             originals = batch.to(device)
             decoded, indices = _through(tokenizer, originals)
             x, y = _as_saved(originals, decoded)
-            found = {"indices": indices}
-            found |= {
-                "l1": metrics.l1(x, y),
-                "psnr": metrics.psnr(x, y),
-                "ssim": metrics.ssim(x, y),
-            }
+            found = {"indices": indices, "l1": metrics.l1(x, y), "psnr": metrics.psnr(x, y)}
+            found["ssim"] = metrics.ssim(x, y)
             if min(x.shape[-2:]) >= metrics.MS_SSIM_SIDE:
                 found["ms_ssim"] = metrics.ms_ssim(x, y)
             if extractor is not None:
@@ -385,9 +381,7 @@ def _rates(
 
 def _as_saved(originals: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
     """Give bytes and what was made of them in [0, 1], of 8 bits, in float64, which no MPS has."""
-    off = [
-        images.cpu() if images.device.type == "mps" else images for images in (originals, decoded)
-    ]
+    off = [x.cpu() if x.device.type == "mps" else x for x in (originals, decoded)]
     return off[0].double() / 255, metrics.quantize_8bit(off[1])
 
 

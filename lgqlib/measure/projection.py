@@ -143,6 +143,7 @@ def faithfulness(
     from sklearn.manifold import trustworthiness
 
     k, chosen = num_neighbors, np.random.default_rng(seed).permutation(len(points))[:limit]
+    high, low = (np.asarray(x)[chosen] for x in (points, plane))
     pairs = (high, low), (low, high)
     trust, continuity = (float(trustworthiness(a, b, n_neighbors=k)) for a, b in pairs)
     true, shown = (nearest_others(x, k)[1] for x in (high, low))
