@@ -85,12 +85,8 @@ def code_map(
     tokens = np.asarray(indices)
     fig, (left, right) = panels(cols=2, titles=("image", "code of each token"), height=480)
     left.picture(data_uri(as_pixels(np.asarray(image)[None])[0]))
-    right.picture(
-        data_uri(code_colors(sites)[tokens]),
-        customdata=tokens[..., None],
-        hoverinfo=None,
-        hovertemplate="row %{y}, column %{x}<br>code %{customdata[0]}<extra></extra>",
-    )
+    uri = data_uri(code_colors(sites)[tokens])
+    right.picture(uri, values=tokens, said="code %{customdata[0]}")
     return titled(
         fig,
         f"{len(np.unique(tokens))} distinct codes in the {tokens.size} tokens of this image",

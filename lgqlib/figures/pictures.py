@@ -95,16 +95,10 @@ def picture_grid(
             text=[text for texts in hover for text in texts],
             hovertemplate="%{text}<extra></extra>",
         )
-    panel.axes(
-        y=axis,
-        y_tickvals=[(i + 0.5) * step_y for i in range(len(rows))],
-        y_ticktext=list(rows),
-        y_showticklabels=True,
-        x_tickvals=[(j + 0.5) * step_x for j in range(len(columns))],
-        x_ticktext=list(columns),
-        x_showticklabels=bool(columns),
-        x_side="top",
-    )
+    y_ticks = {"y_tickvals": [(i + 0.5) * step_y for i in range(len(rows))]}
+    x_ticks = {"x_tickvals": [(j + 0.5) * step_x for j in range(len(columns))], "x_side": "top"}
+    panel.axes(y=axis, y_ticktext=list(rows), y_showticklabels=True, **y_ticks)
+    panel.axes(x_ticktext=list(columns), x_showticklabels=bool(columns), **x_ticks)
     fig.update_layout(margin={"l": 20, "r": 10, "b": 8})
     return fig
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from lgqlib.figures.pictures import colored, data_uri, picture_grid
 from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, color_of, panels, titled
 
+Picture = UInt8[np.ndarray, "H W 3"]
 CODEC_COLORS = {"JPEG": ORANGE, "WebP": SKY}
 HEADS = {
     "geometric": ("Gaussians at the codes", BLUE),
@@ -39,23 +40,15 @@ def costs(bits: Mapping[str, Float[np.ndarray, " n"]], *, num_codes: int) -> go.
     )
 
 
-def bit_map(
-    image: UInt8[np.ndarray, "H W 3"],
-    decoded: UInt8[np.ndarray, "H W 3"],
-    bits: Float[np.ndarray, "h w"],
-) -> go.Figure:
+def bit_map(image: Picture, decoded: Picture, bits: Float[np.ndarray, "h w"]) -> go.Figure:
     """Show a photograph, what comes back, and the bits of every token."""
     titles = ("photograph", "decoded", "bits of each token")
     fig, (left, middle, right) = panels(cols=3, titles=titles, height=400)
     left.picture(data_uri(image))
     middle.picture(data_uri(decoded))
     top = float(np.quantile(bits, 0.99))
-    right.picture(
-        data_uri(colored(bits, scale="Inferno", high=top)),
-        customdata=bits[..., None],
-        hoverinfo=None,
-        hovertemplate="row %{y}, column %{x}<br>%{customdata[0]:.1f} bits<extra></extra>",
-    )
+    uri = data_uri(colored(bits, scale="Inferno", high=top))
+    right.picture(uri, values=bits, said="%{customdata[0]:.1f} bits")
     ranked = np.sort(bits.ravel())[::-1]
     share = ranked[: len(ranked) // 4].sum() / ranked.sum()
     return titled(
@@ -139,7 +132,7 @@ def rate_distortion(
     )
 
 
-def samples(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> go.Figure:
+def samples(pictures: Sequence[Picture]) -> go.Figure:
     """Show what the prior draws."""
     return titled(
         picture_grid({"drawn": list(pictures)}),

@@ -26,14 +26,9 @@ SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "cross", "sta
 PATTERNS = ("", "/", ".", "x", "-", "|")
 SEQUENTIAL, DIVERGING = "Viridis", "RdBu"
 
-_AXIS = {
-    "gridcolor": GRID,
-    "linecolor": GRID,
-    "zerolinecolor": GRID,
-    "automargin": True,
-    "exponentformat": "power",
-    "title": {"standoff": 8, "font": {"size": 13}},
-}
+_AXIS = dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), GRID)
+_AXIS |= {"automargin": True, "exponentformat": "power"}
+_AXIS |= {"title": {"standoff": 8, "font": {"size": 13}}}
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"color": INK, "size": 12, "family": "system-ui, Helvetica, Arial, sans-serif"},
@@ -125,9 +120,13 @@ class Panel:
         draw = self.fig.add_vline if x is not None else self.fig.add_hline
         draw(y if x is None else x, line=line, **more, **self.at)
 
-    def picture(self, source: str, **more) -> None:
-        """Show an image by its data URI, with square pixels, the first row on top, and no axes."""
-        self._add(go.Image(source=source, **({"hoverinfo": "skip"} | more)))
+    def picture(self, source: str, *, values=None, said: str = "", **more) -> None:
+        """Show an image by its data URI, without axes; `said` of the `values` of its pixels."""
+        hover = {"hoverinfo": "skip"}
+        if values is not None:
+            template = f"row %{{y}}, column %{{x}}<br>{said}<extra></extra>"
+            hover = {"customdata": values[..., None], "hovertemplate": template}
+        self._add(go.Image(source=source, **(hover | more)))
         self.square()
         self.axes(bare=True)
 
@@ -187,12 +186,9 @@ def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
     """Title a figure with its finding and, below it, what to look for, in a margin that fits."""
     head = textwrap.wrap(finding, int(WIDTH / 8.4))
     lines = textwrap.wrap(look_for, int(WIDTH / 6.4))
-    fig.update_layout(
-        title_text="<br>".join(head),
-        title_subtitle_text="<br>".join(lines),
-        title_subtitle_font_size=12,
-        title_y=1 - 12 / fig.layout.height,
-    )
+    title = {"text": "<br>".join(head), "subtitle_text": "<br>".join(lines)}
+    title |= {"subtitle_font_size": 12, "y": 1 - 12 / fig.layout.height}
+    fig.update_layout({f"title_{name}": value for name, value in title.items()})
     has_labels = any(a.yref == "paper" for a in fig.layout.annotations)
     fig.update_layout(margin_t=26 + 21 * len(head) + 17 * len(lines) + 22 * has_labels)
     return fig

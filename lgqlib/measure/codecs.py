@@ -25,11 +25,8 @@ def coded(
 
 def curve(image: UInt8[np.ndarray, "H W 3"], codec: str) -> np.ndarray:
     """Return bits a pixel and PSNR in dB at each of `QUALITIES`, [Q, 2], the bits ascending."""
-    points = []
-    for quality in QUALITIES:
-        bits, decoded = coded(image, codec, quality)
-        points.append((bits, psnr_bytes(image, decoded)))
-    return np.array(sorted(points))
+    files = (coded(image, codec, quality) for quality in QUALITIES)
+    return np.array(sorted((bits, psnr_bytes(image, decoded)) for bits, decoded in files))
 
 
 def at_rate(

@@ -11,8 +11,14 @@ from sklearn.cluster import KMeans
 
 from lgqlib.measure import METRICS, geometry
 from lgqlib.measure.distances import nearest_others
-from lgqlib.measure.distortion import partial_distortion, roundness, squared_errors
-from lgqlib.measure.geometry import drift, measure_geometry, spacing
+from lgqlib.measure.geometry import (
+    drift,
+    measure_geometry,
+    partial_distortion,
+    roundness,
+    spacing,
+    squared_errors,
+)
 from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
 
