@@ -83,10 +83,6 @@ class PatchNetwork(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.head(self.blocks(self.stem(images)))
 
-    @property
-    def last(self) -> nn.Conv2d:
-        return self.head[-1]
-
 
 class PatchUnfolding(nn.Module):
     """Undo `PatchNetwork`: work at the latent resolution, then unfold channels into patches."""
@@ -131,8 +127,6 @@ class VQGANNetwork(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
         return self.head(self.layers(images))
 
-    last = PatchNetwork.last
-
 
 class VQGANUnfolding(nn.Module):
     """Mirror `VQGANNetwork`: double the side stage by stage, nearest neighbor, a convolution."""
@@ -169,8 +163,9 @@ class _Paths(nn.Module):
         self.linear = nn.Sequential(*path) if path else None
         self.network = network(**shape, eps=EPS if path else 1e-6) if network else None
         if path and network:
-            nn.init.zeros_(self.network.last.weight)
-            nn.init.zeros_(self.network.last.bias)
+            last = getattr(self.network, "last", None) or self.network.head[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def _sum(self, x: Tensor) -> Tensor:
         if self.linear is None:

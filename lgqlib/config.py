@@ -285,8 +285,8 @@ class Config(_Section):
     def override(self, changes: Mapping[str, Any] | str = "", /) -> "Config":
         """Change fields by dotted name, strictly: a mapping, or text `name=value name=value`.
 
-        `override("train.lr=1e-3")` is `override({"train.lr": 1e-3})`. Raises ValueError for an
-        unknown name (with the known ones), a value of another type, or a refused value.
+        Raises ValueError for an unknown name (with the known ones), another type, or a refused
+        value.
         """
         values = self.to_dict()
         for name, value in pairs(changes).items():

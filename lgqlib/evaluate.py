@@ -58,11 +58,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
-    Without an `extractor` there is no perceptual, kernel (`kid` with its standard error `kid_se`)
-    and Fréchet (`fd`) distance; the last two need some images (`LEAST`). `reference` is
-    `reference_features` of the same images. `train_counts`, the code usage on training images, adds
-    the rate that a range coder reaches. The tokenizer must be on `device`; an extractor is moved
-    there. PSNR is in dB, entropies and rates in bits. ValueError when arguments do not fit.
+    An `extractor` adds perceptual, kernel (`kid` with its standard error `kid_se`) and Fréchet
+    (`fd`) distance, `reference` its features of the images, `train_counts` of codes the rate that a
+    range coder reaches. The tokenizer must be on `device`. PSNR is in dB, entropies and rates in
+    bits. ValueError when arguments do not fit.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
@@ -151,9 +150,9 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate a run's newest checkpoint on held-out images of its data, and write what was found.
 
-    `cache`: folder of data stores and of the originals' features. `train_batches`: batches of
-    training crops from which the range coder learns how often each code occurs. `device`: by
-    default a GPU when there is one. Raises ValueError when the run has no checkpoint.
+    `cache`: folder of data stores and features. `train_batches`: of crops from which the range
+    coder learns how often each code occurs. `device`: by default a GPU when there is one.
+    ValueError when the run has no checkpoint.
     """
     require(train_batches=train_batches)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

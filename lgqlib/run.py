@@ -69,9 +69,9 @@ class Run:
     def create(cls, root: Path | str, config: Config) -> "Run":
         """Make, or find, the folder of `config` under `root`.
 
-        A run that is found gets the config's evaluation, and the place of its images. A new one
-        that goes on after another (`train.after`) gets that one's newest checkpoint, metrics and
-        snapshots. Raises ValueError when there is no such finished run with fewer steps.
+        One that is found gets the config's evaluation, and the place of its images. A new one that
+        goes on after another (`train.after`) gets that one's newest checkpoint, metrics and
+        snapshots. ValueError when there is no such finished run with fewer steps.
         """
         config = identified(config)
         path = Path(root) / config.run_name

@@ -35,11 +35,9 @@ class Reconstruction(NamedTuple):
 class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     """Encode images into a map of indices, decode indices into images.
 
-    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read it.
-
-    Args:
-        config: the run, or the dict that `Config.to_dict` gives; its `backbone` and `quantizer`
-            decide what is built. Raises ValueError for sizes that a quantizer cannot have.
+    `config` is the run's, or the dict that `Config.to_dict` gives. `save_pretrained(folder)` and
+    `Tokenizer.from_pretrained(folder_or_hub_name)` write and read it. Raises ValueError for sizes
+    that a quantizer cannot have.
     """
 
     def __init__(self, config: Config | dict):
@@ -62,8 +60,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def from_pretrained(cls, name: str | Path, **options) -> "Tokenizer":
         """Open a tokenizer: one that ships (`SHIPPED`), a folder, or a name on the Hub.
 
-        Every tensor must be there, with its shape, and none besides; `options` are
-        `huggingface_hub`'s. Raises ValueError that names what is missing or does not fit.
+        `options` are `huggingface_hub`'s. ValueError names what tensor is missing or does not fit.
         """
         shipped = SHIPPED / name
         folder = shipped if (shipped / "config.json").exists() else Path(name)
@@ -177,10 +174,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def forward(
         self, images: Float[Tensor, "b 3 H W"], tau: float | Tensor | None = None
     ) -> Reconstruction:
-        """Reconstruct images: in training at temperature tau, in evaluation by the indices alone.
-
-        In evaluation mode the images equal `decode(encode(images))` bit for bit.
-        """
+        """Reconstruct images: in training at temperature tau, else as `decode(encode(x))`."""
         latents = self.latents(images)  # (B, C, h, w)
         if self.training:
             quantized = self.quantizer(latents, tau)
@@ -190,16 +184,14 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)
 
     def pruned(self, counts: Any, *, least: int = 1) -> tuple["Tokenizer", Int[Tensor, " K"]]:
-        """Give a tokenizer without the codes used fewer than `least` times, and the index map.
+        """Give one without the codes used fewer than `least` times, and the map of `lgq.prune`.
 
-        The map is `lgq.prune`'s. Raises ValueError when no code would be left, or the quantizer is
-        not an LGQ with whole codes.
+        ValueError when no code would be left, or the quantizer is not an LGQ with whole codes.
         """
         if not isinstance(self.quantizer, LGQ):
-            raise ValueError(
-                f"{type(self.quantizer).__name__} cannot be pruned: its codes are not free of each "
-                "other; it must be an LGQ."
-            )
+            kind = type(self.quantizer).__name__
+            said = "its codes are not free of each other; it must be an LGQ"
+            raise ValueError(f"{kind} cannot be pruned: {said}.")
         quantizer, index_map = prune(self.quantizer, counts, least=least)
         config = self.config.override({"quantizer.num_codes": quantizer.num_codes})
         smaller = type(self)(config.to_dict()).to(quantizer.codes.device)

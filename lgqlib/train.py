@@ -35,14 +35,12 @@ class NonFiniteLoss(RuntimeError):
 def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True) -> None:
     """Train `config` into `run`, from where it was left; return when all steps are done.
 
-    A finished run goes on as another, which keeps its weights, optimizer and history:
-    `Run.create(root, run.config.override({"train.num_steps": 600, "train.after": run.name}))`. Its
-    schedules are of the new number of steps, read at the step where it goes on.
-
-    `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with
-    KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step, the terms and the last good
-    checkpoint; RuntimeError when another process holds the run; ValueError when a checkpoint is
-    damaged or does not fit, or the images are others than the run's.
+    A finished run goes on as another, which keeps its weights, optimizer and history, with
+    schedules of the new number of steps: `Run.create(root, run.config.override({"train.num_steps":
+    600, "train.after": run.name}))`. `cache`: folder of data stores. Ctrl-C and SIGTERM save a
+    checkpoint, then leave with KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step,
+    the terms and the last good checkpoint; RuntimeError when another process holds the run;
+    ValueError when a checkpoint or the images are others than the run's.
     """
     if run.is_complete:
         return
@@ -228,10 +226,9 @@ class Job:
             return 1.0
         unit = self.tau_c if name == "tau_c" else self.tokenizer.width
         if not unit > 0:
-            raise ValueError(
-                f"temperature.unit = {name!r}: it must be 'absolute' at step {self.step + 1}: "
-                f"the unit is {unit:.4g}, for the latents have no spread to measure tau by."
-            )
+            right = f"it must be 'absolute' at step {self.step + 1}: the unit is {unit:.4g}"
+            why = "for the latents have no spread to measure tau by"
+            raise ValueError(f"temperature.unit = {name!r}: {right}, {why}.")
         return unit
 
     def _step_judge(self, images: Tensor, fakes: Tensor) -> Tensor:

@@ -108,9 +108,8 @@ class LiteFeatures(nn.Module):
 class ScriptedFeatures(nn.Module):
     """Run feature extractors that a user gives as TorchScript files, on images in [0, 1].
 
-    `path` holds a module [B, 3, H, W] -> [B, D] (Inception for FID, DINOv2), `distance_path`
-    optionally one (x, y) -> [B] (LPIPS); both resize and normalize for themselves. TorchScript runs
-    what is in the file, so load only files that you trust.
+    `path` holds a module [B, 3, H, W] -> [B, D] (Inception, DINOv2), `distance_path` optionally one
+    (x, y) -> [B] (LPIPS); both resize for themselves. Load only files that you trust: they run.
     """
 
     def __init__(self, path: str | Path, *, distance_path: str | Path | None = None):

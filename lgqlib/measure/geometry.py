@@ -122,9 +122,8 @@ def partial_distortion(
     min_count: int = 16,
     seed: int = 0,
 ) -> PartialDistortion:
-    """Fit the slope of log mse_k on log n_k over cells, with an interval.
+    """Fit the slope of log mse_k on log n_k over cells, with its interval, over `groups`.
 
-    The bootstrap draws whole images, which `groups` names for each token; without it, tokens.
     Noise in the counts would pull a plain regression toward 0: the slope is that of one half of the
     tokens with the other half as instrument. At least 3 cells need `min_count` tokens.
     """
@@ -170,11 +169,10 @@ def roundness(
 ) -> Float[np.ndarray, " K"]:
     """Return each cell's chance to look as long as it does if it were round; nan for few tokens.
 
-    Cells need 10 tokens a dimension; looked at are the first `dim` coordinates of the latents along
-    their principal axes, at least 2. The statistic is Mauchly's, log det against the trace of the
-    covariance around the cell's own mean. Its null mean and variance are exact for Gaussian cells,
-    its tail a gamma law of those moments; an optimal quantizer's cells are flatter, so it is
-    conservative.
+    Cells need 10 tokens a dimension, of the first `dim` coordinates along the principal axes, at
+    least 2. The statistic is Mauchly's, log det against the trace of the covariance; its null mean
+    and variance are exact for Gaussian cells, its tail a gamma law. An optimal quantizer's cells
+    are flatter: it is conservative.
     """
     from scipy.special import polygamma, psi
     from scipy.stats import gamma
@@ -280,8 +278,7 @@ def measure_geometry(
     """Measure a codebook on latents and the codes they take.
 
     `counts`: usage over a larger set, if there is one; `groups`: the image of each token, so that
-    intervals are over images. Cells are judged in at least 2 leading directions, or the effective
-    dimension.
+    intervals are over images. Cells are judged in the leading directions, at least 2.
     """
     num_codes, dim = codebook.shape
     errors = squared_errors(latents, codebook, indices)

@@ -49,8 +49,8 @@ def project(
     """Bring codes and latents of a run's checkpoints jointly to one plane; nothing jumps by itself.
 
     Row i is the same code, or token, in all. PCA's plane is that of the last latents; UMAP starts
-    each fit at the result before it and registers the outcome by a similarity; `cache` is a folder
-    for its results. ValueError for an unknown method, and `plane` unless in 2 channels.
+    each fit at the result before it, registered by a similarity, kept in the folder `cache`.
+    ValueError for an unknown method, and `plane` unless in 2 channels.
     """
     dim = codebooks[-1].shape[1]
     if method not in ("pca", "umap") and (method, dim) != ("plane", 2):

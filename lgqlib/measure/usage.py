@@ -13,10 +13,10 @@ from torch import Tensor
 def code_usage(counts: Int[Tensor, " K"]) -> dict[str, float | int]:
     """Return how many codes work and how evenly, from the tokens counted on each of K codes.
 
-    Entropies are in bits a token: `entropy` is the plug-in estimate, low by about
-    (A - 1) / (2 N ln 2) bits for A active codes and N tokens, which `entropy_miller_madow` adds;
-    `entropy_2` is Renyi's. `perplexity` is 2 ** entropy. `gini` is 0 for even use and 1 - 1/K for a
-    single code. `top_1_percent` and `top_10_percent`: tokens on that many of the most used codes.
+    Entropies are in bits a token: `entropy` is the plug-in estimate, to which
+    `entropy_miller_madow` adds its bias; `entropy_2` is Renyi's. `perplexity` is 2 ** entropy.
+    `gini` is 0 for even use and 1 - 1/K for a single code. `top_1_percent`, `top_10_percent`:
+    tokens on those of the most used codes.
     """
     num_tokens, num_codes = int(counts.sum()), len(counts)
     if num_tokens == 0:
@@ -53,10 +53,9 @@ class CodedRate(NamedTuple):
 def coded_rate(indices: Int[Tensor, "*shape"], train_counts: Int[Tensor, " K"]) -> CodedRate:
     """Encode tokens with a range coder, decode them back, and return what they cost.
 
-    The model is categorical with probability (count + 1/2) / (N + K/2) from the usage
-    `train_counts` of the K codes on training images (Krichevsky and Trofimov 1981): the receiver
-    needs nothing from the images that are sent, and an unseen code still has a codeword. Raises
-    `RuntimeError` should the decoded tokens differ.
+    The model has probability (count + 1/2) / (N + K/2) from `train_counts` on training images
+    (Krichevsky and Trofimov 1981): the receiver needs nothing else, and an unseen code has a
+    codeword. RuntimeError should the decoded tokens differ.
     """
     num_codes = len(train_counts)
     symbols = indices.detach().flatten().cpu().numpy()

@@ -30,10 +30,10 @@ class NonFinite(ValueError):
 class Quantizer(nn.Module):
     """The contract: `forward` never initializes, and evaluation never writes a weight.
 
-    A subclass gives `forward(latents, tau)` and `codebook`; the rest follows, unless codes are
-    chosen in another space than they are decoded from. Called, and in `encode` and `lookup`, it
-    takes latents of any rank, [N, C] or [B, C, ...] (or the channels last), in any floating dtype;
-    its own weights and statistics are float32 at least, whatever `.to`, `.half` or autocast say.
+    A subclass gives `forward(latents, tau)` and `codebook`. Called, and in `encode` and `lookup`,
+    it takes latents of any rank, [N, C] or [B, C, ...] (or the channels last), in any floating
+    dtype; its own weights and statistics are float32 at least, whatever `.to`, `.half` or autocast
+    say.
     """
 
     energy = "squared"  # by which the nearest code is chosen
@@ -135,11 +135,11 @@ class Quantizer(nn.Module):
     def initialize(
         self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
     ) -> None:
-        """Start the codebook from real latents, once, before training.
+        """Start the codebook from real latents [n, C], once, before training.
 
-        `start`: a name in `start.STARTS`, by default the method's own; `prefit`: anneal it on the
-        latents. Equal on all ranks when the latents are. Implicit codebooks have nothing to do, and
-        raise ValueError where they are asked to; so do latents of another shape.
+        `start`: of `start.STARTS`, by default the method's own; `prefit`: anneal it on the latents.
+        Equal on all ranks when the latents are. ValueError for codes that are given, or another
+        shape.
         """
         if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
             right = f"expected [n >= 1, {self.dim}]"
@@ -176,21 +176,11 @@ class Table(Quantizer):
         self.codes.copy_(self._started(latents, start, prefit))
 
 
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, path, value):
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
-
-
 def straight_through(
     path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
     """Give `path + sg(value - path)`, without its rounding: the decoder receives exactly a code."""
-    return _StraightThrough.apply(path, value)
+    return value.detach() + (path - path.detach())
 
 
 def in_float32(method):

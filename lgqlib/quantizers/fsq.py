@@ -87,9 +87,8 @@ class _Implicit(Quantizer):
 class FSQ(_Implicit):
     """Round each channel to one of its levels (Mentzer et al. 2023, arXiv 2309.15505).
 
-    Args:
-        levels: number of values of each channel; by default `matching_levels(num_codes)`.
-        scale: of latents before the bound; below 1 the levels cover more of their spread.
+    `levels`: by default `matching_levels(num_codes)`. `scale`: of latents before the bound; below 1
+    the levels cover more of their spread.
     """
 
     symmetric = False  # the library's grid with half-steps where a number of levels is even

@@ -177,9 +177,8 @@ class LGQ(Table):
 def prune(quantizer: LGQ, counts: Any, *, least: int = 1) -> tuple[LGQ, Int[Tensor, " K"]]:
     """Drop the codes used fewer than `least` times; give the smaller quantizer and the index map.
 
-    `counts`: uses of each of K codes, whole numbers, as a tensor, array or list. `map[k]` is the
-    new index of code k, or -1 where it was dropped. Latents whose code is kept keep it. Raises
-    ValueError when no code would be left.
+    `counts`: uses of each of K codes. `map[k]` is the new index of code k, or -1. Latents whose
+    code is kept keep it. Raises ValueError when no code would be left.
     """
     counts = as_indices(counts)
     kept = torch.nonzero(counts >= least).flatten()

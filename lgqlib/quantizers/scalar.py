@@ -14,12 +14,7 @@ from lgqlib.quantizers.lgq import LGQ
 class ScalarLGQ(Quantizer):
     """Quantize channel c to the nearest of `levels[c]` learned values; K is their product.
 
-    Each channel is an `LGQ` of its own in one dimension, with equations (1) to (3) and every term;
-    a term here is its mean over channels.
-
-    Args:
-        levels: number of values of each channel, e.g. (16, 16, 8, 8) for K = 16384.
-        options: of each channel's `LGQ`; `active_floor` is in values of a channel.
+    Each channel is an `LGQ` of its own in one dimension, with `options`; a term is their mean.
     """
 
     def __init__(self, levels: tuple[int, ...], **options: Any):

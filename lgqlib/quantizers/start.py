@@ -23,12 +23,11 @@ Latents, Codes = Float[Tensor, "n c"], Float[Tensor, "K c"]
 
 
 def initial_codes(latents: Latents, num_codes: int, how: str) -> Codes:
-    """Draw a codebook from latents, in one of the ways of `STARTS`.
+    """Draw a codebook from latents, in one of the ways of `STARTS`; ValueError for another.
 
-    `random`: latents themselves, each at most once where there are enough. `kmeans`: the same,
-    moved by ten steps of Lloyd's algorithm. `gaussian`: the normal with the latents' mean and
-    deviation by channel. `uniform`: their box, every channel on its own. `far`: four deviations
-    off. `mean`: all at the mean, a thousandth of the deviation apart. ValueError for another name.
+    `random`: latents themselves, each at most once where there are enough. `kmeans`: then ten steps
+    of Lloyd's algorithm. `gaussian`: the normal with their mean and deviation. `uniform`: their
+    box. `far`: four deviations off. `mean`: all at the mean, a thousandth of the deviation apart.
     """
     if how in ("random", "kmeans"):
         codes = _drawn(latents, num_codes)
@@ -126,8 +125,8 @@ def move_starved(
     """Move starved codes beside those with the largest shares of the distortion, in place.
 
     `mass`: each code's share of the latents; `share`: what each adds to D. A starved code and its
-    donor part by 0.1 sqrt(D / C) of noise, and halve the donor's mass and share. At most `most`
-    codes move; the generator decides the noise, equal on all ranks. Returns how many moved.
+    donor part by 0.1 sqrt(D / C) of noise, equal on all ranks, and halve mass and share. Returns
+    how many.
     """
     num_codes, dim = codes.shape
     starved = torch.nonzero(mass < STARVED / num_codes).flatten()

@@ -24,7 +24,6 @@ DEAD_SHARE = 0.2  # of an even use; a code of VQ-EMA with less on average is dea
 class VQ(Table):
     """Quantize to the nearest row of a table that learns by gradient (arXiv 1711.00937).
 
-    The library has one weight for both terms, so that this table is our own.
     Terms: `commit` = mean (z - sg e)^2 moves the encoder, `codebook` = mean (sg z - e)^2 the codes.
     """
 
@@ -68,9 +67,8 @@ class KMeansVQ(Quantizer):
 class SimVQ(Quantizer):
     """Quantize to a frozen random table through a linear map that learns (arXiv 2411.02038).
 
-    Initialization scales the map, so that the codes are as large as the latents; with a `start` or
-    `prefit` the frozen table is codes so started, and the map the identity. Table and map are the
-    library's; its forward pass is not, for it adds up the terms, which are as in `VQ`.
+    The map starts so that the codes are as large as the latents; with a `start` or `prefit` the
+    table is codes so started. Both are the library's; the terms are as in `VQ`.
     """
 
     def __init__(self, num_codes: int, dim: int):
@@ -103,12 +101,9 @@ class EMAVQ(Quantizer):
     """VQ whose codes are moving averages of their latents (arXiv 1711.00937, appendix A.1).
 
     A call in training quantizes with the codes as they are and moves them afterwards, by the batch
-    of all ranks. A dead code takes a random latent; what is dead scales with tokens/K, as a fixed
-    count would kill every code of a large table. Codes and their moves are the library's; the
-    rotation is taken apart from its forward pass, whose output is a code only up to rounding.
-
-    Args:
-        rotate: carry the encoder's gradient by the rotation trick (arXiv 2410.06424).
+    of all ranks. A dead code takes a random latent; what is dead scales with tokens/K. Codes and
+    their moves are the library's. `rotate`: carry the encoder's gradient by the rotation trick
+    (arXiv 2410.06424), taken apart from the library's forward, which gives codes up to rounding.
     """
 
     def __init__(self, num_codes: int, dim: int, *, rotate: bool = False):
@@ -161,8 +156,7 @@ class IBQ(Table):
         p = softmax_k(z . e_k),  z_q = sum_k (onehot + p - sg p)_k e_k
 
     Terms: `commit` = mean (z_q - z)^2 + mean (sg e - z)^2 and `codebook` = mean (e - sg z)^2, with
-    e the chosen code (the double quantization loss); `entropy` = mean_n H(p_n) - H(mean_n p_n) in
-    nats at temperature 0.01.
+    e the chosen code; `entropy` = mean_n H(p_n) - H(mean_n p_n) in nats at temperature 0.01.
     """
 
     energy = "dot"
