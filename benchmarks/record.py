@@ -58,10 +58,10 @@ def of_notebook(file: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     """Give what notebook 07 was executed with, and its tables."""
     found = read_json(file)
     about = ", ".join(f"{key} = {value}" for key, value in found["about"].items())
-    tables = {
+    frames = {
         t["title"]: pandas.DataFrame(t["data"], columns=t["columns"]) for t in found["tables"]
     }
-    return f"Notebook `07_laboratory`: {about}", tables
+    return f"Notebook `07_laboratory`: {about}", frames
 
 
 def markdown(table: pandas.DataFrame) -> str:
