@@ -1,8 +1,7 @@
 """A run as a value: what was trained, on what, and how; standard library only.
 
 Every field is a plain scalar or a tuple of integers, so that a config is JSON, a command line and a
-hash. What a field may hold stands in its line (`number`, `one_of`); what fields must be together
-stands in `_together`.
+hash. What fields may hold stands in their lines, and what they must be together in `_together`.
 """
 
 import dataclasses
@@ -285,8 +284,7 @@ class Config(_Section):
     def override(self, changes: Mapping[str, Any] | str = "", /) -> "Config":
         """Change fields by dotted name, strictly: a mapping, or text `name=value name=value`.
 
-        Raises ValueError for an unknown name (with the known ones), another type, or a refused
-        value.
+        Raises ValueError for an unknown name (with the known ones), or a value that it refuses.
         """
         values = self.to_dict()
         for name, value in pairs(changes).items():

@@ -244,11 +244,9 @@ def training_counts(
     tokenizer: Tokenizer, batches: data.TrainingBatches, num_batches: int
 ) -> Int[Tensor, " K"]:
     """Count the codes of training crops, by the tokenizer as it is now."""
-    counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
-    for step in range(num_batches):
-        indices = tokenizer.encode(to_model(batches.batch(step)[0]))
-        counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
-    return counts
+    crops = (to_model(batches.batch(step)[0]) for step in range(num_batches))
+    indices = torch.cat([tokenizer.encode(images).flatten().cpu() for images in crops])
+    return torch.bincount(indices, minlength=tokenizer.num_codes)
 
 
 @torch.no_grad()
@@ -259,9 +257,9 @@ def latent_geometry(
 
     `latent_error`: squared error as a share of the variance. `effective_dim`: participation ratio.
     `geometry_efficiency`: the least error of a Gaussian of this covariance at the rate H(u), over
-    the error. `mass_law_share`: perplexity / K of an optimal quantizer of a Gaussian.
-    `nearest_code`: how far used codes are from the nearest other, at the 10 % quantile, in standard
-    deviations. Nothing for latents that do not vary, or lose nothing.
+    the error. `mass_law_share`: perplexity / K of its optimal quantizer. `nearest_code`: how far
+    used codes are from the nearest other, at the 10 % quantile, in deviations. Empty where nothing
+    varies.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer

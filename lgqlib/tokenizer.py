@@ -17,7 +17,7 @@ from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
 from lgqlib.quantizers.assignment import mean_over_ranks
 from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
-from lgqlib.quantizers.lgq import LGQ, prune
+from lgqlib.quantizers.lgq import LGQ
 
 SHIPPED = Path(__file__).parent / "pretrained"  # a folder for each that comes along
 MOMENTUM = 0.98  # of the running moments behind tau_c: about fifty steps of memory
@@ -36,8 +36,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     """Encode images into a map of indices, decode indices into images.
 
     `config` is the run's, or the dict that `Config.to_dict` gives. `save_pretrained(folder)` and
-    `Tokenizer.from_pretrained(folder_or_hub_name)` write and read it. Raises ValueError for sizes
-    that a quantizer cannot have.
+    `Tokenizer.from_pretrained(folder_or_hub_name)` write and read it. ValueError for bad sizes.
     """
 
     def __init__(self, config: Config | dict):
@@ -109,8 +108,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Start backbone and codebook from real training images in [-1, 1], once, before training.
 
         First the linear path, at the principal components of their patches; then the quantizer,
-        from their latents; then the linear path back, where the quantizer bounds them. The same on
-        all ranks.
+        from their latents; then the linear path back, where it bounds them. The same on all ranks.
         """
         start = self.config.backbone.start
         if start != "random":
@@ -184,17 +182,27 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)
 
     def pruned(self, counts: Any, *, least: int = 1) -> tuple["Tokenizer", Int[Tensor, " K"]]:
-        """Give one without the codes used fewer than `least` times, and the map of `lgq.prune`.
+        """Give a tokenizer without the codes used fewer than `least` times, and the index map.
 
-        ValueError when no code would be left, or the quantizer is not an LGQ with whole codes.
+        `counts`: uses of each of K codes. `map[k]` is the new index of code k, or -1; latents whose
+        code is kept keep it. ValueError when no code would be left, or codes are not free.
         """
         if not isinstance(self.quantizer, LGQ):
             kind = type(self.quantizer).__name__
             said = "its codes are not free of each other; it must be an LGQ"
             raise ValueError(f"{kind} cannot be pruned: {said}.")
-        quantizer, index_map = prune(self.quantizer, counts, least=least)
-        config = self.config.override({"quantizer.num_codes": quantizer.num_codes})
-        smaller = type(self)(config.to_dict()).to(quantizer.codes.device)
-        own = {f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}
-        smaller.load_state_dict(self.state_dict() | own)
+        counts = as_indices(counts)
+        kept = torch.nonzero(counts >= least).flatten()
+        if len(counts) != self.num_codes or len(kept) == 0:
+            raise ValueError(
+                f"counts of {len(counts)} codes, {len(kept)} of them used at least {least} times: "
+                f"expected {self.num_codes} counts, and at least one code to keep."
+            )
+        config = self.config.override({"quantizer.num_codes": len(kept)})
+        smaller = type(self)(config.to_dict()).to(self.codebook.device)
+        rows = {f"quantizer.{name}" for name in ("codes", "width_logits", "mass", "share")}
+        state = {name: v[kept] if name in rows else v for name, v in self.state_dict().items()}
+        smaller.load_state_dict(state)
+        index_map = torch.full((self.num_codes,), -1, dtype=torch.int64, device=counts.device)
+        index_map[kept] = torch.arange(len(kept), device=counts.device)
         return smaller.train(self.training), index_map

@@ -187,10 +187,9 @@ def _unpacked(root: Path) -> Iterator[Entry]:
 
 
 def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Entry]]:
-    """Give the classes, and what there is of `split` with its labels.
+    """Give the classes, and what there is of `split` with its labels, by the first folder below.
 
-    Without folders named as splits one image in ten is held out. The class is the first folder
-    below.
+    Without folders named as splits one image in ten is held out.
     """
     found = list(files())
     if any(CIFAR10_BATCH.search(entry.path) for entry in found):

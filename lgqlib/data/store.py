@@ -138,8 +138,7 @@ def decode(
 
     EXIF rotation is applied, transparency is composited on white, 16 bits become 8, and of several
     frames the first is taken. The short side is scaled to `resize` (0 keeps it), and up to
-    `at_least`. ValueError below 8 pixels, above Pillow's limit or without a natural range of
-    values.
+    `at_least`. ValueError below 8 pixels, above Pillow's limit or without a natural range.
     """
     source = BytesIO(content) if isinstance(content, bytes) else content
     try:

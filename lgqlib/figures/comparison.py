@@ -78,12 +78,9 @@ def codes_over_sizes(points: pandas.DataFrame) -> go.Figure:
         ticks = {"x_tickvals": sizes, "x_tickformat": ","}
         panel.axes("K, codes", METRICS[key].title, log="x" if share else "xy", **ticks, **share)
     fig.update_layout(legend={"orientation": "h", "y": -0.2})
-    growth = {
-        name_of(method): part["perplexity"].iloc[-1] / part["perplexity"].iloc[0]
-        for method, part in plain.groupby("method", sort=False)
-        if len(part) > 1
-    }
-    said = ", ".join(f"{name} {factor:.1f}" for name, factor in growth.items())
+    counts = plain.groupby("method", sort=False)["perplexity"]
+    grown = {name_of(m): n.iloc[-1] / n.iloc[0] for m, n in counts if len(n) > 1}
+    said = ", ".join(f"{name} {factor:.1f}" for name, factor in grown.items())
     return titled(
         fig,
         f"Perplexity from the smallest to the largest K grows by a factor of {said}"

@@ -20,7 +20,9 @@ def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
     fig, (panel,) = panels(height=460)
     for run, geometry in runs_of(geometries):
         p = geometry.partial
-        cells = _some(np.flatnonzero(p.counts >= p.min_count))
+        cells = np.flatnonzero(p.counts >= p.min_count)
+        some = np.linspace(0, len(cells) - 1, min(MAX_CELLS, len(cells)))
+        cells = cells[some.astype(int)]
         x, y = p.counts[cells], p.mse[cells]
         panel.dots(
             *(x, y.astype("float32"), f"{run.label}, {p.num_cells} cells", run.color),
@@ -92,8 +94,8 @@ def drifts(histories: Mapping[str, Drift]) -> go.Figure:
         lives.line(steps[1:], d.births[1:], f"{run.label}, born", run.color, **run.mark)
         lives.line(steps[1:], d.deaths[1:], f"{run.label}, died", run.color, dash="dot", **run.mark)
         churn.line(steps, 100 * d.churn, run.label, run.color, **run.mark, showlegend=False)
-    names = ("distance, median and 10–90 %", "codes", "tokens, %")
-    for panel, title in zip((moved, lives, churn), names, strict=True):
+    names = {moved: "distance, median and 10–90 %", lives: "codes", churn: "tokens, %"}
+    for panel, title in names.items():
         panel.axes("training step", title, log="x", y_rangemode="tozero")
     last = each(histories, lambda d: f"{100 * d.churn[-1]:.0f} %")
     return titled(
@@ -109,8 +111,3 @@ def _slope(g: Geometry) -> str:
 
 def _efficiency(g: Geometry) -> str:
     return METRICS["geometry_efficiency"].text(g.efficiency)
-
-
-def _some(cells: np.ndarray) -> np.ndarray:
-    most = min(MAX_CELLS, len(cells))
-    return cells[np.linspace(0, len(cells) - 1, most).astype(int)]

@@ -47,8 +47,7 @@ def anneal(latents: Latents, num_codes: int, taus: Float[np.ndarray, " T"]) -> A
 
     All codes start at the mean. At each temperature the codes of every place are set apart a little
     in two halves, along the longest axis of its latents; then EM steps run, and halves that came
-    back together are one place again. A place splits at most once a temperature. For up to 64 codes
-    and a few thousand latents.
+    back together are one place again. For up to 64 codes and a few thousand latents.
     """
     if not (taus > 0).all() or not (np.diff(taus) < 0).all():
         raise ValueError(f"taus must be positive and fall, got {taus}")

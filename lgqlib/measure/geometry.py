@@ -171,8 +171,7 @@ def roundness(
 
     Cells need 10 tokens a dimension, of the first `dim` coordinates along the principal axes, at
     least 2. The statistic is Mauchly's, log det against the trace of the covariance; its null mean
-    and variance are exact for Gaussian cells, its tail a gamma law. An optimal quantizer's cells
-    are flatter: it is conservative.
+    and variance are exact for Gaussian cells, its tail a gamma law: conservative for flatter ones.
     """
     from scipy.special import polygamma, psi
     from scipy.stats import gamma

@@ -249,8 +249,7 @@ def mean_over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Average a tensor over data-parallel ranks, differentiably; the identity on one process.
 
     The backward is local: with the same function of the result in each rank's loss, and gradients
-    averaged over ranks, a parameter gets the gradient that one process with the whole batch
-    computes.
+    averaged over ranks, a parameter gets the gradient of one process with the whole batch.
     """
     return x if num_ranks() == 1 else _MeanOverRanks.apply(x)
 

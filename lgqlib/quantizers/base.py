@@ -32,8 +32,7 @@ class Quantizer(nn.Module):
 
     A subclass gives `forward(latents, tau)` and `codebook`. Called, and in `encode` and `lookup`,
     it takes latents of any rank, [N, C] or [B, C, ...] (or the channels last), in any floating
-    dtype; its own weights and statistics are float32 at least, whatever `.to`, `.half` or autocast
-    say.
+    dtype; its own weights and statistics are float32 at least, whatever `.to` or autocast say.
     """
 
     energy = "squared"  # by which the nearest code is chosen
@@ -138,8 +137,7 @@ class Quantizer(nn.Module):
         """Start the codebook from real latents [n, C], once, before training.
 
         `start`: of `start.STARTS`, by default the method's own; `prefit`: anneal it on the latents.
-        Equal on all ranks when the latents are. ValueError for codes that are given, or another
-        shape.
+        Equal on all ranks when the latents are. ValueError for given codes, or another shape.
         """
         if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
             right = f"expected [n >= 1, {self.dim}]"

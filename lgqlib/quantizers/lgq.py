@@ -20,14 +20,12 @@ recipe of the presets `laptop` and `paper` differs from it in five points:
     e_k     that starve (u_k < 0.1 / K) move beside the code with the largest part of D
 """
 
-import copy
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lgqlib.config import LGQConfig
@@ -39,7 +37,7 @@ from lgqlib.quantizers.assignment import (
     num_ranks,
     soft_assign,
 )
-from lgqlib.quantizers.base import Quantized, Table, as_indices, straight_through
+from lgqlib.quantizers.base import Quantized, Table, straight_through
 from lgqlib.quantizers.start import move_starved
 
 TINY = 1e-10  # added inside a logarithm: a code without any use has a finite gradient
@@ -172,28 +170,3 @@ class LGQ(Table):
             generator = torch.Generator().manual_seed(int(self.steps))
             most = max(1, self.num_codes // 50)
             move_starved(self.codes.data, self.mass, self.share, most=most, generator=generator)
-
-
-def prune(quantizer: LGQ, counts: Any, *, least: int = 1) -> tuple[LGQ, Int[Tensor, " K"]]:
-    """Drop the codes used fewer than `least` times; give the smaller quantizer and the index map.
-
-    `counts`: uses of each of K codes. `map[k]` is the new index of code k, or -1. Latents whose
-    code is kept keep it. Raises ValueError when no code would be left.
-    """
-    counts = as_indices(counts)
-    kept = torch.nonzero(counts >= least).flatten()
-    if len(counts) != quantizer.num_codes or len(kept) == 0:
-        raise ValueError(
-            f"counts of {len(counts)} codes, {len(kept)} of them used at least {least} times: "
-            f"expected {quantizer.num_codes} counts, and at least one code to keep."
-        )
-    smaller = copy.deepcopy(quantizer)
-    smaller.num_codes = len(kept)
-    smaller.codes = nn.Parameter(quantizer.codes.detach()[kept].clone())
-    if quantizer.move:
-        smaller.mass, smaller.share = quantizer.mass[kept], quantizer.share[kept]
-    if quantizer.width_logits is not None:
-        smaller.width_logits = nn.Parameter(quantizer.width_logits.detach()[kept].clone())
-    index_map = torch.full((quantizer.num_codes,), -1, dtype=torch.int64, device=counts.device)
-    index_map[kept] = torch.arange(len(kept), device=counts.device)
-    return smaller, index_map

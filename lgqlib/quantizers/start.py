@@ -125,8 +125,7 @@ def move_starved(
     """Move starved codes beside those with the largest shares of the distortion, in place.
 
     `mass`: each code's share of the latents; `share`: what each adds to D. A starved code and its
-    donor part by 0.1 sqrt(D / C) of noise, equal on all ranks, and halve mass and share. Returns
-    how many.
+    donor part by 0.1 sqrt(D / C) of noise, equal on all ranks, and halve both. Returns how many.
     """
     num_codes, dim = codes.shape
     starved = torch.nonzero(mass < STARVED / num_codes).flatten()

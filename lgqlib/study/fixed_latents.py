@@ -187,8 +187,7 @@ def _train(bench: Bench, x: Float[Tensor, "n c 1 1"]) -> None:
             hard = quantizer.lookup(quantizer.encode(seen)).detach()
             unit = 2 * float((seen - hard).square().mean())  # 2 D / C; D sums over channels
         elif config.temperature.unit == "tau_c" and step % 10 == 0:
-            cloud = x if still else seen
-            unit = critical_temperature(cloud.flatten(1), energy=quantizer.energy)
+            unit = critical_temperature((x if still else seen).flatten(1), energy=quantizer.energy)
         tau = config.temperature.at(step, config.train.num_steps) * unit
         quantized = quantizer(bench.encoder(batch), tau)
         total = sum(getattr(config.loss, name) * term for name, term in quantized.terms.items())
