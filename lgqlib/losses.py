@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lgqlib.config import TERMS, LossConfig
-from lgqlib.measure.features import LiteFeatures
+from lgqlib.measure.features import Images, LiteFeatures
 
 
 class PatchDiscriminator(nn.Module):
@@ -55,10 +55,7 @@ class TokenizerLoss(nn.Module):
         self.features = LiteFeatures("lite0", side=side) if config.perceptual else None
 
     def forward(
-        self,
-        images: Float[Tensor, "b 3 S S"],
-        reconstruction: Float[Tensor, "b 3 S S"],
-        quantizer_terms: dict[str, Tensor],
+        self, images: Images, reconstruction: Images, quantizer_terms: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Give the total and the terms of images in [-1, 1]; ValueError for an unknown term."""
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss

@@ -16,6 +16,7 @@ from lgqlib.measure import METRICS
 from lgqlib.measure.images import psnr_bytes
 
 Array = np.ndarray | Tensor
+Shown, Tokens = Float[Array, "3 S S"], Int[Array, "h w"]
 SHOWN, SIDE = 3, 224  # photographs that are drawn, and their sides in pixels
 
 
@@ -78,9 +79,7 @@ def photographs(
     )
 
 
-def code_map(
-    image: Float[Array, "3 S S"], indices: Int[Array, "h w"], sites: Float[Array, "K D"]
-) -> go.Figure:
+def code_map(image: Shown, indices: Tokens, sites: Float[Array, "K D"]) -> go.Figure:
     """Show an image beside its tokens, each in the color of its code: like colors, like codes."""
     tokens = np.asarray(indices)
     fig, (left, right) = panels(cols=2, titles=("image", "code of each token"), height=480)
@@ -108,9 +107,7 @@ def code_colors(sites: Float[Array, "K D"]) -> UInt8[np.ndarray, "K 3"]:
 
 
 def codes_side_by_side(
-    original: Float[Array, "3 S S"],
-    decoded: Mapping[str, Float[Array, "3 S S"]],
-    codes: Mapping[str, tuple[Int[np.ndarray, "h w"], np.ndarray]],
+    original: Shown, decoded: Mapping[str, Shown], codes: Mapping[str, tuple[Tokens, np.ndarray]]
 ) -> go.Figure:
     """Show one image through every method, with the map of its codes below.
 

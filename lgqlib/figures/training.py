@@ -5,18 +5,7 @@ from itertools import cycle
 import pandas
 import plotly.graph_objects as go
 
-from lgqlib.figures.style import (
-    BLUE,
-    COLORS,
-    GREEN,
-    INK,
-    ORANGE,
-    RED,
-    color_of,
-    name_of,
-    panels,
-    titled,
-)
+from lgqlib.figures import style
 
 NOT_TERMS = ("step", "split", "psnr", "active", "perplexity", "tau", "tau_c", "lr", "grad_norm")
 """Columns of the training metrics that are no term of the loss."""
@@ -33,19 +22,19 @@ def training_curves(
     train, val = (_split(metrics, split) for split in ("train", "val"))
     titles = ("Terms of the loss, unweighted", "Fidelity", "Codes in use", "Temperature")
     spaces = {"horizontal_spacing": 0.1, "vertical_spacing": 0.14}
-    fig, grid = panels(rows=2, cols=2, height=620, titles=titles, **spaces)
+    fig, grid = style.panels(rows=2, cols=2, height=620, titles=titles, **spaces)
     terms, fidelity, codes, temperature = grid
     names = [name for name in train.columns if name not in NOT_TERMS]
-    colors = dict(zip(names, cycle(COLORS), strict=False)) | {"loss": INK}
+    colors = dict(zip(names, cycle(style.COLORS), strict=False)) | {"loss": style.INK}
     marked = {"mode": "lines+markers"}
     curves = [
         *((terms, train, name, name, colors[name], {}) for name in names),
-        (fidelity, train, "psnr", "training batch", color_of(method), {}),
-        (fidelity, val, "psnr", "held out", INK, marked),
-        (codes, train, "active", "active", GREEN, {}),
-        (codes, train, "perplexity", "perplexity", BLUE, {}),
-        (temperature, train, "tau", "τ", RED, {}),
-        (temperature, train, "tau_c", "first critical temperature", ORANGE, {"dash": "dash"}),
+        (fidelity, train, "psnr", "training batch", style.color_of(method), {}),
+        (fidelity, val, "psnr", "held out", style.INK, marked),
+        (codes, train, "active", "active", style.GREEN, {}),
+        (codes, train, "perplexity", "perplexity", style.BLUE, {}),
+        (temperature, train, "tau", "τ", style.RED, {}),
+        (temperature, train, "tau_c", "first critical temperature", style.ORANGE, {"dash": "dash"}),
     ]
     for panel, table, column, name, color, more in curves:
         if column in table:  # one that was never logged is left out
@@ -58,7 +47,7 @@ def training_curves(
     fidelity.axes("training step", "PSNR, dB")
     codes.axes("training step", "codes, tokens of a log interval")
     temperature.axes("training step", "temperature, units of the energy", log="y")
-    return titled(fig, _finding(train, val, method), LOOK_FOR)
+    return style.titled(fig, _finding(train, val, method), LOOK_FOR)
 
 
 def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
@@ -68,7 +57,7 @@ def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
 
 def _finding(train: pandas.DataFrame, val: pandas.DataFrame, method: str) -> str:
     if not len(train):
-        return f"{name_of(method)}: nothing logged yet".lstrip(": ")
+        return f"{style.name_of(method)}: nothing logged yet".lstrip(": ")
     last = {
         "held-out PSNR {:.1f} dB": val.get("psnr"),
         "{:.0f} active codes": train.get("active"),
@@ -76,4 +65,4 @@ def _finding(train: pandas.DataFrame, val: pandas.DataFrame, method: str) -> str
     }
     parts = [text.format(values.iloc[-1]) for text, values in last.items() if values is not None]
     parts = [f"step {train['step'].iloc[-1]:.0f}", *parts]
-    return f"{name_of(method)}: ".lstrip(": ") + ", ".join(parts)
+    return f"{style.name_of(method)}: ".lstrip(": ") + ", ".join(parts)
