@@ -100,7 +100,6 @@ class Panel:
         self._scatter(x, y, name, {"mode": "markers", "marker": marker} | more)
 
     def bars(self, x, y, name: str = "", color=INK, **more) -> None:
-        """Add bars."""
         marker = {"color": color, **more.pop("marker", {})}
         self._add(go.Bar(x=x, y=y, marker=marker, **self._named(name), **more))
 

@@ -304,7 +304,5 @@ def measure_geometry(
 
 def geometry_table(geometries: Mapping[str, Geometry]) -> pandas.DataFrame:
     """Return a column for each named codebook and a row for each number, as METRICS write it."""
-    named = {name: {metric(k): v for k, v in g.numbers.items()} for name, g in geometries.items()}
-    return pandas.DataFrame(
-        {name: {m.title: m.text(v) for m, v in numbers.items()} for name, numbers in named.items()}
-    )
+    rows = {name: [(metric(k), v) for k, v in g.numbers.items()] for name, g in geometries.items()}
+    return pandas.DataFrame({name: {m.title: m.text(v) for m, v in rows[name]} for name in rows})

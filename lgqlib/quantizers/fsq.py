@@ -130,7 +130,6 @@ class FSQ(_Implicit):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; the temperature has no part in it, and there are no terms."""
         hard = self.library.quantize(self._inward(latents))
         return self._finish(hard, self.library.codes_to_indices(hard).long(), {})
 
@@ -195,7 +194,6 @@ class LFQ(_Implicit):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; the temperature has no part in it."""
         points = self.points(latents)
         indices = self._indices(points)
         hard = F.embedding(indices, self.sites)

@@ -44,7 +44,6 @@ class ScalarLGQ(Quantizer):
         return self._index([q.encode(z) for q, z in self._each(latents)])
 
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize each channel softly at temperature tau > 0."""
         parts = [q(z, tau) for q, z in self._each(latents)]
         names = parts[0].terms
         return Quantized(

@@ -29,7 +29,6 @@ class VQ(Table):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; the temperature has no part in it."""
         indices = self._encode(latents)
         codes = self.lookup(indices)
         terms = {
@@ -54,7 +53,6 @@ class KMeansVQ(Quantizer):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; nothing has a part in it but the codes."""
         indices = self._encode(latents)
         return Quantized(straight_through(latents, self.lookup(indices)), indices, {})
 
@@ -169,9 +167,8 @@ class IBQ(Table):
         z = rearrange(latents, "b c h w -> (b h w) c")
         # Blocks are computed again in the backward pass: no [N, K] tensor outlives its block.
         rows = max(1, 2**24 // self.num_codes)
-        soft = self._soft
-        if torch.is_grad_enabled():
-            soft = partial(checkpoint, self._soft, use_reentrant=False)
+        again = partial(checkpoint, self._soft, use_reentrant=False)
+        soft = again if torch.is_grad_enabled() else self._soft
         blocks = [soft(block, self.codes) for block in z.split(rows)]
         path, entropy, usage = (torch.cat(part) for part in zip(*blocks, strict=True))
         mean = mean_over_ranks(usage.sum(0) / len(z))
