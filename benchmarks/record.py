@@ -10,6 +10,7 @@ import argparse
 import platform
 from pathlib import Path
 
+import numpy as np
 import pandas
 import torch
 
@@ -17,7 +18,14 @@ from lgqlib.figures.comparison import RATES
 from lgqlib.files import read_json
 from lgqlib.measure import METRICS
 from lgqlib.study.claims import claims_table
-from lgqlib.study.comparison import ablations, against, at_equal_rate, points, tabulated
+from lgqlib.study.comparison import (
+    ablations,
+    against,
+    at_equal_rate,
+    mean_interval,
+    points,
+    tabulated,
+)
 from lgqlib.study.results import finished
 
 COMPARED = ("psnr", "whole_psnr", "ssim", "kid", "active", "bits_per_token_prior")
@@ -29,9 +37,8 @@ def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     runs = finished(study)
     keys = [m.key for m in METRICS.values() if (m.compared or m.key in MORE) and m.key in runs]
     means = points(runs, keys)
-    for key in [key for key in keys if f"{key}.high" in means]:
-        half = (means[f"{key}.high"] - means[key]).map(" ± {:.2g}".format, na_action="ignore")
-        means[key] = means[key].map("{:.4g}".format) + half.fillna("")
+    for key in keys:
+        means[key] = means[f"{key}.seeds"].map(with_interval, na_action="ignore")
     peers = [m for m in runs["method"].unique() if m != "lgq"]
     pairs = [(peer, metric, rate) for peer in peers for metric in ("psnr", "kid") for rate in RATES]
     equal = [d for d in (at_equal_rate(runs, "lgq", *pair) for pair in pairs) if d is not None]
@@ -45,13 +52,19 @@ def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
         "95 % interval over seeds, which gives the verdicts"
     )
     return about, {
-        "Means over seeds": means[["name", "num_codes", "seeds", *keys]],
+        "Means over seeds": means[["name", "num_codes", *keys]],
         "LGQ less each peer, at equal K": tabulated(against(runs, COMPARED)),
         "LGQ less each peer, at an equal rate": tabulated(equal),
         "Variants less LGQ": tabulated(ablations(runs, COMPARED)),
         "The paper's claims": claims_table(runs).reset_index(names="claim id"),
         "Every run": runs[["run", "variant", "seed", *keys]],
     }
+
+
+def with_interval(seeds: list[float]) -> str:
+    """Write the mean of several seeds with half of its interval."""
+    mean, _, high = mean_interval(np.array(seeds))
+    return f"{mean:.4g} ± {high - mean:.2g}" if len(seeds) > 1 else f"{mean:.4g}"
 
 
 def of_notebook(file: Path) -> tuple[str, dict[str, pandas.DataFrame]]:

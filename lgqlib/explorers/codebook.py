@@ -107,7 +107,7 @@ class Explorer(anywidget.AnyWidget):
     photograph = traitlets.Int(0).tag(sync=True)
     """Number of the photograph that is shown."""
     place = traitlets.List(traitlets.Int()).tag(sync=True)
-    """Photograph, row and column of the kept token; empty where a code is kept."""
+    """Photograph, row and column of the kept token, which setting it moves to; else empty."""
     theme = traitlets.Enum(("auto", "light", "dark"), "auto").tag(sync=True)
     view = traitlets.Dict().tag(sync=True)
     live = traitlets.Bool(True).tag(sync=True)

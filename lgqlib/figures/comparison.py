@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pandas
 import plotly.graph_objects as go
 
-from lgqlib.figures.style import FAINT, Panel, color_of, dash_of, figure, name_of, panels, titled
+from lgqlib.figures.style import FAINT, Panel, color_of, dash_of, name_of, panels, titled
 from lgqlib.measure import METRICS, metric
 
-INTERVAL = "Bars are Student's 95 % intervals over seeds; a point without one has a single seed."
+SEEDS = "A small dot is a seed, the large one their mean."
 FIDELITY = ("psnr", "kid")
 RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")  # the paper's is first
 
@@ -39,27 +39,25 @@ def rate_distortion(points: pandas.DataFrame) -> go.Figure:
     return titled(
         fig,
         f"At K = {at['num_codes'].iloc[0]:,} the best means are of {' and '.join(said)}",
-        f"Up and to the left is better for PSNR, down and to the left for KID. {INTERVAL} "
+        f"Up and to the left is better for PSNR, down and to the left for KID. {SEEDS} "
         "Hover for the runs.",
     )
 
 
 def _lines(panel: Panel, plain: pandas.DataFrame, x: str, y: str, *, legend: bool) -> None:
-    """Draw a line a method through its sizes of codebook, with intervals."""
+    """Draw a line a method through its means at each size of codebook, and the seeds as dots."""
     for method, part in plain.sort_values("num_codes").groupby("method", sort=False):
         if x in part and y in part:
-            ends = {
-                f"error_{axis}": (part[f"{key}.low"], part[f"{key}.high"])
-                for axis, key in (("x", x), ("y", y))
-                if f"{key}.low" in part
-            }
+            part, color = part.dropna(subset=[x, y]), color_of(method)
+            every = ([v for row in part[f"{key}.seeds"] for v in row] for key in (x, y))
+            of = {"legendgroup": method}
+            panel.dots(*every, color=color, size=5, opacity=0.45, hoverinfo="skip", **of)
             panel.dots(
-                *(part[x], part[y], name_of(method), color_of(method)),
-                **{"mode": "lines+markers", "line": {"dash": dash_of(method)}, "size": 8, **ends},
-                **{"legendgroup": method, "showlegend": legend},
-                customdata=part[["num_codes", "seeds", "runs"]].to_numpy(),
-                hovertemplate="K = %{customdata[0]}<br>%{x:.4g}, %{y:.4g}<br>%{customdata[1]} "
-                "seeds: %{customdata[2]}",
+                *(part[x], part[y], name_of(method), color),
+                **{"mode": "lines+markers", "line": {"dash": dash_of(method)}, "size": 10},
+                **of | {"showlegend": legend},
+                customdata=part[["num_codes", "runs"]].to_numpy(),
+                hovertemplate="K = %{customdata[0]}<br>%{x:.4g}, %{y:.4g}<br>%{customdata[1]}",
             )
 
 
@@ -87,7 +85,7 @@ def codes_over_sizes(points: pandas.DataFrame) -> go.Figure:
         if said
         else "How many codes each method uses at this size of codebook",
         "A method that collapses stays flat where K grows. Counts grow with the tokens looked at, "
-        f"so a share falls when K nears their number. {INTERVAL}",
+        f"so a share falls when K nears their number. {SEEDS}",
     )
 
 
@@ -118,9 +116,6 @@ def cost(points: pandas.DataFrame) -> go.Figure:
 def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go.Figure:
     """Draw differences, as `tabulated`, with their intervals: a panel a metric of `keys`."""
     shown = [key for key in keys if key in set(differences["metric"])]
-    if not shown:
-        fig = figure(height=200).update_xaxes(visible=False).update_yaxes(visible=False)
-        return titled(fig, f"No difference of {of} to show", "It needs runs that share a seed.")
     height = int(150 + 24 * differences["metric"].value_counts()[shown].max())
     titles, spaces = [metric(k).title for k in shown], {"horizontal_spacing": 0.03}
     fig, grid = panels(cols=len(shown), titles=titles, height=height, shared_yaxes=True, **spaces)
@@ -129,7 +124,7 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
         decided = part["verdict"] != "undecided"
         panel.dots(
             part["difference"],
-            part["a"] + " less " + part["b"] + ", " + part["at"],
+            part["a"].map(name_of) + " less " + part["b"].map(name_of) + ", " + part["at"],
             color=part["b"].map(color_of),
             size=9,
             symbol=decided.map({True: "circle", False: "circle-open"}),

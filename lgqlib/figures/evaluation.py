@@ -71,7 +71,7 @@ def photographs(
     db = {c.label: [psnr_bytes(x, c.decoded[n]) for n, x in originals.items()] for c in columns}
     bits = {c.label: [*c.bits.values()] for c in columns}
     return titled(
-        picture_grid(rows, columns=["photograph", *db], hover=texts, quality=95),
+        picture_grid(rows, columns=["photograph", *db], hover=texts, quality=88),
         f"On {len(originals)} whole photographs: "
         + ", ".join(f"{label} {np.mean(values):.1f} dB" for label, values in db.items()),
         f"Bits a pixel: {', '.join(f'{k} {np.mean(v):.2f}' for k, v in bits.items())}. Codecs "

@@ -354,30 +354,36 @@ def rate_chart(
         marks += [words(float(x(value)), 424, f"{value:.3g}", text_anchor="middle")]
     marks += [words(8, 14, "dB (PSNR): higher is closer to the photograph")]
     marks += [words(WIDE / 2, 448, "bits a pixel", text_anchor="middle")]
-    taken = []
+    taken, crossed = [], []
     for name, c in inside.items():
         ends = np.linspace(x.low, x.high, 40)
         along = np.interp(ends, *c.T)
         marks += [_curve(x(ends), y(along), "ref")]
+        crossed.append(np.stack([x(ends), y(along)], 1))
         at, high = float(x(ends[4])), float(y(along[4])) - 10
         marks += [words(at, high, name, "lab b muted")]
         taken.append((at, high - 12, at + 8.4 * len(name), high + 4))
     dots = [(g, x(g.bits), y(g.decibels)) for g in groups]
-    every = np.concatenate([np.stack([xs, ys], 1) for _, xs, ys in dots])
+    every = np.concatenate([*crossed, *(np.stack([xs, ys], 1) for _, xs, ys in dots)])
     for at, start, end, said, cls in bars:
         place, ends, wide = float(x(at)), (float(y(start)), float(y(end))), 12 + 7.6 * len(said)
         marks += [_line(place, *(ends[0], place, ends[1]), cls)]
-        middle = sum(ends) / 2 + 5
-        beside = abs(every[:, 1] - middle + 5) < 18
-        is_left = (beside & (abs(every[:, 0] - place - wide / 2) < wide / 2)).any()
-        left = place - wide if is_left else place + 5
+        boxes = [
+            (left, bottom - 15, left + wide - 5, bottom + 5)
+            for bottom in (sum(ends) / 2 + 5, max(ends), min(ends) - 10)
+            for left in (place + 5, place - wide)
+        ]
+
+        reach = wide / 2 + 7, 19
+        near = [(abs(every - np.reshape(b, (2, 2)).mean(0)) < reach).all(1).sum() for b in boxes]
+        left, _, _, bottom = box = boxes[int(np.argmin(near))]
+        is_left = left < place
         side = {"text_anchor": "end"} if is_left else {}
-        marks += [words(place + (-9 if is_left else 9), middle, said, "lab b", **side)]
-        taken.append((place - 4, min(ends), place + 4, max(ends)))
-        taken.append((left, middle - 15, left + wide - 5, middle + 5))
+        marks += [words(place + (-9 if is_left else 9), bottom - 5, said, "lab b", **side)]
+        taken += [(place - 4, min(ends), place + 4, max(ends)), box]
     taken += [
         (a - 7, b - 7, a + 7, b + 7) for _, xs, ys in dots for a, b in zip(xs, ys, strict=True)
-    ]
+    ] + [(a - 9, b - 3, a + 9, b + 3) for curve in crossed for a, b in curve]
     for g, xs, ys in dots:
         fill = f"fill:{shade(g.key)}"
         places = zip(map(float, xs), map(float, ys), strict=True)

@@ -145,14 +145,14 @@ def tabulated(differences: Iterable[Difference]) -> DataFrame:
 
 
 def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
-    """Tabulate cohorts for drawing: a metric's mean, and of several seeds its `.low`, `.high`."""
+    """Tabulate cohorts for drawing: a metric's mean, and `.seeds`, its values."""
     rows = []
     for c in cohorts(runs):
         row = c.iloc[0][["name", "method", "variant", "ablation", "num_codes"]].to_dict()
-        row |= {"seeds": len(c), "runs": ", ".join(c["run"])}
+        row |= {"runs": ", ".join(c["run"]), "num_codes.seeds": c["num_codes"].to_list()}
         for key in [key for key in keys if key in c and c[key].notna().all()]:
-            row[key], low, high = mean_interval(c[key].to_numpy(dtype=np.float64))
-            row |= {f"{key}.low": low, f"{key}.high": high} if len(c) > 1 else {}
+            values = c[key].astype(float)
+            row |= {key: values.mean(), f"{key}.seeds": values.to_list()}
         rows.append(row)
     return DataFrame(rows)
 

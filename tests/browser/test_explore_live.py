@@ -19,7 +19,9 @@ told = ipywidgets.Label("nothing")
 w.observe(lambda change: setattr(told, "value", f"chosen {{change['new']}}"), "selection")
 moved = ipywidgets.Button(description="move")
 moved.on_click(lambda _: setattr(w, "selection", [7, 9]))
-ipywidgets.VBox([w, told, moved])
+there = ipywidgets.Button(description="there")
+there.on_click(lambda _: setattr(w, "place", [0, 2, 3]))
+ipywidgets.VBox([w, told, moved, there])
 """
 
 
@@ -42,6 +44,10 @@ def test_the_widget_asks_the_kernel_and_tells_it(tmp_path, trained, cache):
         page.wait_for_function(
             "JSON.parse(document.querySelector('.lgx').dataset.state).codes.join() === '7,9'"
         )
+
+        page.get_by_role("button", name="there", exact=True).click()
+        screen = "document.querySelector('.lgx').screen"
+        page.wait_for_function(f"{screen}.state.pin.token === 2 * {screen}.grid()[1] + 3")
 
         page.evaluate("document.querySelector('.lgx').screen.setTau(1.37)")
         page.wait_for_function(

@@ -55,14 +55,15 @@ def given(kind: str) -> SimpleNamespace:
     moment |= {"step": 3, "token": 0.5, "usage": 2.0, "num_tokens": 400}
     rows = [
         {"name": m, "method": m, "variant": "", "ablation": False, "num_codes": k, "seeds": 3}
-        | {"runs": m, "psnr": np.log2(k) + gain, "psnr.low": np.log2(k) + gain - nan}
-        | {"psnr.high": np.log2(k) + gain + nan / 2, "kid": 0.1 - gain / 100, "active": k / 2}
+        | {"runs": m, "psnr": np.log2(k) + gain, "kid": 0.1 - gain / 100, "active": k / 2}
         | {"active_share": 0.5, "perplexity": k / 4 if gain else 64.0}
         | {"bits_per_token_prior": np.log2(k) - 5, "bits_per_token_coded": np.log2(k) - 0.5}
         | {"images_per_second": 100.0 - 20 * gain}
         for m, gain in zip(runs[:2], (1.0, 0.0), strict=False)
         for k in ([1024, 4096] if kind != "one" else [1024])
     ]
+    for row in rows:  # each of its numbers from two seeds
+        row |= {f"{k}.seeds": [v - 0.1, v + 0.1] for k, v in [*row.items()] if v != str(v)}
     keys = ["at", "a", "b", "metric", "difference", "low", "high", "seeds", "verdict"]
     decided = ("K = 1,024", "lgq", "fsq", "psnr", 0.7, 0.7 - nan, 0.7 + nan, 3, "better")
     open_ = ("K = 1,024", "lgq", "vq", "psnr", 0.1, -np.inf, np.inf, 1, "undecided")
@@ -315,11 +316,12 @@ def test_entropies_are_in_bits_and_capped_by_few_tokens():
     assert [change["y"].sum() for change in changes.values()] == [100, 50]
 
 
-def test_comparisons_have_the_intervals_they_are_given():
+def test_comparisons_show_seeds_beside_means_and_the_intervals_they_are_given():
     fig = drawn("comparison.rate_distortion")
     line = [trace for trace in fig.data if trace.name == "LGQ"][1]
     assert list(line.x) == [9.5, 11.5] and list(line.y) == [11.0, 13.0]
-    assert list(line.error_y.array) == [0.25] * 2 and list(line.error_y.arrayminus) == [0.5] * 2
+    seeds = fig.data[[*fig.data].index(line) - 1]
+    assert list(seeds.y) == pytest.approx([10.9, 11.1, 12.9, 13.1]) and seeds.marker.size < 6
     (mark,) = (t for t in drawn("comparison.forest").data if t.mode == "markers")
     assert list(mark.marker.symbol) == ["circle", "circle-open"], "filled is decided"
     assert list(mark.marker.color) == [color_of("fsq"), color_of("vq")]

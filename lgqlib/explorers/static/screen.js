@@ -237,12 +237,10 @@ export class Screen {
   find(text) {
     const m = this.views[0], codes = parseCodes(text, this.tokenizers[m].K);
     if (text.trim() === "?") return this.toggleHelp(true);
-    if (!codes?.length) {
-      this.ui.found.textContent = `codes are 0 to ${this.tokenizers[m].K - 1}: 607, or 3, 17-20`;
-      return;
-    }
-    this.ui.found.textContent = "";
-    this.keep({ code: [m, codes[0]] }, codes.length > 1 ? codes : null);
+    const fine = codes?.length > 0;
+    this.ui.found.textContent = fine ? "" : `codes are 0 to ${this.tokenizers[m].K - 1}: 607, or 3, 17-20`;
+    if (fine) this.keep({ code: [m, codes[0]] }, codes.length > 1 ? codes : null);
+    return fine;
   }
   toggleHelp(open) {
     this.ui.help.hidden = open === undefined ? !this.ui.help.hidden : !open;
@@ -310,8 +308,8 @@ export class Screen {
     });
     const input = element("input", { class: "text", type: "text", placeholder: "find code: 607, or 3, 17-20", "aria-label": "find codes by number" });
     input.onkeydown = (e) => {
-      if (e.key === "Enter") this.find(input.value);
-      if (e.key === "Escape") this.root.focus();
+      const done = e.key === "Escape" || (e.key === "Enter" && this.find(input.value));
+      if (done) this.root.focus({ preventScroll: true }); // where keys are commands again
       if (e.key !== "Tab") e.stopPropagation();
     };
     ui.input = input;
@@ -905,7 +903,7 @@ export class Screen {
       p: () => this.togglePaint(),
       z: () => this.undo(),
       "?": () => this.toggleHelp(),
-      "/": () => this.ui.input.focus(),
+      "/": () => (this.ui.input.focus(), this.ui.input.select()),
     };
     if (layers[+lower - 1]) this.set({ layer: layers[+lower - 1][0] });
     else if (commands[lower]) commands[lower]();
