@@ -89,7 +89,8 @@ class DataConfig(_Section):
 @dataclass(frozen=True)
 class BackboneConfig(_Section):
     PREFIX = "backbone."
-    family: str = one_of("patch", "patch", "vqgan", "linear")  # or the linear path alone
+    family: str = one_of("patch", "patch", "vqgan", "linear")
+    """Residual blocks on the tokens, the paper's pyramid, or the linear path alone."""
     start: str = one_of("pca", "pca", "whitened", "random")
     """Of the linear path: principal components, with one scale for all channels or unit variance
     each; `random` has no such path (the paper).
@@ -123,7 +124,8 @@ class LGQConfig(_Section):
     widths: bool = False  # learn a width s_k for each code: d_nk / (tau s_k)
     per_channel: bool = False  # learn scalar bins for each channel (`quantizer.levels`)
     active_floor: float = number(0.0, 0)  # P_min of the floor term, in codes (or in bins)
-    num_nearest: int = number(8, 0, 2**24)  # m, where they hold all but 1e-3 of p; 0: never
+    num_nearest: int = number(8, 0, 2**24)
+    """A token's nearest codes, looked at where they hold all but 1e-3 of p; 0: always all."""
 
     def _together(self):
         whole = self.widths or self.energy != "squared"
@@ -157,7 +159,7 @@ class TemperatureConfig(_Section):
     kind: str = one_of("linear", "linear", "cosine", "exponential", "constant")  # from start to end
     start: float = number(1.0, 0, 1e6, above=True)
     end: float = number(0.1, 0, 1e6, above=True)
-    unit: str = one_of("absolute", *UNITS)  # 1, the latents' tau_c, or 2 D / C as it is
+    unit: str = one_of("absolute", *UNITS)  # 1, the latents' tau_c, or 2 D / C as it runs
     span: float = number(1.0, 0, 1, above=True)  # share of the steps over which it falls
 
     def at(self, step: int, num_steps: int) -> float:
@@ -184,9 +186,9 @@ class LossConfig(_Section):
     codebook: float = number(1.0, 0, 1e6)
     entropy: float = number(1.0, 0, 1e6)
     widths: float = number(0.0, 0, 1e6)
-    perceptual: float = number(0.0, 0, 1e6)  # of EfficientNet-Lite0 features; 0 never builds it
+    perceptual: float = number(0.0, 0, 1e6)  # weight of Lite0's features; 0 never builds it
     perceptual_side: int = number(224, 32, 1024)  # to which images are enlarged for them, in pixels
-    adversarial: float = number(0.0, 0, 1e6)  # of the PatchGAN's term; 0 never builds it
+    adversarial: float = number(0.0, 0, 1e6)  # weight of the PatchGAN's term; 0 never builds it
     adversarial_start: float = number(0.5, 0, 1)  # share of the steps after which it takes part
     adaptive: bool = True  # scale the adversarial term by VQGAN's ratio of gradients
     discriminator_lr: float = number(1e-4, 0, 1.0, above=True)
@@ -199,7 +201,8 @@ class TrainConfig(_Section):
     after: str = ""  # name of a finished run, with fewer steps, from which this one goes on
     batch_size: int = number(64, 1, 2**20)  # images a step, over all processes
     lr: float = number(2e-3, 0, 1.0, above=True)
-    codebook_lr: float = number(1.0, 0, 1e3, above=True)  # a multiple of `lr`, for codes
+    codebook_lr: float = number(1.0, 0, 1e3, above=True)
+    """Of codes, as a multiple of `lr`: Adam moves one by at most about the sum of the rates."""
     weight_decay: float = number(1e-4, 0, 1e3)
     warmup: float = number(0.05, 0, 1)  # share of the steps over which the learning rate rises
     decay: str = one_of("cosine", "cosine", "constant")  # of the learning rate, after the warm-up
