@@ -165,19 +165,13 @@ def _whiskers(values, low, high, *, color) -> dict:
     return {"type": "data", "array": above, "arrayminus": below, **look}
 
 
-def figure(
+def panels(
     *, rows: int = 1, cols: int = 1, titles: Sequence[str] | None = None, height: int = 420, **grid
-) -> go.Figure:
-    """Return an empty figure in the template; `grid` goes to `make_subplots`."""
+) -> tuple[go.Figure, list[Panel]]:
+    """Return an empty figure and its panels, row by row; `grid` goes to `make_subplots`."""
     fig = make_subplots(rows=rows, cols=cols, subplot_titles=titles, **grid)
     fig.update_layout(template=TEMPLATE, height=height, width=WIDTH)
     fig.update_annotations(font_size=12)
-    return fig
-
-
-def panels(*, rows: int = 1, cols: int = 1, **options) -> tuple[go.Figure, list[Panel]]:
-    """Return an empty figure and its panels, row by row; `options` are those of `figure`."""
-    fig = figure(rows=rows, cols=cols, **options)
     return fig, [Panel(fig, row + 1, col + 1) for row in range(rows) for col in range(cols)]
 
 
