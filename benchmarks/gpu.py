@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -89,6 +89,16 @@ def apart(a: dict, b: dict) -> float:
     return max((gap.item() for gap in gaps), default=0.0)
 
 
+def begun(config, images) -> Tokenizer:
+    """Give a tokenizer off its network's zeros, so that all of it has a part."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(config).to(images.device).train()
+    tokenizer.initialize(images)
+    for parameter in tokenizer.parameters():
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return tokenizer
+
+
 def right(options) -> str:
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
@@ -99,59 +109,47 @@ def right(options) -> str:
     authors = "LGQ, the paper's recipe"
     for label, (method, changes) in {**recipes, authors: FIVE[authors]}.items():
         config = preset("laptop", method=method).override({**changes, "quantizer.num_codes": 1024})
-        torch.manual_seed(0)
-        ours = Tokenizer(config).train()
-        ours.initialize(images)
-        for parameter in ours.parameters():  # off the network's zeros, so that all of it has a part
-            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        ours = begun(config, images)
         theirs, mixed = (copy.deepcopy(ours).to(DEVICE) for _ in range(2))
-        tau = 0.1 * ours.width
-        loss = TokenizerLoss(config.loss)
+        tau, loss = 0.1 * ours.width, TokenizerLoss(config.loss)
         a = passes(ours, images, loss, tau)
         b = passes(theirs, images.to(DEVICE), loss.to(DEVICE), tau)
         c = passes(mixed, images.to(DEVICE), loss, tau, autocast=True)
         dtypes = {v.dtype for v in (*c[2].values(), *c[3].values()) if v.is_floating_point()}
         assert dtypes == {torch.float32}, (label, dtypes)
-        same = (a[1] == b[1]).double().mean().item()
-        mix = (a[1] == c[1]).double().mean().item()
-        rows.append([label, f"{same:.5f}", (a[0] - b[0]).abs().max().item(), apart(a[2], b[2]),
-                     apart(a[3], b[3]), f"{mix:.3f}"])  # fmt: skip
-    parts = [
+        same, mix = ((a[1] == other[1]).double().mean().item() for other in (b, c))
+        gaps = (a[0] - b[0]).abs().max().item(), apart(a[2], b[2]), apart(a[3], b[3])
+        rows.append([label, f"{same:.5f}", *gaps, f"{mix:.3f}"])
+    about = (
         "One forward and backward, CPU against the device, float32 (TF32 off); then bf16 autocast, "
-        "in which all gradients and statistics stayed float32.",
-        table("method | same indices | images | gradients, relative | statistics, relative | "
-              "same indices in bf16", rows),
-    ]  # fmt: skip
+        "in which all gradients and statistics stayed float32."
+    )
+    head = "method | same indices | images | gradients, relative | statistics, relative"
     torch.backends.cudnn.allow_tf32 = True
-    return "\n\n".join([*parts, resumed(options), compiled(images)])
+    parts = about, table(f"{head} | same indices in bf16", rows)
+    return "\n\n".join([*parts, resumed(options), compiled(images.to(DEVICE))])
 
 
 def resumed(options) -> str:
     """Compare six steps in one go with three, a checkpoint, and three more."""
     rows, bar = [], tqdm(disable=True)
-    small = (
-        f"data.name=imagefolder data.root={options.images} data.resize=128 quantizer.num_codes=256 "
-        "train.num_steps=6 train.batch_size=16 train.eval_every=0 train.checkpoint_every=100 "
-        "train.num_snapshots=0 data.eval_crops=16"
-    )
+    small = f"data.name=imagefolder data.root={options.images} data.resize=128 data.eval_crops=16 "
+    small += "quantizer.num_codes=256 train.num_steps=6 train.batch_size=16 train.eval_every=0 "
+    small += "train.checkpoint_every=100 train.num_snapshots=0"
     for label, (method, changes) in FIVE.items():
         config = preset("laptop", method=method).override(small)
-        if method == "lgq":
-            config = config.override(changes)
+        config = config.override(changes if method == "lgq" else {})
         found = []
-        for stop in (6, 6, 3):
+        for stops in ((6,), (6,), (3, 6)):
             with tempfile.TemporaryDirectory() as folder:
                 run = Run.create(folder, config)
                 accelerator = Accelerator(mixed_precision="bf16")
-                job = Job(config, run, accelerator, cache=options.out / "cache")
-                while job.step < stop:
-                    job.advance(bar)
-                if stop < 6:
-                    job.save()
+                for before, stop in zip((0, *stops), stops, strict=False):
                     job = Job(config, run, accelerator, cache=options.out / "cache")
-                    assert job.step == stop
-                    while job.step < 6:
+                    assert job.step == before
+                    while job.step < stop:
                         job.advance(bar)
+                    job.save()
                 found.append({k: v.cpu() for k, v in job.tokenizer.state_dict().items()})
         rows.append([label, apart(found[0], found[1]), apart(found[0], found[2])])
     title = "Six steps in bf16: the largest relative difference of a weight or statistic."
@@ -159,18 +157,12 @@ def resumed(options) -> str:
 
 
 def compiled(images) -> str:
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(preset("laptop")).to(DEVICE)
-    tokenizer.initialize(images.to(DEVICE))
-    for parameter in tokenizer.parameters():
-        parameter.data.add_(0.02 * torch.randn_like(parameter))
-    tokenizer.train()
+    tokenizer = begun(preset("laptop"), images)
     twin = copy.deepcopy(tokenizer)
     twin.encoder.compile()
     twin.decoder.compile()
     loss = TokenizerLoss(preset("laptop").loss).to(DEVICE)
-    tau = 0.1 * tokenizer.width
-    a, b = (passes(t, images.to(DEVICE), loss, tau) for t in (tokenizer, twin))
+    a, b = (passes(t, images, loss, 0.1 * tokenizer.width) for t in (tokenizer, twin))
     return (
         f"`torch.compile` against eager, LGQ: images differ by {(a[0] - b[0]).abs().max():.2g} at "
         f"most, gradients by {apart(a[2], b[2]):.2g} of their largest entry."
@@ -261,10 +253,8 @@ def step_rows(options) -> tuple[list[list], dict[str, float]]:
         for label, step in steps.items():
             times[label].append(seconds(step))
     medians = {label: statistics.median(values) for label, values in times.items()}
-    rows = [
-        [label, 1e3 * t, batch / t, t / medians["FSQ"], memory[label]]
-        for label, t in medians.items()
-    ]
+    fsq = medians["FSQ"]
+    rows = [[label, 1e3 * t, batch / t, t / fsq, memory[label]] for label, t in medians.items()]
     return rows, medians
 
 
@@ -272,8 +262,7 @@ def extra(options, method: str) -> dict:
     """Give what the rehearsal makes smaller, and levels for its K."""
     small = {"backbone.width": 8, "backbone.depth": 1, "train.batch_size": 4, "data.size": 32}
     small |= {"data.resize": 32, "quantizer.num_codes": 256}
-    if method == "fsq":
-        small["quantizer.levels"] = (4, 4, 4, 4)
+    small |= {"quantizer.levels": (4, 4, 4, 4)} if method == "fsq" else {}
     return small if options.small else {}
 
 
@@ -284,12 +273,10 @@ def fast(options) -> str:
         "tf32": matmul_peak(torch.float32, "high", side),
         "float32": matmul_peak(torch.float32, "highest", side),
     }
-    parts = [
-        f"Matrix products of {side} x {side}: "
-        + ", ".join(f"{name} {rate:.0f} TFLOP/s" for name, rate in peaks.items()) + ".",
-        table("way | K | C | ms with backward | peak GB | TFLOP/s | of bf16 | of TF32",
-              assignment_rows(options, peaks)),
-    ]  # fmt: skip
+    said = ", ".join(f"{name} {rate:.0f} TFLOP/s" for name, rate in peaks.items())
+    head = "way | K | C | ms with backward | peak GB | TFLOP/s | of bf16 | of TF32"
+    parts = [f"Matrix products of {side} x {side}: {said}."]
+    parts.append(table(head, assignment_rows(options, peaks)))
     free()
     parts.append(search_in_tf32(options))
     rows, options.medians = step_rows(options)
@@ -372,22 +359,14 @@ PARTS = {"right": right, "fast": fast, "search": search, "geometry": geometry}
 
 def about() -> str:
     name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
-    found = []
-    for package in PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            found.append(f"{package} is missing")
-    python = sys.version.split()[0]
-    return (
-        f"Device: {name}. Python {python}, {', '.join(found)}.\n\nCommand: `{' '.join(sys.argv)}`."
-    )
+    found = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    python, command = sys.version.split()[0], " ".join(sys.argv)
+    return f"Device: {name}. Python {python}, {found}.\n\nCommand: `{command}`."
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    how = {"description": __doc__, "formatter_class": argparse.RawTextHelpFormatter}
+    parser = argparse.ArgumentParser(**how)
     parser.add_argument("images", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["right", "fast", "geometry"])

@@ -29,12 +29,9 @@ def main() -> None:
     """Fit, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run")
-    parser.add_argument("--images", default="")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"))
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--limit", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", default="")
+    asked = {"images": "", "cache": Path("data/cache"), "steps": 2000, "limit": 3000, "seed": 0}
+    for name, default in {**asked, "save": ""}.items():
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     is_run, photos = (Path(asked.run) / "checkpoints").is_dir(), preset("laptop")

@@ -17,9 +17,8 @@ import torch
 from lgqlib.figures.comparison import RATES
 from lgqlib.files import read_json
 from lgqlib.measure import METRICS
-from lgqlib.measure.intervals import mean_interval
+from lgqlib.study import comparison
 from lgqlib.study.claims import claims_table
-from lgqlib.study.comparison import ablations, against, at_equal_rate, points, tabulated
 from lgqlib.study.results import finished
 
 COMPARED = ("psnr", "whole_psnr", "ssim", "kid", "active", "bits_per_token_prior")
@@ -30,12 +29,12 @@ def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     """Give what a study was, and its tables."""
     runs = finished(study)
     keys = [m.key for m in METRICS.values() if (m.compared or m.key in MORE) and m.key in runs]
-    means = points(runs, keys)
+    means = comparison.points(runs, keys)
     for key in keys:
         means[key] = means[f"{key}.seeds"].map(with_interval, na_action="ignore")
     peers = [m for m in runs["method"].unique() if m != "lgq"]
     pairs = [(peer, metric, rate) for peer in peers for metric in ("psnr", "kid") for rate in RATES]
-    equal = [d for d in (at_equal_rate(runs, "lgq", *pair) for pair in pairs) if d is not None]
+    equal = [comparison.at_equal_rate(runs, "lgq", *pair) for pair in pairs]
     of = runs.iloc[0]
     about = (
         f"Command: `python -m lgqlib.study notebooks/studies/{study.name}.yaml`. Data: "
@@ -47,9 +46,9 @@ def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     )
     return about, {
         "Means over seeds": means[["name", "num_codes", *keys]],
-        "LGQ less each peer, at equal K": tabulated(against(runs, COMPARED)),
-        "LGQ less each peer, at an equal rate": tabulated(equal),
-        "Variants less LGQ": tabulated(ablations(runs, COMPARED)),
+        "LGQ less each peer, at equal K": comparison.tabulated(comparison.against(runs, COMPARED)),
+        "LGQ less each peer, at an equal rate": comparison.tabulated(d for d in equal if d),
+        "Variants less LGQ": comparison.tabulated(comparison.ablations(runs, COMPARED)),
         "The paper's claims": claims_table(runs).reset_index(names="claim id"),
         "Every run": runs[["run", "variant", "seed", *keys]],
     }
@@ -57,7 +56,7 @@ def of_study(study: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
 
 def with_interval(seeds: list[float]) -> str:
     """Write the mean of several seeds with half of its interval."""
-    mean, _, high = mean_interval(np.array(seeds))
+    mean, _, high = comparison.mean_interval(np.array(seeds))
     return f"{mean:.4g} ± {high - mean:.2g}" if len(seeds) > 1 else f"{mean:.4g}"
 
 
@@ -65,10 +64,10 @@ def of_notebook(file: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     """Give what notebook 07 was executed with, and its tables."""
     found = read_json(file)
     about = ", ".join(f"{key} = {value}" for key, value in found["about"].items())
-    tables = {
+    frames = {
         t["title"]: pandas.DataFrame(t["data"], columns=t["columns"]) for t in found["tables"]
     }
-    return f"Notebook `07_laboratory`: {about}", tables
+    return f"Notebook `07_laboratory`: {about}", frames
 
 
 def markdown(table: pandas.DataFrame) -> str:

@@ -76,11 +76,9 @@ def kill(count: int, seed: int, folder: Path) -> str:
         assert left(run) == left(whole), f"{run.name} after {places} is another run"
         died, runs = died + places, runs + 1
         print(f"{run.name}: {len(places)} kills, equal to the run left alone", file=sys.stderr)
-    return (
-        f"{len(died)} processes killed in {runs} runs of 60 steps; lost 0: each "
-        "equals, to the bit and but for the clock's readings, the same run left alone.\n\n"
-        + table("where", tuple(HOW), died)
-    )
+    said = f"{len(died)} processes killed in {runs} runs of 60 steps; lost 0: each equals, to the "
+    said += "bit and but for the clock's readings, the same run left alone."
+    return f"{said}\n\n{table('where', tuple(HOW), died)}"
 
 
 def finish(config: Config, folder: Path, kills: int, chance: random.Random) -> tuple[Run, list]:
@@ -195,11 +193,9 @@ def damage(count: int, seed: int, folder: Path) -> str:
             kind = "checkpoints" if "checkpoints" in pattern else pattern.replace("*", "")
             cases.append((kind.removeprefix("../cache/").strip("/."), outcome))
             file.write_bytes(content)
-    return (
-        f"{len(cases)} damages (bits, cuts, zeros, noise, longer, empty); lost 0: each is "
-        "refused by the file's name, repaired, or changes nothing that is read.\n\n"
-        + table("file", ("refused", "repaired", "harmless"), cases)
-    )
+    said = f"{len(cases)} damages (bits, cuts, zeros, noise, longer, empty); lost 0: each is "
+    said += "refused by the file's name, repaired, or changes nothing that is read."
+    return f"{said}\n\n{table('file', ('refused', 'repaired', 'harmless'), cases)}"
 
 
 def harm(content: bytes, chance: random.Random) -> bytes:

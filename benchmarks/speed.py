@@ -87,11 +87,8 @@ def steps(options, threads: int) -> list[list]:
                     times[method].append(spent)
         medians = {m: statistics.median(values) for m, values in times.items()}
         for method, median in medians.items():
-            ratios = [
-                median / medians[of] if of in medians else float("nan") for of in ("fsq", "vq")
-            ]
-            batch = calls[method][1]
-            memory = peak(options, method, num_codes)
+            ratios = [median / medians.get(of, float("nan")) for of in ("fsq", "vq")]
+            batch, memory = calls[method][1], peak(options, method, num_codes)
             label = METHODS[method].label
             rows.append([label, num_codes, threads, 1e3 * median, batch / median, *ratios, memory])
             print(row(rows[-1]), flush=True)
@@ -140,15 +137,13 @@ def assignments(options) -> list[list]:
 
 
 def row(values: list) -> str:
-    cells = [f"{v:.2f}" if isinstance(v, float) and v < 10 else f"{v:.0f}" if isinstance(v, float)
-             else str(v) for v in values]  # fmt: skip
+    cells = [f"{v:.{2 if v < 10 else 0}f}" if isinstance(v, float) else str(v) for v in values]
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    how = {"description": __doc__, "formatter_class": argparse.RawTextHelpFormatter}
+    parser = argparse.ArgumentParser(**how)
     parser.add_argument("--preset", default="laptop")
     parser.add_argument("--methods", nargs="+", default=["fsq", "vq", "vq_ema", "simvq", "lgq"])
     parser.add_argument("--codes", nargs="+", type=int, default=[1024, 4096, 16384])
@@ -162,22 +157,18 @@ def main() -> None:
         take(options)
         return
     name = torch.cuda.get_device_name() if DEVICE == "cuda" else platform.machine()
-    head = "| method | K | threads | ms a step | images/s | to FSQ | to VQ | peak MB |"
-    print(head)
+    print(head := "| method | K | threads | ms a step | images/s | to FSQ | to VQ | peak MB |")
     found = [r for threads in options.threads for r in steps(options, threads)]
     torch.set_num_threads(1)
-    head2 = "| way | K | C | ms |"
-    print(head2)
+    print(of_ways := "| way | K | C | ms |")
     ways = assignments(options)
     if options.save:
         about = (
-            f"Device: {name}, torch {torch.__version__}. Command: `python {' '.join(sys.argv)}`. "
-            f"Medians of {options.steps} interleaved steps; ratios are within one run."
+            f"Device: {name}, torch {torch.__version__}. Command: `python {' '.join(sys.argv)}`."
         )
-        tables = [
-            [head, "|---" * 8 + "|", *map(row, found)],
-            [head2, "|---" * 4 + "|", *map(row, ways)],
-        ]
+        about += f" Medians of {options.steps} interleaved steps; ratios are within one run."
+        tables = [[head, "|---" * 8 + "|", *map(row, found)]]
+        tables += [[of_ways, "|---" * 4 + "|", *map(row, ways)]]
         text = "\n\n".join([f"# Speed, `{options.preset}`", about, *map("\n".join, tables)])
         where = "gpu" if DEVICE == "cuda" else "cpu"
         (RESULTS / f"speed-{options.preset}-{where}.md").write_text(text + "\n", encoding="utf-8")

@@ -1,9 +1,8 @@
 """Encoder and decoder: `patch` for a laptop, `vqgan` as in the paper.
 
-Both map images [B, 3, H, W] in [-1, 1] to latents [B, C, H/f, W/f] and back, f the downsampling
-factor. Beside the network runs a linear path: latents = W patch + b + network, images = W' z + b' +
-network. It starts at the principal components of training patches and the networks' last layers at
-zero, so that training starts from the best linear tokenizer; all of it is trained.
+Both map images [B, 3, H, W] in [-1, 1] to latents [B, C, H/f, W/f] and back. Beside the network
+runs a linear path: latents = W patch + b + network. It starts at the principal components of
+training patches and the network's last layer at zero: training starts from the best linear one.
 """
 
 import math
@@ -15,9 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 EPS = 0.1
-"""Added to a group's variance: near-equal latents, as of a hot temperature, stay near equal. With
-1e-6 they are blown up to a picture of nothing, and training is 0.3 dB worse.
-"""
+"""Added to a group's variance: near-equal latents stay near equal, and are not blown up."""
 
 
 def _groups(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
@@ -57,8 +54,7 @@ class Attention(nn.Module):
 
 
 class LatentNorm(nn.Module):
-    """Normalize latents before the quantizer: over channels of each token, over the whole map,
-    both, or not.
+    """Normalize latents over channels of each token, over the whole map, both, or not.
 
     Without it the scale of latents and codes drifts, and latents collapse to a few dimensions.
     """
@@ -103,10 +99,14 @@ class PatchUnfolding(nn.Module):
         return self.shuffle(self.last(F.silu(self.norm(self.blocks(self.stem(z_q))))))
 
 
-def _multipliers(downsample: int) -> list[int]:
-    """Widths of the stages in units of the first, as VQGAN: 1, 1, 2, 2, 4 for a factor of 16."""
-    num_stages = int(math.log2(downsample)) + 1
-    return [min(2 ** (stage // 2), 4) for stage in range(num_stages)]
+def _channels(width: int, downsample: int) -> list[int]:
+    """Channels of the stages as VQGAN has them: width x 1, 1, 2, 2, 4 for a factor of 16."""
+    return [width * min(2 ** (stage // 2), 4) for stage in range(downsample.bit_length())]
+
+
+def _middle(channels: int, eps: float) -> tuple[nn.Module, ...]:
+    first = ResidualBlock(channels, channels, eps)
+    return first, Attention(channels), ResidualBlock(channels, channels, eps)
 
 
 class VQGANNetwork(nn.Module):
@@ -114,17 +114,14 @@ class VQGANNetwork(nn.Module):
 
     def __init__(self, *, downsample: int, width: int, depth: int, dim: int, eps: float):
         super().__init__()
-        channels = [width * m for m in _multipliers(downsample)]
+        channels = _channels(width, downsample)
         layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 3, 1, 1)]
         last = channels[0]
         for stage, out in enumerate(channels):
-            if stage > 0:
-                layers.append(nn.Conv2d(last, last, 3, 2, 1))
-            for _ in range(depth):
-                layers.append(ResidualBlock(last, out, eps))
-                last = out
-        layers += [ResidualBlock(last, last, eps), Attention(last), ResidualBlock(last, last, eps)]
-        self.layers = nn.Sequential(*layers)
+            layers += [nn.Conv2d(last, last, 3, 2, 1)] if stage else []
+            layers += [ResidualBlock(out if i else last, out, eps) for i in range(depth)]
+            last = out
+        self.layers = nn.Sequential(*layers, *_middle(last, eps))
         self.head = nn.Sequential(_groups(last, eps), nn.SiLU(), nn.Conv2d(last, dim, 3, 1, 1))
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
@@ -136,16 +133,13 @@ class VQGANUnfolding(nn.Module):
 
     def __init__(self, *, downsample: int, width: int, depth: int, dim: int, eps: float):
         super().__init__()
-        channels = [width * m for m in reversed(_multipliers(downsample))]
+        channels = _channels(width, downsample)[::-1]
         last = channels[0]
-        layers: list[nn.Module] = [nn.Conv2d(dim, last, 3, 1, 1)]
-        layers += [ResidualBlock(last, last, eps), Attention(last), ResidualBlock(last, last, eps)]
+        layers: list[nn.Module] = [nn.Conv2d(dim, last, 3, 1, 1), *_middle(last, eps)]
         for stage, out in enumerate(channels):
-            if stage > 0:
-                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(last, last, 3, 1, 1)]
-            for _ in range(depth):
-                layers.append(ResidualBlock(last, out, eps))
-                last = out
+            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(last, last, 3, 1, 1)] if stage else []
+            layers += [ResidualBlock(out if i else last, out, eps) for i in range(depth)]
+            last = out
         self.layers, self.norm = nn.Sequential(*layers), _groups(last, eps)
         self.last = nn.Conv2d(last, 3, 3, 1, 1)
 
@@ -161,38 +155,44 @@ NETWORKS = {
 """By family: what encodes and what decodes beside the linear path."""
 
 
-class Encoder(nn.Module):
+class _Paths(nn.Module):
+    """A linear path and a network beside it, which begins at zero; one of them may be missing."""
+
+    def __init__(self, path: tuple[nn.Module, ...], network: type | None, shape: dict[str, int]):
+        super().__init__()
+        self.linear = nn.Sequential(*path) if path else None
+        self.network = network(**shape, eps=EPS if path else 1e-6) if network else None
+        if path and network:
+            last = getattr(self.network, "last", None) or self.network.head[-1]
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        if self.linear is None:
+            return self.network(x)
+        return self.linear(x) if self.network is None else self.linear(x) + self.network(x)
+
+
+class Encoder(_Paths):
     """The linear path and the network beside it, then the norm of the latents."""
 
     def __init__(self, family: str, start: str, *, norm: str, **shape: int):
-        super().__init__()
         f, dim = shape["downsample"], shape["dim"]
-        linear = start != "random"
-        path = (nn.PixelUnshuffle(f), nn.Conv2d(3 * f * f, dim, 1)) if linear else ()
-        self.linear = nn.Sequential(*path) if linear else None
-        network = NETWORKS[family][0]
-        self.network = network(**shape, eps=EPS if linear else 1e-6) if network else None
-        if linear and network:
-            _zero(self.network.head[-1])
+        path = () if start == "random" else (nn.PixelUnshuffle(f), nn.Conv2d(3 * f * f, dim, 1))
+        super().__init__(path, NETWORKS[family][0], shape)
         self.norm = LatentNorm(norm, dim)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        return self.norm(_sum(self.linear, self.network, images))
+        return self.norm(self._sum(images))
 
 
-class Decoder(nn.Module):
+class Decoder(_Paths):
     """The linear path back and the network beside it."""
 
     def __init__(self, family: str, start: str, **shape: int):
-        super().__init__()
         f, dim = shape["downsample"], shape["dim"]
-        linear = start != "random"
-        path = (nn.Conv2d(dim, 3 * f * f, 1), nn.PixelShuffle(f)) if linear else ()
-        self.linear = nn.Sequential(*path) if linear else None
-        network = NETWORKS[family][1]
-        self.network = network(**shape, eps=EPS if linear else 1e-6) if network else None
-        if linear and network:
-            _zero(self.network.last)
+        path = () if start == "random" else (nn.Conv2d(dim, 3 * f * f, 1), nn.PixelShuffle(f))
+        super().__init__(path, NETWORKS[family][1], shape)
 
     @property
     def last(self) -> nn.Conv2d:
@@ -200,14 +200,11 @@ class Decoder(nn.Module):
         return self.network.last if self.network is not None else self.linear[0]
 
     def forward(self, z_q: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        return _sum(self.linear, self.network, z_q)
+        return self._sum(z_q)
 
 
 def build_backbone(family: str, start: str, *, norm: str, **shape: int) -> tuple[Encoder, Decoder]:
-    """Build encoder and decoder; `shape`: `downsample`, `width`, `depth`, `dim`.
-
-    Raises ValueError for an unknown family, or a linear one without its path.
-    """
+    """Build encoder and decoder of a shape; ValueError for an unknown family, or no path at all."""
     if family not in NETWORKS:
         raise ValueError(f"family = {family!r}: it must be one of {', '.join(NETWORKS)}.")
     if family == "linear" and start == "random":
@@ -221,9 +218,9 @@ def start_linear(
 ) -> None:
     """Start the linear path at the principal components of the images' patches.
 
-    Latents have unit variance, each channel on its own with `whiten`; otherwise all channels are
-    scaled by the mean of the kept eigenvalues' roots, so that distances stay those of patches.
-    Channels beyond the patches' dimension, or without variance, start at zero.
+    Latents have unit variance, each channel on its own with `whiten`; otherwise all are scaled by
+    the mean of the kept eigenvalues' roots, so that distances stay those of patches. Channels
+    beyond the patches' dimension, or without variance, start at zero.
     """
     fold, encode = encoder.linear
     decode = decoder.linear[0]
@@ -251,8 +248,7 @@ def fit_linear(
 ) -> None:
     """Fit the decoder's linear path to quantized latents of images, by least squares.
 
-    Where a quantizer gives cluster centers this is the transpose at which it started; where it
-    bounds or scales what it is given (FSQ), it undoes that as far as a linear map can.
+    Where a quantizer bounds or scales what it is given (FSQ), this undoes it as far as it can.
     """
     layer, factor = decoder.linear[0], decoder.linear[1].upscale_factor
     inputs = rearrange(z_q, "n c h w -> (n h w) c").double()
@@ -263,14 +259,3 @@ def fit_linear(
     solved = torch.linalg.solve(gram + ridge, inputs.T @ patches / len(inputs))
     layer.weight.copy_(solved[:-1].T[:, :, None, None])
     layer.bias.copy_(solved[-1])
-
-
-def _sum(linear: nn.Module | None, network: nn.Module | None, x: Tensor) -> Tensor:
-    if linear is None:
-        return network(x)
-    return linear(x) if network is None else linear(x) + network(x)
-
-
-def _zero(layer: nn.Conv2d) -> None:
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)

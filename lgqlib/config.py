@@ -1,8 +1,7 @@
 """A run as a value: what was trained, on what, and how; standard library only.
 
 Every field is a plain scalar or a tuple of integers, so that a config is JSON, a command line and a
-hash. What a field may hold stands in its line (`number`, `one_of`); what fields must be together
-stands in `__post_init__`.
+hash. What fields may hold stands in their lines, and what they must be together in `_together`.
 """
 
 import dataclasses
@@ -12,8 +11,9 @@ import math
 import shlex
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from operator import attrgetter
 from typing import Any
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
@@ -22,8 +22,7 @@ UNITS = ("absolute", "tau_c", "self")
 TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
 """Names that a quantizer's terms may have; each has its weight in `LossConfig`."""
 VERSION = 1
-SMALLEST = 11
-"""Side of the smallest image that SSIM can judge, in pixels."""
+SMALLEST = 11  # side of the smallest image that SSIM can judge, in pixels
 LATER = {"data.content": "", "train.after": "", "evaluation.prior_steps": 200}
 """Fields that a file of an older run may lack, and what they then are."""
 
@@ -57,12 +56,15 @@ class _Section:
 
     def __post_init__(self):
         for item in fields(self):
-            if "fits" in item.metadata:
+            if fits := item.metadata.get("fits"):
                 value = getattr(self, item.name)
-                self._require(item.metadata["fits"](value), item.name, item.metadata["right"])
+                _require(fits(value), self.PREFIX + item.name, value, item.metadata["right"])
+        for holds, name, right in self._together():
+            _require(holds, self.PREFIX + name, attrgetter(name)(self), right)
 
-    def _require(self, condition: bool, name: str, right: str) -> None:
-        _require(condition, self.PREFIX + name, getattr(self, name), right)
+    def _together(self) -> Iterable[tuple[bool, str, str]]:
+        """Give what must hold of fields together: if it does, the field to blame, what is right."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -70,156 +72,95 @@ class DataConfig(_Section):
     PREFIX = "data."
     name: str = one_of("photos", "photos", "cifar10", "imagenette", "imagefolder")
     """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any images)."""
-    root: str = ""
-    """A folder or tar of one's own: required by `imagefolder`, instead of a download for others."""
-    content: str = ""
-    """Digest of what lies at `root` (`data.identified`): it decides the run, not the place."""
-    size: int = number(32, 8, 4096)
-    """Side of the square images that the model sees, in pixels."""
-    resize: int = number(0, 0, 8192)
-    """Short side of the stored images, in pixels; 0 keeps them as they are."""
-    flip: bool = True
-    """Mirror half of the training crops."""
-    eval_crops: int = number(512, 0)
-    """How many held-out crops an evaluation looks at; 0 is all of them."""
+    root: str = ""  # a folder or tar of one's own; `imagefolder` needs it
+    content: str = ""  # digest of what lies at `root`: it decides the run, not the place
+    size: int = number(32, 8, 4096)  # side of the square images that the model sees, in pixels
+    resize: int = number(0, 0, 8192)  # short side of the stored images, in pixels; 0 keeps it
+    flip: bool = True  # mirror half of the training crops
+    eval_crops: int = number(512, 0)  # held-out crops that an evaluation looks at; 0 is all
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._require(
-            self.name != "imagefolder" or bool(self.root),
-            "root",
-            "a folder of images when data.name is 'imagefolder'",
-        )
-        self._require(
-            self.resize == 0 or self.resize >= self.size,
-            "resize",
-            f"0 or at least data.size = {self.size}, for a crop cannot exceed its image",
-        )
+    def _together(self):
+        right = "a folder of images when data.name is 'imagefolder'"
+        yield self.name != "imagefolder" or bool(self.root), "root", right
+        right = f"0 or at least data.size = {self.size}, for a crop cannot exceed its image"
+        yield self.resize == 0 or self.resize >= self.size, "resize", right
 
 
 @dataclass(frozen=True)
 class BackboneConfig(_Section):
     PREFIX = "backbone."
     family: str = one_of("patch", "patch", "vqgan", "linear")
-    """`patch`: space-to-depth and residual blocks on the tokens. `vqgan`: the paper's pyramid.
-    `linear`: the linear path alone.
-    """
+    """Residual blocks on the tokens, the paper's pyramid, or the linear path alone."""
     start: str = one_of("pca", "pca", "whitened", "random")
-    """Of the linear path beside the network: principal components of training patches, with one
-    scale for all channels or with unit variance each; `random` has no such path (the paper).
+    """Of the linear path: principal components, with one scale for all channels or unit variance
+    each; `random` has no such path (the paper).
     """
-    downsample: int = number(4, 1, 256)
-    """Image side over latent side; 32 / 4 gives 8 x 8 = 64 tokens."""
-    width: int = number(96, 8, 4096)
-    """Channels of the residual blocks (`vqgan`: of the first stage)."""
-    depth: int = number(2, 1, 256)
-    """Residual blocks in encoder and decoder each (`vqgan`: a stage)."""
-    dim: int = number(5, 1, 4096)
-    """C, channels of a latent."""
+    downsample: int = number(4, 1, 256)  # image side over latent side; 32 / 4: 64 tokens
+    width: int = number(96, 8, 4096)  # channels of the residual blocks (`vqgan`: of the first)
+    depth: int = number(2, 1, 256)  # residual blocks in encoder and decoder each (`vqgan`: a stage)
+    dim: int = number(5, 1, 4096)  # C, channels of a latent
     norm: str = one_of("layer", "layer", "group", "group+layer", "none")
     """Before the quantizer: `layer` (a token over channels), `group` (the whole map), or both."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._require(
-            self.family != "linear" or self.start != "random",
-            "start",
-            "'pca' or 'whitened' with backbone.family = 'linear'",
-        )
-        power = self.downsample & (self.downsample - 1) == 0
-        self._require(power, "downsample", "a power of two")
-        self._require(self.width % 8 == 0, "width", "a multiple of 8")
-        self._require(
-            self.dim > 2 or "layer" not in self.norm,
-            "norm",
-            f"'group' or 'none' with backbone.dim = {self.dim}: "
-            "a token normalized over so few channels has no freedom left",
-        )
+    def _together(self):
+        right = "'pca' or 'whitened' with backbone.family = 'linear'"
+        yield self.family != "linear" or self.start != "random", "start", right
+        yield self.downsample & (self.downsample - 1) == 0, "downsample", "a power of two"
+        yield self.width % 8 == 0, "width", "a multiple of 8"
+        right = f"'group' or 'none' with backbone.dim = {self.dim}: "
+        right += "a token normalized over so few channels has no freedom left"
+        yield self.dim > 2 or "layer" not in self.norm, "norm", right
 
 
 @dataclass(frozen=True)
 class LGQConfig(_Section):
     PREFIX = "quantizer.lgq."
-    energy: str = one_of("squared", *ENERGIES)
-    """d(z, e): squared distance, distance, 1 - cosine, or minus the dot product."""
+    energy: str = one_of("squared", *ENERGIES)  # d(z, e): squared, distance, 1 - cosine or -dot
     codebook_loss: str = one_of("commit", "commit", "free_energy")
-    """What trains the codes: mean (z_q - z)^2 with nothing detached (the paper), or the free
-    energy.
-    """
-    identity: float = number(0.0, 0, 1)
-    """Share of the identity path in the encoder's gradient; 0 is the paper's average."""
-    usage: str = one_of("square", "square", "entropy")
-    """`square`: K sum u^2 (the paper); `entropy`: 1 - H(u) / log K, free of K."""
-    move: bool = False
-    """Move codes that starve beside those with the largest part of the error."""
-    widths: bool = False
-    """Learn a width s_k for each code: d_nk / (tau s_k)."""
-    per_channel: bool = False
-    """Learn scalar bins for each channel (`quantizer.levels`), FSQ's learned counterpart."""
-    active_floor: float = number(0.0, 0)
-    """P_min of the floor term, in codes (with bins per channel, in values of a channel)."""
+    """What trains the codes: mean (z_q - z)^2, nothing detached (the paper), or the free energy."""
+    identity: float = number(0.0, 0, 1)  # the identity path's share of the encoder's gradient
+    usage: str = one_of("square", "square", "entropy")  # K sum u^2, or 1 - H(u) / log K
+    move: bool = False  # move codes that starve beside those with the largest part of the error
+    widths: bool = False  # learn a width s_k for each code: d_nk / (tau s_k)
+    per_channel: bool = False  # learn scalar bins for each channel (`quantizer.levels`)
+    active_floor: float = number(0.0, 0)  # P_min of the floor term, in codes (or in bins)
     num_nearest: int = number(8, 0, 2**24)
-    """A token's nearest codes that are looked at where they hold all of its assignment but 1e-3; 0
-    always looks at all.
-    """
+    """A token's nearest codes, looked at where they hold all but 1e-3 of p; 0: always all."""
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._require(
-            not (self.per_channel and (self.widths or self.energy != "squared")),
-            "per_channel",
-            "False with learnable widths or an energy other than 'squared'",
-        )
+    def _together(self):
+        whole = self.widths or self.energy != "squared"
+        right = "False with learnable widths or an energy other than 'squared'"
+        yield not (self.per_channel and whole), "per_channel", right
 
 
 @dataclass(frozen=True)
 class QuantizerConfig(_Section):
     PREFIX = "quantizer."
-    method: str = "lgq"
-    """Which quantizer: a row of `quantizers.METHODS`."""
-    num_codes: int = number(1024, 1, 2**24)
-    """K, the size of the codebook."""
-    levels: tuple[int, ...] = ()
-    """Levels a channel for FSQ-like quantizers, with product K; empty: chosen to match K."""
-    start: str = one_of("", *STARTS)
-    """How codes start from real latents (`quantizers.start`); empty: the method's own way."""
-    prefit: bool = False
-    """Anneal the codes on latents of the first batches, before the encoder moves."""
-    scale: float = number(1.0, 0, 1e3, above=True)
-    """Of latents before the bound of FSQ and iFSQ, whose levels it spreads over more of them."""
+    method: str = "lgq"  # which quantizer: a row of `quantizers.METHODS`
+    num_codes: int = number(1024, 1, 2**24)  # K, the size of the codebook
+    levels: tuple[int, ...] = ()  # levels a channel for FSQ and its like; empty: to match K
+    start: str = one_of("", *STARTS)  # of codes (`quantizers.start`); empty: the method's own
+    prefit: bool = False  # anneal the codes on the first latents, before the encoder moves
+    scale: float = number(1.0, 0, 1e3, above=True)  # of latents before the bound of FSQ, iFSQ
     lgq: LGQConfig = field(default_factory=LGQConfig)
 
-    def __post_init__(self):
-        super().__post_init__()
-        self._require(
-            all(2 <= level <= 2**24 for level in self.levels), "levels", "whole numbers >= 2"
-        )
+    def _together(self):
         product = math.prod(self.levels)
-        self._require(
-            not self.levels or product == self.num_codes,
-            "levels",
-            f"levels whose product is quantizer.num_codes = {self.num_codes}, not {product}",
-        )
-        self._require(
-            not self.lgq.per_channel or bool(self.levels),
-            "levels",
-            "given when quantizer.lgq.per_channel is set, e.g. (8, 8, 4, 4)",
-        )
+        yield all(2 <= n <= 2**24 for n in self.levels), "levels", "whole numbers >= 2"
+        right = f"levels whose product is quantizer.num_codes = {self.num_codes}, not {product}"
+        yield not self.levels or product == self.num_codes, "levels", right
+        right = "given when quantizer.lgq.per_channel is set, e.g. (8, 8, 4, 4)"
+        yield not self.lgq.per_channel or bool(self.levels), "levels", right
 
 
 @dataclass(frozen=True)
 class TemperatureConfig(_Section):
     PREFIX = "temperature."
-    kind: str = one_of("linear", "linear", "cosine", "exponential", "constant")
-    """The way from start to end; `constant` stays at start."""
+    kind: str = one_of("linear", "linear", "cosine", "exponential", "constant")  # from start to end
     start: float = number(1.0, 0, 1e6, above=True)
     end: float = number(0.1, 0, 1e6, above=True)
-    unit: str = one_of("absolute", *UNITS)
-    """What start and end are multiples of: `absolute` 1, `tau_c` the first critical temperature of
-    the running latents, `self` 2 D / C of the running quantization error.
-    """
-    span: float = number(1.0, 0, 1, above=True)
-    """Share of the steps over which the temperature falls; afterwards it stays at end."""
+    unit: str = one_of("absolute", *UNITS)  # 1, the latents' tau_c, or 2 D / C as it runs
+    span: float = number(1.0, 0, 1, above=True)  # share of the steps over which it falls
 
     def at(self, step: int, num_steps: int) -> float:
         """Give the temperature of a step, in its `unit`."""
@@ -236,10 +177,8 @@ class TemperatureConfig(_Section):
 @dataclass(frozen=True)
 class LossConfig(_Section):
     PREFIX = "loss."
-    reconstruction: str = one_of("l1", "l1", "l2")
-    """On images in [-1, 1]."""
-    commit: float = number(1.0, 0, 1e6)
-    """Weight of each of a quantizer's terms, by the term's name."""
+    reconstruction: str = one_of("l1", "l1", "l2")  # on images in [-1, 1]
+    commit: float = number(1.0, 0, 1e6)  # weight of each of a quantizer's terms, by the term's name
     peak: float = number(0.005, 0, 1e6)
     usage: float = number(0.005, 0, 1e6)
     floor: float = number(0.0, 0, 1e6)
@@ -247,54 +186,35 @@ class LossConfig(_Section):
     codebook: float = number(1.0, 0, 1e6)
     entropy: float = number(1.0, 0, 1e6)
     widths: float = number(0.0, 0, 1e6)
-    perceptual: float = number(0.0, 0, 1e6)
-    """Weight of the distance of EfficientNet-Lite0 features; 0 never builds the network."""
-    perceptual_side: int = number(224, 32, 1024)
-    """Side to which images are enlarged for the perceptual loss, in pixels."""
-    adversarial: float = number(0.0, 0, 1e6)
-    """Weight of the PatchGAN's term; 0 never builds the discriminator."""
-    adversarial_start: float = number(0.5, 0, 1)
-    """Share of the steps after which the discriminator takes part."""
-    adaptive: bool = True
-    """Scale the adversarial term by VQGAN's ratio of gradients at the decoder's last layer."""
+    perceptual: float = number(0.0, 0, 1e6)  # weight of Lite0's features; 0 never builds it
+    perceptual_side: int = number(224, 32, 1024)  # to which images are enlarged for them, in pixels
+    adversarial: float = number(0.0, 0, 1e6)  # weight of the PatchGAN's term; 0 never builds it
+    adversarial_start: float = number(0.5, 0, 1)  # share of the steps after which it takes part
+    adaptive: bool = True  # scale the adversarial term by VQGAN's ratio of gradients
     discriminator_lr: float = number(1e-4, 0, 1.0, above=True)
 
 
 @dataclass(frozen=True)
 class TrainConfig(_Section):
     PREFIX = "train."
-    num_steps: int = number(600, 0)
-    """0 keeps the start: a baseline without learning."""
-    after: str = ""
-    """Name of a finished run beside this one, with fewer steps, from which this one goes on."""
-    batch_size: int = number(64, 1, 2**20)
-    """Images a step, over all processes."""
+    num_steps: int = number(600, 0)  # 0 keeps the start: a baseline without learning
+    after: str = ""  # name of a finished run, with fewer steps, from which this one goes on
+    batch_size: int = number(64, 1, 2**20)  # images a step, over all processes
     lr: float = number(2e-3, 0, 1.0, above=True)
     codebook_lr: float = number(1.0, 0, 1e3, above=True)
-    """Learning rate of the quantizer's own parameters, as a multiple of `lr`: Adam moves a code by
-    at most about the sum of the rates, which must span the latents where codes start far away.
-    """
+    """Of codes, as a multiple of `lr`: Adam moves one by at most about the sum of the rates."""
     weight_decay: float = number(1e-4, 0, 1e3)
-    warmup: float = number(0.05, 0, 1)
-    """Share of the steps over which the learning rate rises."""
-    decay: str = one_of("cosine", "cosine", "constant")
-    """Learning rate after the warm-up: `cosine` to zero, or `constant`."""
-    clip: float = number(1.0, 0)
-    """Largest norm of the gradient; 0 never clips."""
-    ema: float = number(0.0, 0, 0.999999)
-    """Decay of the moving average of weights that evaluation uses; 0 keeps none."""
-    precision: str = one_of("no", "no", "bf16", "fp16")
-    """Mixed precision of `accelerate`."""
-    compile: bool = False
-    """Compile encoder and decoder with `torch.compile`."""
+    warmup: float = number(0.05, 0, 1)  # share of the steps over which the learning rate rises
+    decay: str = one_of("cosine", "cosine", "constant")  # of the learning rate, after the warm-up
+    clip: float = number(1.0, 0)  # largest norm of the gradient; 0 never clips
+    ema: float = number(0.0, 0, 0.999999)  # decay of the averaged weights of evaluation; 0: none
+    precision: str = one_of("no", "no", "bf16", "fp16")  # mixed precision of `accelerate`
+    compile: bool = False  # compile encoder and decoder with `torch.compile`
     log_every: int = number(10, 1)
-    eval_every: int = number(200, 0)
-    """Steps between light evaluations on held-out images; 0 only at the end."""
+    eval_every: int = number(200, 0)  # steps between light evaluations; 0 only at the end
     checkpoint_every: int = number(200, 1)
-    num_snapshots: int = number(12, 0, 10_000)
-    """Snapshots of codebook and probe, at log-spaced steps."""
-    probe: int = number(2048, 1, 2**24)
-    """Latents in each snapshot's fixed probe, in tokens."""
+    num_snapshots: int = number(12, 0, 10_000)  # of codebook and probe, at log-spaced steps
+    probe: int = number(2048, 1, 2**24)  # latents in each snapshot's fixed probe, in tokens
 
     def lr_at(self, step: int) -> float:
         """Give the learning rate of a step: linear warm-up, then the decay."""
@@ -314,30 +234,23 @@ class EvaluationConfig(_Section):
     """Features of KID, Fréchet and perceptual distance: `lite2`, `lite0`, empty for none, or the
     path of your own TorchScript network (Inception, say), whose name ends in .pt.
     """
-    distance: str = ""
-    """Path of a TorchScript perceptual distance (LPIPS, say) beside an extractor of your own."""
+    distance: str = ""  # path of a TorchScript perceptual distance (LPIPS) beside it
     batch_size: int = number(64, 1, 2**20)
-    photographs: int = number(16, 0)
-    """Held-out images that are also seen whole, where images are cut into tiles."""
-    prior_steps: int = number(200, 0)
-    """Steps of the small prior under which held-out tokens are priced; 0: none."""
+    photographs: int = number(16, 0)  # held-out images also seen whole, where cut into tiles
+    prior_steps: int = number(200, 0)  # of the small prior that prices held-out tokens; 0: none
 
-    def __post_init__(self):
-        super().__post_init__()
+    def _together(self):
         own = self.extractor.endswith(".pt")
         known = own or self.extractor in ("lite2", "lite0", "")
-        self._require(known, "extractor", "one of 'lite2', 'lite0', '', 'a file.pt'")
-        self._require(
-            own or not self.distance, "distance", "empty without an extractor of your own"
-        )
+        yield known, "extractor", "one of 'lite2', 'lite0', '', 'a file.pt'"
+        yield own or not self.distance, "distance", "empty without an extractor of your own"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(_Section):
     """One run; `run_name` carries the hash of what decides its weights."""
 
-    version: int = VERSION
-    """Of this format; a run of another version is refused."""
+    version: int = VERSION  # of this format; a run of another version is refused
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -349,28 +262,22 @@ class Config:
 
     def __post_init__(self):
         if self.version != VERSION:
-            raise ValueError(
-                f"version = {self.version!r}: this lgqlib reads configs of version {VERSION}; "
-                "train the run again."
-            )
+            said = f"this lgqlib reads configs of version {VERSION}; train the run again."
+            raise ValueError(f"version = {self.version!r}: {said}")
+        super().__post_init__()
+
+    def _together(self):
         size, factor, lgq = self.data.size, self.backbone.downsample, self.quantizer.lgq
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "between 0 and 2**32 - 1")
+        yield 0 <= self.seed < 2**32, "seed", "between 0 and 2**32 - 1"
         right = f"at least {SMALLEST}, the side of SSIM's window, by which a run is evaluated"
-        _require(size >= SMALLEST, "data.size", size, right)
-        right = f"a multiple of backbone.downsample = {factor}"
-        _require(size % factor == 0, "data.size", size, right)
-        _require(
-            not lgq.per_channel or len(self.quantizer.levels) == self.backbone.dim,
-            "backbone.dim",
-            self.backbone.dim,
-            f"the number of quantizer.levels, {len(self.quantizer.levels)}, with bins per channel",
-        )
-        _require(
-            self.temperature.unit == "absolute" or lgq.energy in ("squared", "norm"),
-            "temperature.unit",
-            self.temperature.unit,
-            f"'absolute' with quantizer.lgq.energy = {lgq.energy!r}, which has no other unit",
-        )
+        yield size >= SMALLEST, "data.size", right
+        yield size % factor == 0, "data.size", f"a multiple of backbone.downsample = {factor}"
+        bins = len(self.quantizer.levels)
+        right = f"the number of quantizer.levels, {bins}, with bins per channel"
+        yield not lgq.per_channel or bins == self.backbone.dim, "backbone.dim", right
+        right = f"'absolute' with quantizer.lgq.energy = {lgq.energy!r}, which has no other unit"
+        known = self.temperature.unit == "absolute" or lgq.energy in ("squared", "norm")
+        yield known, "temperature.unit", right
 
     @property
     def latent_side(self) -> int:
@@ -380,8 +287,7 @@ class Config:
     def override(self, changes: Mapping[str, Any] | str = "", /) -> "Config":
         """Change fields by dotted name, strictly: a mapping, or text `name=value name=value`.
 
-        `override("train.lr=1e-3")` is `override({"train.lr": 1e-3})`. Raises ValueError for an
-        unknown name (with the known ones), a value of another type, or a refused value.
+        Raises ValueError for an unknown name (with the known ones), or a value that it refuses.
         """
         values = self.to_dict()
         for name, value in pairs(changes).items():

@@ -1,7 +1,4 @@
-"""The one evaluation pass that training and notebooks share: images in, numbers out.
-
-Every metric sees `decode(encode(images))`, and nothing here writes a weight.
-"""
+"""The one evaluation pass that training and notebooks share; all of it sees `decode(encode(x))`."""
 
 import contextlib
 import hashlib
@@ -15,58 +12,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.data import (
-    TrainingBatches,
-    evaluation_images,
-    identified,
-    is_tiled,
-    load,
-    to_model,
-    to_unit,
-    whole_images,
-)
-from lgqlib.files import replacing, writable
+import lgqlib.measure.images as metrics
+from lgqlib import data
+from lgqlib.data import to_model
+from lgqlib.files import replacing, require, writable
 from lgqlib.measure import METRICS
-from lgqlib.measure.distances import frechet_distance, kernel_distance
+from lgqlib.measure.distances import frechet_distance, kernel_distance, nearest_others
 from lgqlib.measure.features import Extractor, build_extractor
-from lgqlib.measure.images import (
-    MS_SSIM_SIDE,
-    edge_errors,
-    l1,
-    ms_ssim,
-    octave_errors,
-    psnr,
-    quantize_8bit,
-    ssim,
-)
-from lgqlib.measure.neighbors import nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage, coded_rate
 from lgqlib.prior import prior_bits
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 
-OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")
-"""Mean squared errors by the period of their waves, in pixels."""
+OCTAVES = ("error_below_4", "error_4_to_8", "error_8_to_16", "error_above_16")  # by period, pixels
 REGIONS = ("error_edges", "error_flat")
-FEW = 30
-"""Images below which a mean says little of others."""
-LEAST = {"kid": 3, "fd": 2}
-"""Images below which a distance of distributions is not defined."""
-TAUGHT = 64
-"""Training images seen whole, on whose tokens the small prior is fitted."""
-CACHE_VERSION = 1
-"""Part of the key of cached features: raise it when their computation changes."""
+FEW = 30  # images below which a mean says little of others
+LEAST = {"kid": 3, "fd": 2}  # images below which a distance of distributions is not defined
+TAUGHT = 64  # training images seen whole, on whose tokens the small prior is fitted
+CACHE_VERSION = 1  # part of the key of cached features: raise it when their computation changes
 
 
 class Evaluation(NamedTuple):
     """What an evaluation found, over N images of h x w tokens and K codes."""
 
-    numbers: dict[str, float | int | str]
-    """By the keys of `measure.METRICS`, and what they were measured with."""
+    numbers: dict[str, float | int | str]  # by the keys of `METRICS`, and what measured them
     per_image: dict[str, np.ndarray]
     counts: Int[np.ndarray, " K"]
     indices: Int[np.ndarray, "N h w"]
@@ -85,15 +58,14 @@ def evaluate(
 ) -> Evaluation:
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
-    Without an `extractor` there is no perceptual, kernel (`kid` with its standard error `kid_se`)
-    and Fréchet (`fd`) distance; the last two need some images (`LEAST`). `reference` is
-    `reference_features` of the same images. `train_counts`, the code usage on training images, adds
-    the rate that a range coder reaches. The tokenizer must be on `device`; an extractor is moved
-    there. PSNR is in dB, entropies and rates in bits. ValueError when arguments do not fit.
+    An `extractor` adds perceptual, kernel (`kid` with its standard error `kid_se`) and Fréchet
+    (`fd`) distance, `reference` its features of the images, `train_counts` of codes the rate that a
+    range coder reaches. The tokenizer must be on `device`. PSNR is in dB, entropies and rates in
+    bits. ValueError when arguments do not fit.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
-    if isinstance(extractor, nn.Module):
+    if extractor is not None:
         extractor.to(device)
     with (
         # Not inference_mode: training goes on to use whatever tables a quantizer keeps.
@@ -103,16 +75,15 @@ def evaluate(
     ):
         for batch in images.split(batch_size):
             originals = batch.to(device)
-            indices = tokenizer.encode(to_model(originals))
-            decoded = to_unit(tokenizer.decode(indices).float())
-            found = {"indices": indices, **_fidelity(originals, decoded)}
+            decoded, indices = _through(tokenizer, originals)
+            x, y = _as_saved(originals, decoded)
+            found = {"indices": indices, "l1": metrics.l1(x, y), "psnr": metrics.psnr(x, y)}
+            found["ssim"] = metrics.ssim(x, y)
+            if min(x.shape[-2:]) >= metrics.MS_SSIM_SIDE:
+                found["ms_ssim"] = metrics.ms_ssim(x, y)
             if extractor is not None:
-                comparison = extractor.compare(
-                    originals.float() / 255,
-                    quantize_8bit(_off_mps(decoded)).to(decoded),
-                    with_original=reference is None,
-                )
-                found |= comparison._asdict()
+                pair = originals.float() / 255, y.to(decoded)
+                found |= extractor.compare(*pair, with_original=reference is None)._asdict()
             for name, value in found.items():
                 if value is not None:
                     parts.setdefault(name, []).append(value.cpu())
@@ -140,8 +111,7 @@ class RunEvaluation:
     held_out: UInt8[Tensor, "N 3 S S"]
     labels: Int[Tensor, " N"]
     evaluation: Evaluation
-    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]
-    """Held-out images that were seen whole, by their names; empty where crops are whole images."""
+    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]  # seen whole; none where crops are
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -152,11 +122,10 @@ class RunEvaluation:
     def caveats(self) -> list[str]:
         """Say what the numbers mean where images, tokens or codes are few."""
         n, k, tokens = (self.numbers[f"num_{what}"] for what in ("images", "codes", "tokens"))
-        short = {key: least for key, least in LEAST.items() if n < least}
-        needs = ", ".join(f"{METRICS[key].label} needs {least}" for key, least in short.items())
+        needs = [f"{METRICS[key].label} needs {least}" for key, least in LEAST.items() if n < least]
         said = {
             f"{n} held-out image(s): means say little of other images": n < FEW,
-            f"too few images for a distance of distributions: {needs}": (
+            f"too few images for a distance of distributions: {', '.join(needs)}": (
                 needs and "extractor" in self.numbers
             ),
             f"{tokens:,} tokens for {k:,} codes: more tokens would find more active codes, a "
@@ -181,58 +150,41 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate a run's newest checkpoint on held-out images of its data, and write what was found.
 
-    `cache`: folder of data stores and of the originals' features. `train_batches`: batches of
-    training crops from which the range coder learns how often each code occurs. `device`: by
-    default a GPU when there is one. Raises ValueError when the run has no checkpoint.
+    `cache`: folder of data stores and features. `train_batches`: of crops from which the range
+    coder learns how often each code occurs. `device`: by default a GPU when there is one.
+    ValueError when the run has no checkpoint.
     """
-    if isinstance(train_batches, bool) or not isinstance(train_batches, int) or train_batches < 1:
-        raise ValueError(f"train_batches = {train_batches!r}: it must be a whole number >= 1.")
+    require(train_batches=train_batches)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    config, cache = identified(run.config), Path(cache)
-    tokenizer = run.tokenizer(device)
-    size, train_set = config.data.size, load(config.data, "train", cache=cache)
-    batches = TrainingBatches(
-        train_set,
-        size=size,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        flip=config.data.flip,
-        device=device,
-    )
-    held_out = load(config.data, "val", cache=cache)
-    images, labels, image_ids = evaluation_images(held_out, size=size, limit=config.data.eval_crops)
+    config, cache = data.identified(run.config), Path(cache)
+    tokenizer, size = run.tokenizer(device), config.data.size
+    train_set, held_out = (data.load(config.data, s, cache=cache) for s in data.SPLITS)
+    batches = data.training_batches(config, train_set, device=device)
+    limit, batch_size = config.data.eval_crops, config.evaluation.batch_size
+    images, labels, image_ids = data.evaluation_images(held_out, size=size, limit=limit)
     extractor = build_extractor(config.evaluation.extractor, config.evaluation.distance)
-    shared = dict(batch_size=config.evaluation.batch_size, device=device, progress=progress)
-    reference = None
-    if extractor is not None:
-        reference = reference_features(images, extractor, cache=cache, **shared)
+    shared = dict(extractor=extractor, batch_size=batch_size, device=device, progress=progress)
+    reference = reference_features(images, cache=cache, **shared) if extractor else None
     counts = training_counts(tokenizer, batches, train_batches)
-    evaluation = evaluate(
-        tokenizer,
-        images,
-        extractor=extractor,
-        reference=reference,
-        train_counts=counts,
-        **shared,
-    )
+    given = {"reference": reference, "train_counts": counts}
+    evaluation = evaluate(tokenizer, images, **given, **shared)
     evaluation.per_image["image"] = image_ids.numpy()
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
     evaluation.numbers.update({"seed": config.seed, "device": name})
-    batch_size = config.evaluation.batch_size
     evaluation.numbers.update(latent_geometry(tokenizer, images, batch_size=batch_size))
     arrays = {f"per_image.{name}": values for name, values in evaluation.per_image.items()}
     arrays |= {"counts": evaluation.counts, "indices": evaluation.indices, "labels": labels.numpy()}
     photographs, factor = {}, config.backbone.downsample
-    if is_tiled(held_out, size=size) and (limit := config.evaluation.photographs):
-        photographs = dict(whole_images(held_out, multiple=factor, limit=limit))
+    if data.is_tiled(held_out, size=size) and (limit := config.evaluation.photographs):
+        photographs = dict(data.whole_images(held_out, multiple=factor, limit=limit))
         numbers, more = evaluate_whole(tokenizer, photographs, train_counts=counts, device=device)
         evaluation.numbers.update(numbers)
         arrays |= more
     if steps := config.evaluation.prior_steps:
         if photographs:
             tested = photographs.values()
-            taught = dict(whole_images(train_set, multiple=factor, limit=TAUGHT)).values()
+            taught = dict(data.whole_images(train_set, multiple=factor, limit=TAUGHT)).values()
         else:
             tested = images
             taught = torch.cat([batches.batch(step)[0].cpu() for step in range(train_batches)])
@@ -253,24 +205,22 @@ def evaluate_whole(
     train_counts: Int[Tensor, " K"],
     device: torch.device | str = "cpu",
 ) -> tuple[dict[str, float | int], dict[str, np.ndarray]]:
-    """Measure a tokenizer on photographs of any sizes, each whole; the tokenizer is convolutional.
+    """Measure a tokenizer on photographs of any sizes, whole; sides are multiples of its factor.
 
     Numbers are means over photographs: `whole_psnr`, `whole_ssim`, coded bits a pixel of all of
     them, and the squared error by octave of spatial frequency, at edges and in flat regions.
-    Arrays: the same for each photograph under `whole.`, and what it decodes to, [H, W, 3] bytes,
-    under `decoded.` and its name. Sides must be multiples of the downsampling factor.
+    Arrays: the same for each under `whole.`, and its bytes [H, W, 3] under `decoded.` and its name.
     """
     tokenizer.eval()
     rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "octaves", "edges")}
     arrays, streams, bits = {}, [], []
     for name, image in photographs.items():
         original = image[None].to(device)
-        indices = tokenizer.encode(to_model(original))
-        decoded = to_unit(tokenizer.decode(indices).float())
-        x, y = _off_mps(original).double() / 255, quantize_8bit(_off_mps(decoded))
-        values = (psnr(x, y), ssim(x, y), octave_errors(x, y), edge_errors(x, y))
-        for row, value in zip(rows.values(), values, strict=True):
-            row.append(value.cpu())
+        decoded, indices = _through(tokenizer, original)
+        x, y = _as_saved(original, decoded)
+        measures = (metrics.psnr, metrics.ssim, metrics.octave_errors, metrics.edge_errors)
+        for row, measure in zip(rows.values(), measures, strict=True):
+            row.append(measure(x, y).cpu())
         arrays[f"decoded.{name}"] = (y[0].permute(1, 2, 0) * 255).round().byte().cpu().numpy()
         streams.append(indices.flatten().cpu())
         bits.append(8 * coded_rate(streams[-1], train_counts).num_bytes / image[0].numel())
@@ -284,22 +234,19 @@ def evaluate_whole(
         "whole_psnr": float(arrays["whole.psnr"].mean()),
         "whole_ssim": float(arrays["whole.ssim"].mean()),
         "whole_bits_per_pixel": 8 * rate.num_bytes / pixels,
-        **dict(zip(OCTAVES, octaves.tolist(), strict=True)),
-        **dict(zip(REGIONS, edges.tolist(), strict=True)),
     }
-    return numbers, arrays
+    errors = [*octaves.tolist(), *edges.tolist()]
+    return numbers | dict(zip((*OCTAVES, *REGIONS), errors, strict=True)), arrays
 
 
 @torch.no_grad()
 def training_counts(
-    tokenizer: Tokenizer, batches: TrainingBatches, num_batches: int
+    tokenizer: Tokenizer, batches: data.TrainingBatches, num_batches: int
 ) -> Int[Tensor, " K"]:
     """Count the codes of training crops, by the tokenizer as it is now."""
-    counts = torch.zeros(tokenizer.num_codes, dtype=torch.int64)
-    for step in range(num_batches):
-        indices = tokenizer.encode(to_model(batches.batch(step)[0]))
-        counts += torch.bincount(indices.flatten().cpu(), minlength=len(counts))
-    return counts
+    crops = (to_model(batches.batch(step)[0]) for step in range(num_batches))
+    indices = torch.cat([tokenizer.encode(images).flatten().cpu() for images in crops])
+    return torch.bincount(indices, minlength=tokenizer.num_codes)
 
 
 @torch.no_grad()
@@ -308,12 +255,11 @@ def latent_geometry(
 ) -> dict[str, float]:
     """Hold a codebook against its latents, in the space where the nearest code is chosen.
 
-    `latent_error`: squared error of the latents as a share of their variance. `effective_dim`:
-    participation ratio of their covariance. `geometry_efficiency`: the error that a Gaussian of
-    this covariance must have at the rate H(u), over the error. `mass_law_share`: perplexity / K of
-    an optimal quantizer of a Gaussian of that dimension. `nearest_code`: how far a used code is
-    from the nearest other, at the 10 % quantile, in standard deviations of the latents: near 0,
-    codes are spent twice on one place. Nothing for latents that do not vary, or lose nothing.
+    `latent_error`: squared error as a share of the variance. `effective_dim`: participation ratio.
+    `geometry_efficiency`: the least error of a Gaussian of this covariance at the rate H(u), over
+    the error. `mass_law_share`: perplexity / K of its optimal quantizer. `nearest_code`: how far
+    used codes are from the nearest other, at the 10 % quantile, in deviations. Empty where nothing
+    varies.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer
@@ -349,32 +295,32 @@ def latent_geometry(
 class Examples(NamedTuple):
     """Held-out images through a run's tokenizer."""
 
-    originals: Float[Tensor, "n 3 S S"]
-    """In [0, 1], as are the decoded ones."""
+    originals: Float[Tensor, "n 3 S S"]  # in [0, 1], as are the decoded ones
     decoded: Float[Tensor, "n 3 S S"]
     indices: Int[np.ndarray, "n h w"]
     sites: Float[Tensor, "K D"]
 
 
 def examples(run: Run, which: Sequence[int], *, cache: Path | str) -> Examples:
-    """Encode and decode some held-out images, by their places in the evaluation.
-
-    Raises ValueError when the run has no checkpoint.
-    """
-    data, tokenizer = run.config.data, run.tokenizer("cpu")
-    images, _, _ = evaluation_images(
-        load(data, "val", cache=Path(cache)), size=data.size, limit=data.eval_crops
-    )
-    picked = images[list(which)]
+    """Encode and decode some held-out images of a run, by their places in the evaluation."""
+    tokenizer, of = run.tokenizer("cpu"), run.config.data
+    held_out = data.load(of, "val", cache=Path(cache))
+    picked = data.evaluation_images(held_out, size=of.size, limit=of.eval_crops)[0][list(which)]
     decoded, indices = _decoded(tokenizer, picked)
     return Examples(picked / 255, decoded, indices.numpy(), tokenizer.quantizer.sites.detach())
 
 
 @torch.no_grad()
 def _decoded(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Give reconstructions in [0, 1] and indices of images of bytes."""
-    indices = tokenizer.encode(to_model(images).to(next(tokenizer.parameters()).device))
-    return to_unit(tokenizer.decode(indices)).clamp(0, 1).cpu(), indices.cpu()
+    """Give reconstructions in [0, 1] and indices of images of bytes, on the CPU."""
+    decoded, indices = _through(tokenizer, images.to(next(tokenizer.parameters()).device))
+    return decoded.clamp(0, 1).cpu(), indices.cpu()
+
+
+def _through(tokenizer: Tokenizer, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Give what bytes decode to, in about [0, 1], and their indices."""
+    indices = tokenizer.encode(to_model(images))
+    return data.to_unit(tokenizer.decode(indices).float()), indices
 
 
 def reference_features(
@@ -388,8 +334,7 @@ def reference_features(
 ) -> Float[np.ndarray, "N D"]:
     """Return the pooled features of originals, computed once and kept in the folder `cache`.
 
-    The file's name is a hash of the pixels, the extractor with its weights and preprocessing, and
-    the version of this code: no other features are ever read. What cannot be read is made anew.
+    The file's name hashes pixels, extractor and version. What cannot be read is made anew.
     """
     identity = f"{CACHE_VERSION} {extractor.name} {extractor.preprocessing} {tuple(images.shape)}"
     digest = hashlib.sha256(identity.encode() + images.contiguous().numpy().tobytes()).hexdigest()
@@ -398,8 +343,7 @@ def reference_features(
         features = np.load(path, allow_pickle=False)
         if features.ndim == 2 and len(features) == len(images):
             return features
-    if isinstance(extractor, nn.Module):
-        extractor.to(device)
+    extractor.to(device)
     batches = tqdm(images.split(batch_size), desc="features of originals", disable=not progress)
     with torch.no_grad():
         parts = [extractor.pooled(batch.to(device).float() / 255).cpu() for batch in batches]
@@ -407,14 +351,6 @@ def reference_features(
     with replacing(writable(path.parent) / path.name) as temporary:
         np.save(temporary, features)
     return features
-
-
-def _fidelity(originals: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-    x, y = quantize_8bit(_off_mps(decoded)), _off_mps(originals).double() / 255
-    values = {"l1": l1(x, y), "psnr": psnr(x, y), "ssim": ssim(x, y)}
-    if min(x.shape[-2:]) >= MS_SSIM_SIDE:
-        values["ms_ssim"] = ms_ssim(x, y)
-    return values
 
 
 def _distances(original: Tensor, decoded: Tensor) -> dict[str, float]:
@@ -440,13 +376,14 @@ def _rates(
     return {"tokens_per_image": tokens, **per_token, **per_pixel}
 
 
-def _off_mps(images: Tensor) -> Tensor:
-    """Move images off Apple's device, which has no float64."""
-    return images.cpu() if images.device.type == "mps" else images
+def _as_saved(originals: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+    """Give bytes and what was made of them in [0, 1], of 8 bits, in float64, which no MPS has."""
+    off = [x.cpu() if x.device.type == "mps" else x for x in (originals, decoded)]
+    return off[0].double() / 255, metrics.quantize_8bit(off[1])
 
 
 @contextlib.contextmanager
-def _eval_mode(tokenizer: nn.Module) -> Iterator[None]:
+def _eval_mode(tokenizer: Tokenizer) -> Iterator[None]:
     """Switch to evaluation mode, and afterwards each part back to the mode that it was in."""
     modes = [(module, module.training) for module in tokenizer.modules()]
     tokenizer.eval()
@@ -460,15 +397,11 @@ def _eval_mode(tokenizer: nn.Module) -> Iterator[None]:
 def _check(
     images: Tensor, num_codes: int, train_counts: Tensor | None, reference: np.ndarray | None
 ) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or len(images) == 0:
-        raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; give uint8 [N, 3, S, S]"
-        )
-    if reference is not None and len(reference) != len(images):
-        raise ValueError(
-            f"reference has {len(reference)} rows for {len(images)} images; give one each"
-        )
-    if train_counts is not None and len(train_counts) != num_codes:
-        raise ValueError(
-            f"train_counts has {len(train_counts)} codes, the tokenizer {num_codes}; count its own"
-        )
+    n, shape = len(images), tuple(images.shape)
+    if images.dtype != torch.uint8 or images.ndim != 4 or n == 0:
+        raise ValueError(f"images are {images.dtype} of shape {shape}; give uint8 [N, 3, S, S]")
+    if reference is not None and (rows := len(reference)) != n:
+        raise ValueError(f"reference has {rows} rows for {n} images; give one each")
+    if train_counts is not None and (found := len(train_counts)) != num_codes:
+        said = f"train_counts has {found} codes, the tokenizer {num_codes}"
+        raise ValueError(f"{said}; count its own")

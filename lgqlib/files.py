@@ -1,7 +1,6 @@
 """Files that are whole or not there, checksums that find damage, and a lock that no kill leaves.
 
-All JSON is sealed: it ends with a checksum of the rest, whether it is a file, a line of metrics or
-the header of arrays, whose own checksum it then holds.
+All JSON is sealed: it ends with a checksum of the rest, whether a file, a line or a header.
 """
 
 import contextlib
@@ -58,8 +57,7 @@ def reading(path: Path, remedy: str = "") -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, and put the file in the place of `path` at the end.
 
-    Whoever reads `path` sees the old content or the new, also when the process is killed between.
-    An exception (a full disk, say) leaves `path` as it was and removes the temporary.
+    Whoever reads `path` sees the old content or the new, also after a kill or on a full disk.
     """
     # The name ends as that of `path` does, for writers that choose a format by it.
     temporary = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp.{path.name}")
@@ -101,8 +99,7 @@ def sweep(folder: Path) -> None:
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Lock the file `path` until the block or the process ends; yield whether the lock is held.
 
-    It is not when another process has it and `wait` is false. On a file system without locks, whose
-    users must keep two writers apart, it counts as held.
+    It is not when another process has it and `wait` is false; without locks it counts as held.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +115,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 def seal(value: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Give `value` as JSON that ends with a checksum of the rest; NaN and infinity become null."""
-    plain = {
-        name: None if isinstance(item, float) and not math.isfinite(item) else item
-        for name, item in value.items()
-    }
-    text = json.dumps(plain, indent=indent, allow_nan=False)
+    lost = {k: None for k, v in value.items() if isinstance(v, float) and not math.isfinite(v)}
+    text = json.dumps({**value, **lost}, indent=indent, allow_nan=False)
     return f'{text[:-1]}{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}"}}'
 
 
@@ -181,9 +175,8 @@ def sha256(path: Path) -> str:
 def download(url: str, path: Path, *, digest: str, instead: str) -> None:
     """Download `url` to `path` unless it is there; `digest` is the SHA-256 of the right bytes.
 
-    An interrupted download stays beside `path` as `.part`, and the next call continues it. Raises
-    ConnectionError, with what to do `instead`, when the server or the connection fails; OSError
-    when the disk is full; ValueError for other bytes.
+    Interrupted, it stays beside `path` as `.part`, and the next call continues. ConnectionError,
+    with what to do `instead`, when it fails; OSError when the disk is full; ValueError for others.
     """
     part = path.with_name(path.name + ".part")
     with locked(path.with_name(path.name + ".lock")):
@@ -232,10 +225,9 @@ def require(*, kind: type = int, least: float = 1, most: float = 2**31, **values
 
 
 def here(*folders: Path | str) -> list[Path]:
-    """Give folders as absolute paths, by one rule wherever a notebook is started.
+    """Give absolute paths; relative ones are below the project, or else the working directory.
 
-    A relative one is below the project, the nearest folder above the working directory that holds
-    `notebooks/01_train.ipynb`; outside of a project it is below the working directory.
+    The project is the nearest folder above that holds `notebooks/01_train.ipynb`.
     """
     now = Path.cwd()
     tops = (top for top in (now, *now.parents) if (top / "notebooks" / "01_train.ipynb").exists())

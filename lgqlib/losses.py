@@ -1,6 +1,4 @@
-"""What a step minimizes: reconstruction, the quantizer's terms, perceptual and adversarial
-distance.
-"""
+"""What a step minimizes: reconstruction, a quantizer's terms, perceptual, adversarial distance."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lgqlib.config import TERMS, LossConfig
-from lgqlib.measure.features import LiteFeatures
+from lgqlib.measure.features import Images, LiteFeatures
 
 
 class PatchDiscriminator(nn.Module):
@@ -23,11 +21,8 @@ class PatchDiscriminator(nn.Module):
         for power in range(1, num_halvings + 1):
             before, after = width * 2 ** (power - 1), width * 2**power
             stride = 2 if power < num_halvings else 1
-            layers += [
-                nn.Conv2d(before, after, 4, stride, 1, bias=False),
-                nn.GroupNorm(8, after),
-                nn.LeakyReLU(0.2),
-            ]
+            convolution = nn.Conv2d(before, after, 4, stride, 1, bias=False)
+            layers += [convolution, nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers, nn.Conv2d(after, 1, 4, 1, 1))
 
     def forward(self, images: Float[Tensor, "b 3 S S"]) -> Float[Tensor, "b 1 h w"]:
@@ -50,30 +45,19 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class TokenizerLoss(nn.Module):
-    """Weigh the terms of a tokenizer's step.
-
-    Args:
-        config: weights, by the names that the terms keep up to the plot's legend.
-    """
+    """Weigh the terms of a step by `config`, by names that they keep up to the plot's legend."""
 
     def __init__(self, config: LossConfig):
         super().__init__()
         self.config = config
         # EfficientNet-Lite0 here, Lite2 for measuring: a metric must not be what was trained on.
-        self.features = (
-            LiteFeatures("lite0", side=config.perceptual_side) if config.perceptual else None
-        )
+        side = config.perceptual_side
+        self.features = LiteFeatures("lite0", side=side) if config.perceptual else None
 
     def forward(
-        self,
-        images: Float[Tensor, "b 3 S S"],
-        reconstruction: Float[Tensor, "b 3 S S"],
-        quantizer_terms: dict[str, Tensor],
+        self, images: Images, reconstruction: Images, quantizer_terms: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Give the total and the unweighted terms; the adversarial term is added by `adversarial`.
-
-        `images`, `reconstruction`: in [-1, 1]. Raises ValueError for a term without a weight.
-        """
+        """Give the total and the terms of images in [-1, 1]; ValueError for an unknown term."""
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
         terms = {"reconstruction": distance(reconstruction.float(), images)}
         total = terms["reconstruction"]
@@ -83,9 +67,8 @@ class TokenizerLoss(nn.Module):
             total = total + self.config.perceptual * terms["perceptual"]
         for name, value in quantizer_terms.items():
             if name not in TERMS:
-                raise ValueError(
-                    f"the quantizer's term {name!r} has no weight; known: {', '.join(TERMS)}."
-                )
+                known = ", ".join(TERMS)
+                raise ValueError(f"the quantizer's term {name!r} has no weight; known: {known}.")
             terms[name] = value
             total = total + getattr(self.config, name) * value
         return total, terms
@@ -93,10 +76,9 @@ class TokenizerLoss(nn.Module):
     def adversarial(
         self, total: Tensor, fake_logits: Tensor, last_layer: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Add the generator's adversarial term to `total`.
+        """Add the adversarial term to `total`.
 
-        With `adaptive`, scaled by |grad total| / |grad adversarial| at the decoder's last layer
-        (Esser et al. 2021, equation 7), clamped to [0, 1e4].
+        With `adaptive`, scaled by the ratio of gradients' norms (Esser et al. 2021, equation 7).
         """
         term = -fake_logits.mean()
         scale = torch.ones((), device=term.device)

@@ -8,23 +8,15 @@ from lgqlib.quantizers import METHODS, known
 from lgqlib.quantizers.fsq import matching_levels
 
 LAPTOP: dict[str, Any] = {
-    "data.size": 32,
     "data.eval_crops": 252,
-    "backbone.family": "patch",
-    "backbone.downsample": 4,
     "backbone.width": 64,
     "backbone.depth": 1,
-    "backbone.start": "pca",
-    "backbone.dim": 5,
     "backbone.norm": "none",
-    "quantizer.num_codes": 1024,
     "train.num_steps": 300,
-    "train.batch_size": 64,
-    "train.lr": 2e-3,
     "train.codebook_lr": 10.0,
     "loss.perceptual_side": 64,
 }
-
+"""What differs from the defaults of `Config`."""
 PAPER: dict[str, Any] = {
     "data.name": "imagenette",
     "data.size": 128,
@@ -86,11 +78,10 @@ LGQ: dict[str, Any] = {
 
 WHITENED: dict[str, Any] = {"backbone.start": "whitened"}
 """For methods that presume latents of unit variance in every channel."""
-LEVELS: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4, "train.lr": 4e-3}
-"""Bounds reach farther into the latents, and few channels have many levels each."""
 COARSE: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4}
-SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}
-"""One channel a bit: K = 2^10."""
+LEVELS: dict[str, Any] = COARSE | {"train.lr": 4e-3}
+"""Bounds reach farther into the latents, and few channels have many levels each."""
+SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}  # one channel a bit: K = 2^10
 SLOW: dict[str, Any] = {"backbone.norm": "layer", "train.codebook_lr": 1.0}
 """IBQ's gradient reaches all codes: faster, without a norm, nine of 1,024 are left."""
 UNLEARNED: dict[str, Any] = {
@@ -104,10 +95,7 @@ UNLEARNED: dict[str, Any] = {
 
 def _baselines(downsample: int) -> dict[str, dict[str, Any]]:
     """Give k-means on patches, all of whose channels are kept, and on their components."""
-    return {
-        "kmeans": UNLEARNED | {"backbone.dim": 3 * downsample**2},
-        "pca_kmeans": UNLEARNED,
-    }
+    return {"kmeans": UNLEARNED | {"backbone.dim": 3 * downsample**2}, "pca_kmeans": UNLEARNED}
 
 
 PEERS: dict[str, dict[str, Any]] = {
@@ -136,12 +124,10 @@ def preset(
 ) -> Config:
     """Give a named config for a method, with overrides of its fields (`Config.override`).
 
-    `laptop`: 32x32 crops of the embedded photographs, 64 tokens, K = 1024; half a minute on one CPU
-    core. `paper`: 128x128 images, the VQGAN backbone, 64 tokens of 64 channels, K = 16384; for
-    a GPU. `authors`: the paper's own recipe at that scale, tau from 1 to 0.1 whatever the latents.
-
-    An override of the method, or of K, takes that one's recipe. Raises ValueError for an unknown
-    name or method, and for what no run can be.
+    `laptop`: 32x32 crops of embedded photographs, K = 1024; half a minute on one CPU core.
+    `paper`: 128x128 images, the VQGAN backbone, C = 64, K = 16384; for a GPU. `authors`: the
+    paper's own recipe at that scale. An override of the method, or of K, takes that one's recipe.
+    ValueError for an unknown name or method, and for what no run can be.
     """
     own = {"quantizer.method": method, "quantizer.num_codes": num_codes} | pairs(overrides)
     method, num_codes = own["quantizer.method"], own["quantizer.num_codes"]

@@ -69,17 +69,16 @@ class Run:
     def create(cls, root: Path | str, config: Config) -> "Run":
         """Make, or find, the folder of `config` under `root`.
 
-        A run that is found gets the config's evaluation, and the place of its images. A new one
-        that goes on after another (`train.after`) gets that one's newest checkpoint, metrics and
-        snapshots. Raises ValueError when there is no such finished run with fewer steps.
+        One that is found gets the config's evaluation, and the place of its images. A new one that
+        goes on after another (`train.after`) gets that one's newest checkpoint, metrics and
+        snapshots. ValueError when there is no such finished run with fewer steps.
         """
         config = identified(config)
         path = Path(root) / config.run_name
-        if not (path / "config.json").exists():
-            if config.train.after:
-                cls(Path(root) / config.train.after)._go_on(path, config)
-            files.write_json(path / "config.json", config.to_dict())
-        elif cls(path).config != config:
+        is_new = not (path / "config.json").exists()
+        if is_new and config.train.after:
+            cls(Path(root) / config.train.after)._go_on(path, config)
+        if is_new or cls(path).config != config:
             files.write_json(path / "config.json", config.to_dict())
         return cls(path)
 
@@ -91,8 +90,8 @@ class Run:
                 f"train.after = {self.name!r}: it must be a finished run with fewer steps than "
                 f"train.num_steps = {steps}; it has done {done} of {self.config.train.num_steps}."
             )
-        last, logged = self._steps("checkpoints")[-1], self.path / "metrics.jsonl"
-        for file in (last, *self._steps("snapshots"), *([logged] if logged.exists() else [])):
+        last = self._steps("checkpoints")[-1]
+        for file in (last, *self._steps("snapshots"), *self.path.glob("metrics.jsonl")):
             copy = path / file.relative_to(self.path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)
@@ -118,9 +117,8 @@ class Run:
     @classmethod
     def latest(cls, root: Path | str) -> "Run":
         """Give the newest trained run below `root`. Raises ValueError when there is none."""
-        for run in reversed(cls.all(root)):
-            if run.step > 0:
-                return run
+        if found := next((run for run in reversed(cls.all(root)) if run.step > 0), None):
+            return found
         text = "train one with notebook 01_train, or `make study`."
         raise ValueError(f"no trained run below {root}: {text}")
 
@@ -223,12 +221,18 @@ class Run:
         if checkpoint is None:
             raise ValueError(f"{self.path} has no checkpoint yet: train it with notebook 01_train.")
         tokenizer, tensors = Tokenizer(self.config), checkpoint.tensors
-        try:
+        with self.fitting(checkpoint):
             tokenizer.load_state_dict(tensors.get("ema", tensors["tokenizer"]))
-        except RuntimeError as error:
-            text = f"the checkpoint does not fit its config.json ({error})."
-            raise ValueError(f"{self.path}: {text}") from None
         return tokenizer.to(device).eval()
+
+    @contextlib.contextmanager
+    def fitting(self, checkpoint: Checkpoint) -> Iterator[None]:
+        """Let an error of the block, which loads a checkpoint, say of which run and step it is."""
+        try:
+            yield
+        except (RuntimeError, KeyError, ValueError) as error:  # of another shape, or of fewer parts
+            text = f"the checkpoint of step {checkpoint.step} does not fit its config.json"
+            raise ValueError(f"{self.path}: {text} ({error}).") from None
 
     def save_snapshot(self, snapshot: Snapshot) -> None:
         """Write one snapshot, whole."""
@@ -251,10 +255,7 @@ class Run:
         return folder
 
     def save_evaluation(self, numbers: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the evaluation: numbers as JSON, and arrays (per image, per code) beside them.
-
-        It says of which `settings` it is; on a read-only disk it is kept until the process ends.
-        """
+        """Write the evaluation and its settings: numbers as JSON, and arrays beside them."""
         file = files.writable(self.path) / "evaluation.json"
         # Killed between the two, a run has no evaluation rather than one of two halves.
         file.unlink(missing_ok=True)

@@ -17,21 +17,17 @@ from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
 from lgqlib.quantizers.assignment import mean_over_ranks
 from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
-from lgqlib.quantizers.lgq import LGQ, prune
+from lgqlib.quantizers.lgq import LGQ
 
-SHIPPED = Path(__file__).parent / "pretrained"
-"""Tokenizers that come with the package, a folder each."""
-MOMENTUM = 0.98
-"""Of the running moments behind tau_c: about fifty steps of memory."""
-DISTORTION_MOMENTUM = 0.9
-"""Of the running error D, which falls while the codebook learns."""
+SHIPPED = Path(__file__).parent / "pretrained"  # a folder for each that comes along
+MOMENTUM = 0.98  # of the running moments behind tau_c: about fifty steps of memory
+DISTORTION_MOMENTUM = 0.9  # of the running error D, which falls while the codebook learns
 
 
 class Reconstruction(NamedTuple):
     """What a forward pass of the tokenizer gives."""
 
-    images: Float[Tensor, "b 3 H W"]
-    """In [-1, 1], up to what the decoder overshoots."""
+    images: Float[Tensor, "b 3 H W"]  # in [-1, 1], up to what the decoder overshoots
     quantized: Quantized
     latents: Float[Tensor, "b c h w"]
 
@@ -39,12 +35,8 @@ class Reconstruction(NamedTuple):
 class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     """Encode images into a map of indices, decode indices into images.
 
-    `save_pretrained(folder)` and `Tokenizer.from_pretrained(folder_or_hub_name)` write and read
-    config and safetensors.
-
-    Args:
-        config: the run, or the dict that `Config.to_dict` gives; its `backbone` and `quantizer`
-            decide what is built. Raises ValueError for sizes that a quantizer cannot have.
+    `config` is the run's, or the dict that `Config.to_dict` gives. `save_pretrained(folder)` and
+    `Tokenizer.from_pretrained(folder_or_hub_name)` write and read it. ValueError for bad sizes.
     """
 
     def __init__(self, config: Config | dict):
@@ -52,10 +44,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         config = Config.from_dict(config) if isinstance(config, dict) else config
         self.config = config
         dim = config.backbone.dim
-        shape = asdict(config.backbone)
-        self.encoder, self.decoder = build_backbone(
-            shape.pop("family"), shape.pop("start"), **shape
-        )
+        self.encoder, self.decoder = build_backbone(**asdict(config.backbone))
         try:
             self.quantizer = build(config.quantizer, dim)
         except ValueError as error:  # it begins with the name of the field: num_codes, levels
@@ -70,8 +59,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def from_pretrained(cls, name: str | Path, **options) -> "Tokenizer":
         """Open a tokenizer: one that ships (`SHIPPED`), a folder, or a name on the Hub.
 
-        Every tensor must be there, with its shape, and none besides; `options` are
-        `huggingface_hub`'s. Raises ValueError that names what is missing or does not fit.
+        `options` are `huggingface_hub`'s. ValueError names what tensor is missing or does not fit.
         """
         shipped = SHIPPED / name
         folder = shipped if (shipped / "config.json").exists() else Path(name)
@@ -79,9 +67,8 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
             if not (folder / file).is_file():
                 raise ValueError(f"{folder} has no {file}: save_pretrained writes it.")
         try:
-            return super().from_pretrained(
-                str(folder if folder.is_dir() else name), **{"strict": True, **options}
-            )
+            where = str(folder if folder.is_dir() else name)
+            return super().from_pretrained(where, **{"strict": True, **options})
         except OSError as error:
             known = ", ".join(sorted(path.name for path in SHIPPED.glob("*/")))
             said = f"neither one that ships ({known}) nor a folder, and the Hub: {error}"
@@ -109,10 +96,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
 
     @property
     def width(self) -> float:
-        """2 D / C, the natural unit of a temperature; NaN before the first batch.
-
-        Of a mixture of Gaussians fitted to hard assignments, whose mean squared error is D.
-        """
+        """2 D / C, the natural unit of a temperature; NaN before the first batch."""
         return 2 * self.distortion.item() / self.quantizer.sites.shape[1] or math.nan
 
     @property
@@ -124,8 +108,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Start backbone and codebook from real training images in [-1, 1], once, before training.
 
         First the linear path, at the principal components of their patches; then the quantizer,
-        from their latents; then the linear path back, where the quantizer bounds them. The same on
-        all ranks when images and seed are.
+        from their latents; then the linear path back, where it bounds them. The same on all ranks.
         """
         start = self.config.backbone.start
         if start != "random":
@@ -153,10 +136,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
             self.observed += 1
 
     def latents(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c h w"]:
-        """Encode images in [-1, 1] into normalized latents, float32.
-
-        Raises ValueError for sides that are no multiples of the downsampling factor.
-        """
+        """Encode images in [-1, 1] into float32 latents; ValueError for sides that do not fit."""
         factor, sides = self.config.backbone.downsample, tuple(images.shape[-2:])
         if any(side % factor for side in sides):
             raise ValueError(f"images of {sides} pixels: sides must be multiples of {factor}.")
@@ -167,10 +147,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         return self.quantizer.encode(self.latents(images))
 
     def decode(self, indices: Any) -> Float[Tensor, "b 3 H W"]:
-        """Decode indices [B, h, w], of any integer type, into images in [-1, 1].
-
-        Raises ValueError for an index outside [0, K).
-        """
+        """Decode integer indices [B, h, w] into images in [-1, 1]; ValueError outside [0, K)."""
         indices = as_indices(indices)
         if not torch.compiler.is_exporting() and indices.numel():
             low, high = int(indices.min()), int(indices.max())
@@ -195,10 +172,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def forward(
         self, images: Float[Tensor, "b 3 H W"], tau: float | Tensor | None = None
     ) -> Reconstruction:
-        """Reconstruct images: in training at temperature tau, in evaluation by the indices alone.
-
-        In evaluation mode the images equal `decode(encode(images))` bit for bit.
-        """
+        """Reconstruct images: in training at temperature tau, else as `decode(encode(x))`."""
         latents = self.latents(images)  # (B, C, h, w)
         if self.training:
             quantized = self.quantizer(latents, tau)
@@ -210,17 +184,25 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def pruned(self, counts: Any, *, least: int = 1) -> tuple["Tokenizer", Int[Tensor, " K"]]:
         """Give a tokenizer without the codes used fewer than `least` times, and the index map.
 
-        The map is `lgq.prune`'s. Raises ValueError when no code would be left, or the quantizer is
-        not an LGQ with whole codes.
+        `counts`: uses of each of K codes. `map[k]` is the new index of code k, or -1; latents whose
+        code is kept keep it. ValueError when no code would be left, or codes are not free.
         """
         if not isinstance(self.quantizer, LGQ):
+            kind = type(self.quantizer).__name__
+            said = "its codes are not free of each other; it must be an LGQ"
+            raise ValueError(f"{kind} cannot be pruned: {said}.")
+        counts = as_indices(counts)
+        kept = torch.nonzero(counts >= least).flatten()
+        if len(counts) != self.num_codes or len(kept) == 0:
             raise ValueError(
-                f"{type(self.quantizer).__name__} cannot be pruned: its codes are not free of each "
-                "other; it must be an LGQ."
+                f"counts of {len(counts)} codes, {len(kept)} of them used at least {least} times: "
+                f"expected {self.num_codes} counts, and at least one code to keep."
             )
-        quantizer, index_map = prune(self.quantizer, counts, least=least)
-        config = self.config.override({"quantizer.num_codes": quantizer.num_codes})
-        smaller = type(self)(config.to_dict()).to(quantizer.codes.device)
-        own = {f"quantizer.{k}": v for k, v in quantizer.state_dict().items()}
-        smaller.load_state_dict(self.state_dict() | own)
+        config = self.config.override({"quantizer.num_codes": len(kept)})
+        smaller = type(self)(config.to_dict()).to(self.codebook.device)
+        rows = {f"quantizer.{name}" for name in ("codes", "width_logits", "mass", "share")}
+        state = {name: v[kept] if name in rows else v for name, v in self.state_dict().items()}
+        smaller.load_state_dict(state)
+        index_map = torch.full((self.num_codes,), -1, dtype=torch.int64, device=counts.device)
+        index_map[kept] = torch.arange(len(kept), device=counts.device)
         return smaller.train(self.training), index_map

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +16,16 @@ from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from lgqlib.config import Config
-from lgqlib.data import TrainingBatches, evaluation_images, identified, load, to_model
+from lgqlib.data import evaluation_images, identified, load, to_model, training_batches
 from lgqlib.evaluate import evaluate
 from lgqlib.losses import PatchDiscriminator, TokenizerLoss, discriminator_loss, frozen
 from lgqlib.quantizers.base import NonFinite
 from lgqlib.run import Checkpoint, Run, Snapshot
 from lgqlib.tokenizer import Reconstruction, Tokenizer
 
-LIGHT_EVALUATION = 128
-"""Held-out images that an evaluation during training looks at."""
-STOP_EVERY = 8
-"""Steps between the times that several processes ask each other whether one was told to stop."""
-TAU_C_EVERY = 8
-"""Steps between refreshments of tau_c, whose eigenvalues would otherwise hold a GPU up."""
+LIGHT_EVALUATION = 128  # held-out images that an evaluation during training looks at
+STOP_EVERY = 8  # steps between the times that processes ask each other if one was told to stop
+TAU_C_EVERY = 8  # steps between refreshments of tau_c, whose eigenvalues would hold a GPU up
 
 
 class NonFiniteLoss(RuntimeError):
@@ -38,16 +35,12 @@ class NonFiniteLoss(RuntimeError):
 def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True) -> None:
     """Train `config` into `run`, from where it was left; return when all steps are done.
 
-    A finished run is trained for more steps as another, which keeps its weights, optimizer and
-    history: `Run.create(root, run.config.override({"train.num_steps": 600, "train.after":
-    run.name}))`. Its schedules are of the new number of steps, read at the step where it goes on:
-    what had come to its end is on its way again. Constant ones go on bit for bit as if never
-    ended, after a warm-up of equally many steps.
-
-    `cache`: folder of data stores. Ctrl-C and SIGTERM save a checkpoint, then leave with
-    KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step, the terms and the last good
-    checkpoint; RuntimeError when another process holds the run; ValueError when a checkpoint is
-    damaged or does not fit, or the images are others than the run's.
+    A finished run goes on as another, which keeps its weights, optimizer and history, with
+    schedules of the new number of steps: `Run.create(root, run.config.override({"train.num_steps":
+    600, "train.after": run.name}))`. `cache`: folder of data stores. Ctrl-C and SIGTERM save a
+    checkpoint, then leave with KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step,
+    the terms and the last good checkpoint; RuntimeError when another process holds the run;
+    ValueError when a checkpoint or the images are others than the run's.
     """
     if run.is_complete:
         return
@@ -83,11 +76,9 @@ def stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, previous[number])
 
-    try:
+    with suppress(ValueError):  # not in the main thread, where signals are somebody else's
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread, where signals are somebody else's
-        pass
     try:
         yield received
     finally:
@@ -104,7 +95,7 @@ class Job:
         data = config.data
         self.images = load(data, "train", cache=cache)
         ranks = dict(rank=accelerator.process_index, world_size=accelerator.num_processes)
-        self.batches = self._batches(**ranks)
+        self.batches = training_batches(config, self.images, device=self.device, **ranks)
         held_out = load(data, "val", cache=cache)
         self.held_out, _, _ = evaluation_images(held_out, size=data.size, limit=data.eval_crops)
 
@@ -116,7 +107,7 @@ class Job:
         if checkpoint is None:
             self._initialize()
         else:
-            with self._fitting(checkpoint):
+            with run.fitting(checkpoint):
                 self.tokenizer.load_state_dict(checkpoint.tensors["tokenizer"])
         self._prepare()
 
@@ -128,28 +119,17 @@ class Job:
         self.last_used = torch.full((codes,), -1, dtype=torch.int64, device=self.device)
         self.snapshot_steps = snapshot_steps(config.train.num_steps, config.train.num_snapshots)
         if checkpoint is not None:
-            with self._fitting(checkpoint):
+            with run.fitting(checkpoint):
                 self._restore(checkpoint)
         elif 0 in self.snapshot_steps:
             self._snapshot()
         self.clock, self.clock_step = time.perf_counter(), self.step
 
-    def _batches(self, **ranks: int) -> TrainingBatches:
-        config = self.config
-        return TrainingBatches(
-            self.images,
-            size=config.data.size,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            flip=config.data.flip,
-            device=self.device,
-            **ranks,
-        )
-
     @torch.no_grad()
     def _initialize(self) -> None:
         """Start the tokenizer from real batches, the same on every rank."""
-        config, whole, tokenizer = self.config, self._batches(), self.tokenizer
+        config, tokenizer = self.config, self.tokenizer
+        whole = training_batches(config, self.images, device=self.device)
         num_codes, tokens = config.quantizer.num_codes, config.latent_side**2
         batch = config.train.batch_size * tokens
         steps = range(math.ceil(tokenizer.quantizer.start_latents / batch))
@@ -170,9 +150,8 @@ class Job:
         if train.compile:
             self.tokenizer.encoder.compile()
             self.tokenizer.decoder.compile()
-        groups = parameter_groups(
-            self.tokenizer, weight_decay=train.weight_decay, codebook_lr=train.codebook_lr
-        )
+        rates = {"weight_decay": train.weight_decay, "codebook_lr": train.codebook_lr}
+        groups = parameter_groups(self.tokenizer, **rates)
         optimizer = AdamW(groups, lr=train.lr, betas=(0.9, 0.99), fused=cuda)
         self.model, self.optimizer = self.accelerator.prepare(self.tokenizer, optimizer)
         self.ema = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
@@ -184,11 +163,7 @@ class Job:
     # One step ------------------------------------------------------------------------------------
 
     def stop_signal(self, received: list[int]) -> int:
-        """Give the signal on which to stop, or 0.
-
-        Ranks stop together, as each step needs all of them, so they ask each other now and then: a
-        signal reaches them at different times.
-        """
+        """Give the signal on which to stop, or 0; ranks ask each other, to stop together."""
         mine = received[0] if received else 0
         if self.accelerator.num_processes == 1:
             return mine
@@ -213,9 +188,8 @@ class Job:
             raise self._non_finite(str(error)) from None
         self.tokenizer.observe(output.latents, output.quantized.indices)  # before codes move
         total, terms = self.loss(images, output.images, output.quantized.terms)
-        judging = self.judge is not None and step >= (
-            config.loss.adversarial_start * config.train.num_steps
-        )
+        begins = config.loss.adversarial_start * config.train.num_steps
+        judging = self.judge is not None and step >= begins
         if judging:
             with frozen(self.judge), self.accelerator.autocast():
                 logits = self.judge(output.images)
@@ -252,10 +226,9 @@ class Job:
             return 1.0
         unit = self.tau_c if name == "tau_c" else self.tokenizer.width
         if not unit > 0:
-            raise ValueError(
-                f"temperature.unit = {name!r}: it must be 'absolute' at step {self.step + 1}: "
-                f"the unit is {unit:.4g}, for the latents have no spread to measure tau by."
-            )
+            right = f"it must be 'absolute' at step {self.step + 1}: the unit is {unit:.4g}"
+            why = "for the latents have no spread to measure tau by"
+            raise ValueError(f"temperature.unit = {name!r}: {right}, {why}.")
         return unit
 
     def _step_judge(self, images: Tensor, fakes: Tensor) -> Tensor:
@@ -329,17 +302,16 @@ class Job:
     @contextmanager
     def _as_evaluated(self) -> Iterator[Tokenizer]:
         """Give the tokenizer in evaluation mode, with averaged weights where they are kept."""
-        averaged = self.config.train.ema > 0
-        kept = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
-        if averaged:
-            self.tokenizer.load_state_dict(self.ema, strict=False)
+        averages = self.ema if self.config.train.ema else {}
+        parameters = dict(self.tokenizer.named_parameters())
+        kept = {name: parameters[name].detach().clone() for name in averages}
+        self.tokenizer.load_state_dict(averages, strict=False)
         self.tokenizer.eval()
         try:
             yield self.tokenizer
         finally:
             self.tokenizer.train()
-            if averaged:
-                self.tokenizer.load_state_dict(kept, strict=False)
+            self.tokenizer.load_state_dict(kept, strict=False)
 
     def evaluate(self) -> None:
         """Measure the tokenizer on a few held-out images, and log what was found."""
@@ -365,16 +337,12 @@ class Job:
         with self._as_evaluated() as tokenizer:
             latents = tokenizer.latents(to_model(probe.to(self.device)))
             quantizer = tokenizer.quantizer
-            arrays = dict(
-                codebook=quantizer.sites.float(),
-                latents=quantizer.points(latents).flatten(0, -2)[:most],
-                indices=quantizer.encode(latents).flatten()[:most],
-                counts=counts,
-                last_used=last_used,
-            )
+            points = quantizer.points(latents).flatten(0, -2)[:most]
+            indices = quantizer.encode(latents).flatten()[:most]
             # Copies: the codes are the weights themselves, which change back right after this.
-            arrays = {name: value.cpu().numpy().copy() for name, value in arrays.items()}
-        self.run.save_snapshot(Snapshot(self.step, self.tau, self.tau_c, **arrays))
+            found = (quantizer.sites.float(), points, indices, counts, last_used)
+            arrays = [value.cpu().numpy().copy() for value in found]
+        self.run.save_snapshot(Snapshot(self.step, self.tau, self.tau_c, *arrays))
 
     def save(self) -> None:
         """Write a checkpoint of everything from which training goes on."""
@@ -396,22 +364,10 @@ class Job:
             self.run.save_checkpoint(self.step, tensors, tau=self.tau, tau_c=self.tau_c, **state)
         self.accelerator.wait_for_everyone()  # nobody reads the run before it is written
 
-    @contextmanager
-    def _fitting(self, checkpoint: Checkpoint) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, KeyError, ValueError) as error:  # of another shape, or of fewer parts
-            raise ValueError(
-                f"{self.run.path}: the checkpoint of step {checkpoint.step} does not fit its "
-                f"config.json ({error})."
-            ) from None
-
     def _restore(self, checkpoint: Checkpoint) -> None:
         training, state = checkpoint.tensors["training"], checkpoint.state
         self.step = self.saved = checkpoint.step
-        self.tau, self.tau_c = (
-            math.nan if state[name] is None else state[name] for name in ("tau", "tau_c")
-        )
+        self.tau, self.tau_c = state["tau"], state["tau_c"]
         if self.accelerator.is_main_process:  # the sum over ranks, which are summed again
             self.counts.copy_(training["counts"])
         self.last_used.copy_(training["last_used"])
@@ -436,28 +392,19 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
 def parameter_groups(
     tokenizer: Tokenizer, *, weight_decay: float, codebook_lr: float = 1.0
 ) -> list[dict]:
-    """Group parameters: matrices of the backbone, which decay, its norms and biases, and codes.
-
-    Decay would pull norms, biases and codes to zero. `scale` multiplies the learning rate:
-    `codebook_lr` for the quantizer's own.
-    """
+    """Group parameters: matrices, which decay; norms and biases; codes at `codebook_lr` x lr."""
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
     own = [v for k, v in named if k.startswith("quantizer.")]
     backbone = [v for k, v in named if not k.startswith("quantizer.")]
-    return [
-        {"params": [v for v in backbone if v.ndim > 1], "weight_decay": weight_decay, "scale": 1.0},
-        {"params": [v for v in backbone if v.ndim <= 1], "weight_decay": 0.0, "scale": 1.0},
-        {"params": own, "weight_decay": 0.0, "scale": codebook_lr},
-    ]
+    matrices, others = ([v for v in backbone if (v.ndim > 1) == big] for big in (True, False))
+    kinds = (matrices, weight_decay, 1.0), (others, 0.0, 1.0), (own, 0.0, codebook_lr)
+    return [{"params": p, "weight_decay": decay, "scale": scale} for p, decay, scale in kinds]
 
 
 def _flatten(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
-    return {
-        f"{name}.{i}.{key}": torch.as_tensor(v)
-        for i, own in state.items()
-        for key, v in own.items()
-    }
+    named = {f"{name}.{i}.{key}": v for i, own in state.items() for key, v in own.items()}
+    return {key: torch.as_tensor(v) for key, v in named.items()}
 
 
 def _unflatten(name: str, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

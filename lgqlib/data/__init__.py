@@ -1,4 +1,5 @@
 """Images: where they come from, how they lie on the disk, and batches of them."""
+# ruff: noqa: F401
 
 from lgqlib.data.batches import (
     TrainingBatches,
@@ -7,22 +8,8 @@ from lgqlib.data.batches import (
     to_model,
     to_uint8,
     to_unit,
+    training_batches,
     whole_images,
 )
 from lgqlib.data.sources import SOURCES, SPLITS, identified, load
 from lgqlib.data.store import ImageSet
-
-__all__ = [
-    "SOURCES",
-    "SPLITS",
-    "ImageSet",
-    "TrainingBatches",
-    "evaluation_images",
-    "identified",
-    "is_tiled",
-    "load",
-    "to_model",
-    "to_uint8",
-    "to_unit",
-    "whole_images",
-]

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,11 @@ from einops import rearrange
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from lgqlib.config import Config
 from lgqlib.data.store import ImageSet
 from lgqlib.files import require
 
-TILED = 4
-"""Crops that the area of an image must have room for, in the median, to be cut into tiles."""
+TILED = 4  # crops that the area of an image must have room for, in the median, to be cut into tiles
 GOLDEN = 0.6180339887498949
 
 
@@ -84,14 +85,20 @@ class TrainingBatches:
         return image, top, left, random.random(self.batch_size) < 0.5
 
 
+def training_batches(config: Config, image_set: ImageSet, **more: Any) -> TrainingBatches:
+    """Prepare the batches that a run trains on; `more`: the device, and a rank of a world size."""
+    shape = {"size": config.data.size, "batch_size": config.train.batch_size}
+    return TrainingBatches(image_set, seed=config.seed, flip=config.data.flip, **shape, **more)
+
+
 def evaluation_images(
     image_set: ImageSet, *, size: int, limit: int = 0
 ) -> tuple[UInt8[Tensor, "crops 3 size size"], Int64[Tensor, " crops"], Int64[Tensor, " crops"]]:
     """Give fixed crops to evaluate on, with their labels and the image that each is from.
 
-    Images much larger than a crop (`is_tiled`) are cut into tiles of a centered grid, which do not
-    overlap; of other sets it is the center of every image. Of more than `limit` crops (0 takes all)
-    that many are taken: as many of each image as it has, and spread over it.
+    Images much larger than a crop (`is_tiled`) are cut into tiles of a centered grid; of others it
+    is the center. Of more than `limit` crops (0 takes all) that many are taken, as many of each
+    image as it has, and spread over it.
     """
     require(least=0, most=2**63, **{"limit (num_images)": limit})
     _check_sides(image_set, size=size)
@@ -118,10 +125,7 @@ def evaluation_images(
 def whole_images(
     image_set: ImageSet, *, multiple: int, limit: int, largest: int = 1024
 ) -> list[tuple[str, UInt8[Tensor, "3 H W"]]]:
-    """Give up to `limit` images whole, each with its name, for a set that is cut into tiles.
-
-    Sides are cropped around the center to a multiple of `multiple` pixels, at most `largest`.
-    """
+    """Give up to `limit` whole images by name, their sides cut to a multiple, at most `largest`."""
     chosen = np.unique(np.linspace(0, len(image_set) - 1, min(limit, len(image_set))).astype(int))
     stems = [Path(name).stem for name in image_set.names]
     names = stems if len(set(stems)) == len(stems) else image_set.names

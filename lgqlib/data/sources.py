@@ -34,6 +34,10 @@ class Row(NamedTuple):
     digest: str = ""  # SHA-256 of the archive
 
 
+def _foolbox(name: str) -> tuple[str, str, str]:
+    return "val" if name in SHOWN else "train", "foolbox", f"data/imagenet_{name}.jpg"
+
+
 SHOWN = {"00_243", "05_853", "09_455", "12_741", "13_471", "18_317"}
 FOOLBOX = (
     *("00_243", "01_559", "02_438", "03_990", "04_949", "05_853", "06_609", "07_609", "08_915"),
@@ -53,14 +57,7 @@ SOURCES = {
             "motorcycle": ("train", "skimage", "data/motorcycle_left.png"),
             "rocket": ("val", "skimage", "data/rocket.jpg"),
         }
-        | {
-            f"imagenet_{name}": (
-                "val" if name in SHOWN else "train",
-                "foolbox",
-                f"data/imagenet_{name}.jpg",
-            )
-            for name in FOOLBOX
-        }
+        | {f"imagenet_{name}": _foolbox(name) for name in FOOLBOX}
     ),
     # The binary version: the one for Python is a pickle, and nothing is unpickled here.
     "cifar10": Row(
@@ -88,8 +85,8 @@ UNREADABLE = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError)
 def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
     """Give the images of `config` in `split`, `train` or `val`, from their store below `cache`.
 
-    Files that cannot be read are logged and listed in `skipped`. Raises ValueError for a missing
-    folder or one without images, ConnectionError when a download fails, OSError on a full disk.
+    Files that cannot be read are logged and listed in `skipped`. ValueError for a missing folder or
+    one without images, ConnectionError when a download fails, OSError on a full disk.
     """
     name, root, cache = config.name, Path(config.root), Path(cache)
     row = Row() if config.root else SOURCES[name]
@@ -114,18 +111,16 @@ def load(config: DataConfig, split: str, *, cache: Path | str) -> ImageSet:
 
 
 def identified(config: Config) -> Config:
-    """Give `config` with the digest of the images at `data.root`, wherever that is.
+    """Give `config` with the digest of the images at `data.root`: names, sizes, and bytes of some.
 
-    Of the images' names and sizes, and the bytes of some. Raises ValueError for a missing folder,
-    or one of other images than `data.content` says.
+    ValueError for a missing folder, or one of other images than `data.content` says.
     """
     root, content = Path(config.data.root), ""
     if config.data.root:
         if not root.exists():
-            raise ValueError(
-                f"data.root = {str(root)!r}: it must be a folder of images, or its tar. Where a "
-                "run's images moved, give the new one: Run(...).moved(folder)."
-            )
+            moved = "Where a run's images moved, give the new one: Run(...).moved(folder)."
+            right = f"it must be a folder of images, or its tar. {moved}"
+            raise ValueError(f"data.root = {str(root)!r}: {right}")
         named = {*SUFFIXES, ".bin"} if root.is_dir() else {""}
         found = [e for e in _walk(root) if not e.reason and Path(e.path).suffix.lower() in named]
         entries = sorted(found, key=lambda entry: os.fsencode(entry.path))
@@ -135,9 +130,8 @@ def identified(config: Config) -> Config:
                 digest.update(file.read(BYTES))
         content = digest.hexdigest()[:16]
     if config.data.content not in ("", content):
-        raise ValueError(
-            f"data.root = {str(root)!r}: it must hold the images of this run, not others"
-        )
+        right = "it must hold the images of this run, not others"
+        raise ValueError(f"data.root = {str(root)!r}: {right}")
     return replace(config, data=replace(config.data, content=content))
 
 
@@ -193,10 +187,9 @@ def _unpacked(root: Path) -> Iterator[Entry]:
 
 
 def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Entry]]:
-    """Give the classes, and what there is of `split` with its labels.
+    """Give the classes, and what there is of `split` with its labels, by the first folder below.
 
-    With folders named as splits, those are the two; otherwise one image in ten is held out. The
-    class is the first folder below: the same label in both splits, also where one has none of it.
+    Without folders named as splits one image in ten is held out.
     """
     found = list(files())
     if any(CIFAR10_BATCH.search(entry.path) for entry in found):
@@ -218,10 +211,7 @@ def _listing(files: Callable, split: str) -> tuple[tuple[str, ...], Iterator[Ent
 
 
 def _sides(images: list[str]) -> dict[str, str]:
-    """Find the folders of training and held-out images, at the top or in the only one; else none.
-
-    Their names differ in nothing but `train` or `training` and a word of `HELD_OUT`.
-    """
+    """Find the folders of training and held-out images, which differ in nothing but that word."""
     tops = {path.partition("/")[0] for path in images}
     base = f"{top}/" if len(tops) == 1 and not _split(top := min(tops))[2] else ""
     heads = {path.removeprefix(base).rpartition("/")[0].partition("/")[0] for path in images}

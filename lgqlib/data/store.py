@@ -69,10 +69,7 @@ class ImageSet:
 
 
 def open_or_build(folder: Path, look: Callable, **sizes: int) -> ImageSet:
-    """Open the store in `folder`, or build it of the classes and entries that `look` gives.
-
-    Of two processes one builds and the other waits. On a read-only disk it is built elsewhere.
-    """
+    """Open the store in `folder`, or build it, once, of the classes and entries of `look`."""
     if (images := _open(folder)) is None:
         folder = writable(folder)
         with locked(folder / "lock"):
@@ -140,9 +137,8 @@ def decode(
     """Read an image (a path, a file's bytes, or what Pillow has opened) as 8-bit RGB.
 
     EXIF rotation is applied, transparency is composited on white, 16 bits become 8, and of several
-    frames the first is taken. The short side is then scaled to `resize` pixels (0 keeps it), and up
-    to `at_least`. Raises ValueError for an image below 8 pixels, above Pillow's limit or without a
-    natural range of values, and what Pillow raises for a damaged file.
+    frames the first is taken. The short side is scaled to `resize` (0 keeps it), and up to
+    `at_least`. ValueError below 8 pixels, above Pillow's limit or without a natural range.
     """
     source = BytesIO(content) if isinstance(content, bytes) else content
     try:

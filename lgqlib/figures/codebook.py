@@ -7,17 +7,13 @@ from jaxtyping import Int
 from lgqlib.figures.style import BLUE, FAINT, RED, panels, titled
 from lgqlib.measure.projection import Faithfulness, Projection
 
-MAX_LATENTS = 4000
-"""Latents that are drawn, evenly chosen."""
+MAX_LATENTS = 4000  # latents that are drawn, evenly chosen
 
 
 def codes_in_plane(
     projection: Projection, counts: Int[np.ndarray, " K"], kept: Faithfulness
 ) -> go.Figure:
-    """Draw codes over latents; `kept` is what the plane keeps of the codes' neighborhoods.
-
-    Traces that change: `chosen`, codes that are selected elsewhere.
-    """
+    """Draw codes over latents, and say what the plane keeps; `chosen` is a trace to fill."""
     fig, (panel,) = panels(height=560)
     some = np.linspace(0, len(projection.latents) - 1, min(MAX_LATENTS, len(projection.latents)))
     latents = projection.latents[some.astype(int)]

@@ -1,7 +1,4 @@
-"""Methods over sizes of codebook: fidelity against rate, codes that work, the cost of a step.
-
-Tables of `study.comparison.points` and `.tabulated` in, a figure out.
-"""
+"""Methods over sizes of codebook: fidelity against rate, codes that work, the cost of a step."""
 
 from collections.abc import Sequence
 
@@ -13,15 +10,11 @@ from lgqlib.measure import METRICS, metric
 
 SEEDS = "A small dot is a seed, the large one their mean."
 FIDELITY = ("psnr", "kid")
-RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")
-"""The three meanings of rate; the paper's is the first."""
+RATES = ("active", "bits_per_token_coded", "bits_per_token_prior")  # the paper's is first
 
 
 def rate_distortion(points: pandas.DataFrame) -> go.Figure:
-    """Draw PSNR and KID against the three meanings of rate, a line a method through its K.
-
-    Variants of a method that stands there plain are single marks.
-    """
+    """Draw PSNR and KID against the three meanings of rate, a line a method; variants are marks."""
     shown = [key for key in FIDELITY if key in points]
     rates = [key for key in RATES if key in points]
     plain, variants = points[~points["ablation"]], points[points["ablation"]]
@@ -42,9 +35,7 @@ def rate_distortion(points: pandas.DataFrame) -> go.Figure:
     fig.update_layout(legend={"orientation": "h", "y": -0.12})
     at = plain[plain["num_codes"] == plain["num_codes"].mode().max()]
     best = {key: at.loc[(METRICS[key].better * at[key]).idxmax()] for key in shown}
-    said = [
-        f"{name_of(row['method'])} in {METRICS[k].label} ({row[k]:.4g})" for k, row in best.items()
-    ]
+    said = [f"{name_of(r['method'])} in {METRICS[k].label} ({r[k]:.4g})" for k, r in best.items()]
     return titled(
         fig,
         f"At K = {at['num_codes'].iloc[0]:,} the best means are of {' and '.join(said)}",
@@ -85,12 +76,9 @@ def codes_over_sizes(points: pandas.DataFrame) -> go.Figure:
         ticks = {"x_tickvals": sizes, "x_tickformat": ","}
         panel.axes("K, codes", METRICS[key].title, log="x" if share else "xy", **ticks, **share)
     fig.update_layout(legend={"orientation": "h", "y": -0.2})
-    growth = {
-        name_of(method): part["perplexity"].iloc[-1] / part["perplexity"].iloc[0]
-        for method, part in plain.groupby("method", sort=False)
-        if len(part) > 1
-    }
-    said = ", ".join(f"{name} {factor:.1f}" for name, factor in growth.items())
+    counts = plain.groupby("method", sort=False)["perplexity"]
+    grown = {name_of(m): n.iloc[-1] / n.iloc[0] for m, n in counts if len(n) > 1}
+    said = ", ".join(f"{name} {factor:.1f}" for name, factor in grown.items())
     return titled(
         fig,
         f"Perplexity from the smallest to the largest K grows by a factor of {said}"
@@ -108,10 +96,9 @@ def cost(points: pandas.DataFrame) -> go.Figure:
     names = ["num_codes", "method", "images_per_second"]
     plain = points[~points["ablation"]].reindex(columns=names)
     speeds = plain.groupby(names[:2], sort=False)[names[2]].mean().unstack("method").sort_index()
+    sizes, hover = [f"K = {num_codes:,}" for num_codes in speeds.index], "%{x}: %{y:.0f} images/s"
     for method, speed in speeds.items():
-        names = [f"K = {num_codes:,}" for num_codes in speeds.index]
-        hover = "%{x}: %{y:.0f} images/s"
-        panel.bars(names, speed, name_of(method), color_of(method), hovertemplate=hover)
+        panel.bars(sizes, speed, name_of(method), color_of(method), hovertemplate=hover)
     panel.axes("size of the codebook", METRICS["images_per_second"].title, y_rangemode="tozero")
     finding = "What a training step costs"
     if "lgq" in speeds:
@@ -127,18 +114,11 @@ def cost(points: pandas.DataFrame) -> go.Figure:
 
 
 def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go.Figure:
-    """Draw differences with their intervals, a panel a metric: filled where zero is excluded.
-
-    `differences`: some of `comparison.tabulated`. `keys`: of METRICS, in the order of the panels.
-    """
+    """Draw differences, as `tabulated`, with their intervals: a panel a metric of `keys`."""
     shown = [key for key in keys if key in set(differences["metric"])]
-    fig, grid = panels(
-        cols=len(shown),
-        titles=[metric(key).title for key in shown],
-        height=int(150 + 24 * differences["metric"].value_counts()[shown].max()),
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
-    )
+    height = int(150 + 24 * differences["metric"].value_counts()[shown].max())
+    titles, spaces = [metric(k).title for k in shown], {"horizontal_spacing": 0.03}
+    fig, grid = panels(cols=len(shown), titles=titles, height=height, shared_yaxes=True, **spaces)
     for key, panel in zip(shown, grid, strict=True):
         part = differences[differences["metric"] == key]
         decided = part["verdict"] != "undecided"
@@ -155,8 +135,7 @@ def forest(differences: pandas.DataFrame, keys: Sequence[str], *, of: str) -> go
         )
         panel.rule(x=0)
         panel.axes(y_autorange="reversed", y_showgrid=False)
-    counts = differences["verdict"].value_counts()
-    said = ", ".join(f"{n} {verdict}" for verdict, n in counts.items())
+    said = ", ".join(f"{n} {v}" for v, n in differences["verdict"].value_counts().items())
     return titled(
         fig,
         f"{len(differences)} differences of {of}: {said}",

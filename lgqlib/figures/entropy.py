@@ -18,17 +18,12 @@ UNIT = "τ, in units of 2 D / C"
 
 
 def histogram(bits: Float[np.ndarray, " N"], num_codes: int) -> go.Figure:
-    """Draw how many tokens have which entropy at a temperature; `bars` changes it to another.
-
-    Traces that change: `all tokens` and `tokens of the selected codes`.
-    """
+    """Draw how many tokens have which entropy at a temperature; `bars` gives changes of it."""
     fig, (panel,) = panels(height=340)
     panel.legend()
-    for name, color in (("all tokens", BLUE), ("tokens of the selected codes", RED)):
-        panel.bars([], [], name, color)
     top = float(np.log2(num_codes))
-    for trace, change in zip(fig.data, bars(bits, bits < 0, top).values(), strict=True):
-        trace.update(change)
+    for (name, change), color in zip(bars(bits, bits < 0, top).items(), (BLUE, RED), strict=True):
+        panel.bars(name=name, color=color, **change)
     fig.update_layout(barmode="overlay", bargap=0)
     panel.axes("entropy of a token's assignment, bits", "tokens, %", x_range=[0, top])
     sure = f"{100 * (bits < 0.1).mean():.0f} % of the tokens are sure (below 0.1 bits)"
@@ -47,20 +42,15 @@ def bars(
     """Give the changes of a histogram for other entropies, or another choice among the tokens."""
     edges = np.linspace(0, top, BINS + 1)
     middles, whole = (edges[:-1] + edges[1:]) / 2, max(len(bits), 1)
-    found = {}
-    for name, part in (("all tokens", bits), ("tokens of the selected codes", bits[chosen])):
-        percent = 100 * np.histogram(part, edges)[0] / whole
-        found[name] = {"x": middles, "y": percent, "width": top / BINS}
-    return found
+    parts = {"all tokens": bits, "tokens of the selected codes": bits[chosen]}
+    percent = {name: 100 * np.histogram(part, edges)[0] / whole for name, part in parts.items()}
+    return {name: {"x": middles, "y": y, "width": top / BINS} for name, y in percent.items()}
 
 
 def decile_examples(
     patches: Sequence[Sequence[UInt8[np.ndarray, "P P 3"]]], bounds: Sequence[Sequence]
 ) -> go.Figure:
-    """Draw places from each decile of assignment entropy, the surest on top.
-
-    `bounds`: the least and the largest entropy of each, in bits.
-    """
+    """Draw places from each decile of entropy, the surest on top; `bounds` of each are in bits."""
     rows = {f"{i + 1}: {a:.2f} to {b:.2f}": patches[i] for i, (a, b) in enumerate(bounds)}
     return titled(
         picture_grid(rows, tile=52, axis="decile: its entropy, bits"),
@@ -72,10 +62,7 @@ def decile_examples(
 
 
 def information(curves: Mapping[str, FreeEnergyCurve], units: Mapping[str, float]) -> go.Figure:
-    """Draw entropy of usage, mean token entropy and their difference over temperature.
-
-    `units`: of each run's temperatures, its 2 D / C.
-    """
+    """Draw H(u), E H(p) and their difference over tau in `units`, the 2 D / C of each run."""
     fig, (panel,) = panels(height=440)
     found, sizes = {}, {}
     for run, curve in runs_of(curves):

@@ -16,18 +16,14 @@ from lgqlib.measure import METRICS
 from lgqlib.measure.images import psnr_bytes
 
 Array = np.ndarray | Tensor
+Shown, Tokens = Float[Array, "3 S S"], Int[Array, "h w"]
+SHOWN, SIDE = 3, 224  # photographs that are drawn, and their sides in pixels
 
 
-def reconstructions(
-    originals: Float[Array, "n 3 S S"],
-    decoded: Float[Array, "m 3 T T"],
-    *,
-    labels: Sequence[str] = (),
-) -> go.Figure:
-    """Put originals, reconstructions and error maps below each other; images in [0, 1].
+def reconstructions(originals: Array, decoded: Array, *, labels: Sequence[str] = ()) -> go.Figure:
+    """Put originals, reconstructions and error maps below each other; [n, 3, S, S] in [0, 1].
 
-    The error is the mean absolute difference over the three colors, on one scale for all images.
-    Raises ValueError where shapes differ.
+    Errors are means over colors, on one scale for all. ValueError where shapes differ.
     """
     x, y = np.asarray(originals), np.asarray(decoded)
     if x.shape != y.shape:
@@ -47,19 +43,15 @@ def reconstructions(
 
 
 def photographs(
-    originals: Mapping[str, UInt8[np.ndarray, "_ _ 3"]],
-    columns: Sequence[Any],
-    *,
-    most: int = 3,
-    side: int = 224,
+    originals: Mapping[str, UInt8[np.ndarray, "_ _ 3"]], columns: Sequence[Any]
 ) -> go.Figure:
     """Put photographs and what was made of them side by side, a magnified detail below each.
 
     `columns`: each with a `label`, `decoded` pictures and their `bits` a pixel, by name
-    (`study.blocks.columns`). Pictures are the largest square around the detail, resized to `side`.
+    (`study.blocks.columns`). Pictures are the largest square around the detail, resized.
     """
     rows, texts = {}, []
-    for name, image in [*originals.items()][:most]:
+    for name, image in [*originals.items()][:SHOWN]:
         x, y, width, height = detail(name, image, 56, 56)
         square = min(image.shape[:2])
         left = int(np.clip(x + width // 2 - square // 2, 0, image.shape[1] - square))
@@ -71,40 +63,29 @@ def photographs(
         }.items():
             shown = (Image.fromarray(np.ascontiguousarray(pixels[part])) for pixels in every)
             how = Image.Resampling.NEAREST if "detail" in row else Image.Resampling.LANCZOS
-            rows[row] = [np.asarray(picture.resize((side, side), how)) for picture in shown]
+            rows[row] = [np.asarray(picture.resize((SIDE, SIDE), how)) for picture in shown]
             said = (f"{column.label}: {psnr_bytes(image, pixels):.1f} dB, "
                     f"{column.bits[name]:.2f} bits a pixel" for column, pixels in
                     zip(columns, every[1:], strict=True))  # fmt: skip
             texts.append([f"{name}, 24 bits a pixel", *said])
-    means = {
-        c.label: (
-            np.mean([psnr_bytes(x, c.decoded[n]) for n, x in originals.items()]),
-            np.mean([*c.bits.values()]),
-        )
-        for c in columns
-    }
+    db = {c.label: [psnr_bytes(x, c.decoded[n]) for n, x in originals.items()] for c in columns}
+    bits = {c.label: [*c.bits.values()] for c in columns}
     return titled(
-        picture_grid(rows, columns=["photograph", *means], hover=texts, quality=88),
+        picture_grid(rows, columns=["photograph", *db], hover=texts, quality=88),
         f"On {len(originals)} whole photographs: "
-        + ", ".join(f"{label} {db:.1f} dB" for label, (db, _) in means.items()),
-        f"Bits a pixel: {', '.join(f'{k} {bits:.2f}' for k, (_, bits) in means.items())}. Codecs "
+        + ", ".join(f"{label} {np.mean(values):.1f} dB" for label, values in db.items()),
+        f"Bits a pixel: {', '.join(f'{k} {np.mean(v):.2f}' for k, v in bits.items())}. Codecs "
         "write files of at most LGQ's bits (or of the method alone). Hover for each picture.",
     )
 
 
-def code_map(
-    image: Float[Array, "3 S S"], indices: Int[Array, "h w"], sites: Float[Array, "K D"]
-) -> go.Figure:
+def code_map(image: Shown, indices: Tokens, sites: Float[Array, "K D"]) -> go.Figure:
     """Show an image beside its tokens, each in the color of its code: like colors, like codes."""
     tokens = np.asarray(indices)
     fig, (left, right) = panels(cols=2, titles=("image", "code of each token"), height=480)
     left.picture(data_uri(as_pixels(np.asarray(image)[None])[0]))
-    right.picture(
-        data_uri(code_colors(sites)[tokens]),
-        customdata=tokens[..., None],
-        hoverinfo=None,
-        hovertemplate="row %{y}, column %{x}<br>code %{customdata[0]}<extra></extra>",
-    )
+    uri = data_uri(code_colors(sites)[tokens])
+    right.picture(uri, values=tokens, said="code %{customdata[0]}")
     return titled(
         fig,
         f"{len(np.unique(tokens))} distinct codes in the {tokens.size} tokens of this image",
@@ -126,14 +107,11 @@ def code_colors(sites: Float[Array, "K D"]) -> UInt8[np.ndarray, "K 3"]:
 
 
 def codes_side_by_side(
-    original: Float[Array, "3 S S"],
-    decoded: Mapping[str, Float[Array, "3 S S"]],
-    codes: Mapping[str, tuple[Int[np.ndarray, "h w"], np.ndarray]],
+    original: Shown, decoded: Mapping[str, Shown], codes: Mapping[str, tuple[Tokens, np.ndarray]]
 ) -> go.Figure:
     """Show one image through every method, with the map of its codes below.
 
-    `codes`: by the label of a column, the indices of the image's tokens and the codes' sites.
-    Raises ValueError when a method has images but no codes, or the other way round.
+    `codes`: by label, indices and sites. ValueError unless every method has images and codes.
     """
     if set(decoded) != set(codes):
         raise ValueError(f"images of {sorted(decoded)}, codes of {sorted(codes)}: give both.")
@@ -175,10 +153,7 @@ def usage_histogram(counts: Int[Array, " K"], *, method: str = "") -> go.Figure:
 
 
 def metric_table(numbers: Mapping[str, object]) -> pandas.DataFrame:
-    """Lay out an evaluation's numbers as a table: value, and which way is better.
-
-    Names that the evaluation lacks are left out.
-    """
+    """Lay out the numbers that an evaluation has as a table: value, and which way is better."""
     rows = {}
     for key, metric in METRICS.items():
         if numbers.get(key) is not None:

@@ -17,10 +17,7 @@ ERROR, USE = "held-out squared error / variance", "share of codes in use"
 
 
 def ladder(trials: pd.DataFrame, bound: float, *, what: str) -> go.Figure:
-    """Draw every fit's distortion: a row a setting, a dot a seed, a color a start.
-
-    `bound`: the least distortion at log K nats. `what`: what was quantized, for the title.
-    """
+    """Draw every fit's distortion, a row a setting, a dot a seed; `bound` is that at log K nats."""
     shown = trials[trials["setting"] != REFERENCE]
     means = shown.groupby("setting", sort=False)["distortion"].mean()
     fig, (panel,) = panels(height=170 + 26 * len(means))

@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 from lgqlib.figures.style import INK, each, panels, runs_of, titled
 from lgqlib.measure import METRICS
 from lgqlib.measure.geometry import Drift, Geometry
-from lgqlib.measure.theory import water_filling
+from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
-MAX_CELLS = 1500
-"""Cells that a scatter draws for each run."""
+MAX_CELLS = 1500  # cells that a scatter draws for each run
+EVEN = "slope −1: equal shares"
 
 
 def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
@@ -20,7 +20,9 @@ def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
     fig, (panel,) = panels(height=460)
     for run, geometry in runs_of(geometries):
         p = geometry.partial
-        cells = _some(np.flatnonzero(p.counts >= p.min_count))
+        cells = np.flatnonzero(p.counts >= p.min_count)
+        some = np.linspace(0, len(cells) - 1, min(MAX_CELLS, len(cells)))
+        cells = cells[some.astype(int)]
         x, y = p.counts[cells], p.mse[cells]
         panel.dots(
             *(x, y.astype("float32"), f"{run.label}, {p.num_cells} cells", run.color),
@@ -32,10 +34,8 @@ def partial_distortion(geometries: Mapping[str, Geometry]) -> go.Figure:
         )
         if len(cells) > 2 and math.isfinite(p.slope):
             ends, middle = np.array([x.min(), x.max()], dtype=float), np.exp(np.log([x, y]).mean(1))
-            for slope, dash, name in (
-                (p.slope, "solid", f"slope {_slope(geometry)}"),
-                (-1.0, "dot", "slope −1: equal shares"),
-            ):
+            kinds = (p.slope, "solid", f"slope {_slope(geometry)}"), (-1.0, "dot", EVEN)
+            for slope, dash, name in kinds:
                 fitted = middle[1] * (ends / middle[0]) ** slope
                 panel.line(ends, fitted, name, run.color, dash=dash, **run.mark)
     panel.axes("tokens in the cell", "mean squared error of the cell", log="xy")
@@ -65,8 +65,7 @@ def bounds(geometries: Mapping[str, Geometry]) -> go.Figure:
         share = [g.usage["perplexity_share"]]
         use.bars([run.label], share, "measured", run.color, marker=run.bar, showlegend=False)
     labels = [run.label for run, _ in runs_of(geometries)]
-    numbers = [g.numbers for g in geometries.values()]
-    laws = [n["mass_law_perplexity"] / n["num_codes"] for n in numbers]
+    laws = [mass_law_perplexity(max(1, g.latents.participation)) for g in geometries.values()]
     wide = {"size": 60, "symbol": "line-ew", "marker": {"line": {"width": 3, "color": INK}}}
     use.dots(labels, laws, "mass law, optimal for a Gaussian", **wide)
     error.axes("entropy of code use, bits a token", METRICS["latent_error"].title, log="y")
@@ -95,8 +94,8 @@ def drifts(histories: Mapping[str, Drift]) -> go.Figure:
         lives.line(steps[1:], d.births[1:], f"{run.label}, born", run.color, **run.mark)
         lives.line(steps[1:], d.deaths[1:], f"{run.label}, died", run.color, dash="dot", **run.mark)
         churn.line(steps, 100 * d.churn, run.label, run.color, **run.mark, showlegend=False)
-    names = ("distance, median and 10–90 %", "codes", "tokens, %")
-    for panel, title in zip((moved, lives, churn), names, strict=True):
+    names = {moved: "distance, median and 10–90 %", lives: "codes", churn: "tokens, %"}
+    for panel, title in names.items():
         panel.axes("training step", title, log="x", y_rangemode="tozero")
     last = each(histories, lambda d: f"{100 * d.churn[-1]:.0f} %")
     return titled(
@@ -112,8 +111,3 @@ def _slope(g: Geometry) -> str:
 
 def _efficiency(g: Geometry) -> str:
     return METRICS["geometry_efficiency"].text(g.efficiency)
-
-
-def _some(cells: np.ndarray) -> np.ndarray:
-    most = min(MAX_CELLS, len(cells))
-    return cells[np.linspace(0, len(cells) - 1, most).astype(int)]

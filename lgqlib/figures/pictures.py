@@ -63,9 +63,8 @@ def picture_grid(
     """Lay pictures of one size out in labeled rows, as one image: as cheap as a single picture.
 
     `rows`: by the label, pictures [H, W, 3]; rows may differ in length. `columns`: labels above.
-    `hover`: a text for each picture. `tile`: side of a picture in screen pixels; by default as
-    large as fits the figure's width. `quality`: of `data_uri`. Raises ValueError where pictures
-    differ in size.
+    `hover`: a text a picture. `tile`: a picture's side in screen pixels, by default what fits.
+    `quality`: of `data_uri`. Raises ValueError where pictures differ in size.
     """
     shapes = {picture.shape for row in rows.values() for picture in row}
     if len(shapes) != 1:
@@ -79,11 +78,10 @@ def picture_grid(
     sheet = np.zeros((len(rows) * step_y - gap, count * step_x - gap, 4), dtype=np.uint8)
     for i, row in enumerate(rows.values()):
         for j, pixels in enumerate(row):
-            place = np.s_[
-                i * step_y : i * step_y + height * factor, j * step_x : j * step_x + width * factor
-            ]
-            sheet[place][..., :3] = np.asarray(pixels).repeat(factor, 0).repeat(factor, 1)
-            sheet[place][..., 3] = 255
+            top, left = i * step_y, j * step_x
+            place = sheet[top : top + height * factor, left : left + width * factor]
+            place[..., :3] = np.asarray(pixels).repeat(factor, 0).repeat(factor, 1)
+            place[..., 3] = 255
     shown = tile * height / width
     fig, (panel,) = panels(height=int(len(rows) * (shown + gap) + 130))
     panel.picture(data_uri(sheet, quality=quality))
@@ -97,16 +95,10 @@ def picture_grid(
             text=[text for texts in hover for text in texts],
             hovertemplate="%{text}<extra></extra>",
         )
-    panel.axes(
-        y=axis,
-        y_tickvals=[(i + 0.5) * step_y for i in range(len(rows))],
-        y_ticktext=list(rows),
-        y_showticklabels=True,
-        x_tickvals=[(j + 0.5) * step_x for j in range(len(columns))],
-        x_ticktext=list(columns),
-        x_showticklabels=bool(columns),
-        x_side="top",
-    )
+    y_ticks = {"y_tickvals": [(i + 0.5) * step_y for i in range(len(rows))]}
+    x_ticks = {"x_tickvals": [(j + 0.5) * step_x for j in range(len(columns))], "x_side": "top"}
+    panel.axes(y=axis, y_ticktext=list(rows), y_showticklabels=True, **y_ticks)
+    panel.axes(x_ticktext=list(columns), x_showticklabels=bool(columns), **x_ticks)
     fig.update_layout(margin={"l": 20, "r": 10, "b": 8})
     return fig
 

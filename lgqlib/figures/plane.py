@@ -1,7 +1,6 @@
 """LGQ on points in the plane, where all that the temperature does can be seen; and the staircase.
 
-A code has a tint; each place of the plane has the tints of the codes that it is assigned to, mixed
-by their probabilities.
+A place of the plane has the tints of the codes it is assigned to, mixed by their probabilities.
 """
 
 import colorsys
@@ -48,10 +47,7 @@ def soft_partition(
     size: int = 72,
     margin: float = 0.1,
 ) -> dict:
-    """Picture the plane around some points, `size` pixels a side; give an image trace's arguments.
-
-    `margin`: how far it reaches beyond the points, as a share of their range.
-    """
+    """Picture the plane around points, and a `margin` of their range, as arguments of a trace."""
     (x0, y0), step, grid = _grid(around, size, margin)
     mixed = _assign(grid, codebook, tau, energy) @ tints.astype(np.float64)
     pixels = np.full((size, size, 4), 120, dtype=np.uint8)
@@ -69,17 +65,9 @@ def draw_plane(panel: Panel, points: Points, codebook: Codes, picture: dict) -> 
 
 
 def annealing_frames(
-    points: Points,
-    annealing: Annealing,
-    indices: Sequence[int],
-    *,
-    width: float,
-    size: int = 56,
+    points: Points, annealing: Annealing, indices: Sequence[int], *, width: float, size: int = 56
 ) -> go.Figure:
-    """Draw points, codes and the soft partition at several temperatures of an annealing.
-
-    `width`: the natural one, 2 D / C, by which titles call temperatures beside tau_c.
-    """
+    """Draw points, codes and partition at several taus, also named in units of `width`, 2 D / C."""
     reduced, distinct = annealing.taus / annealing.predicted, annealing.num_distinct
     own = annealing.taus / width
     titles = [
@@ -139,10 +127,7 @@ def stairs(panel: Panel, annealing: Annealing) -> None:
 
 
 def soft_code_path(
-    point: Float[np.ndarray, " 2"],
-    points: Points,
-    codebook: Codes,
-    taus: Float[np.ndarray, " T"],
+    point: Float[np.ndarray, " 2"], points: Points, codebook: Codes, taus: Float[np.ndarray, " T"]
 ) -> tuple[go.Figure, Float[np.ndarray, "T 2"]]:
     """Follow one point's soft code as the temperature falls; return the figure and the path."""
     path = np.concatenate([_assign(point[None], codebook, tau) @ codebook for tau in taus])

@@ -10,12 +10,12 @@ from jaxtyping import Float, UInt8
 from lgqlib.figures.pictures import colored, data_uri, picture_grid
 from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, color_of, panels, titled
 
+Picture = UInt8[np.ndarray, "H W 3"]
 CODEC_COLORS = {"JPEG": ORANGE, "WebP": SKY}
-HEAD_COLORS = {"geometric": BLUE, "softmax": GREEN, "embeddings": PURPLE}
-HEAD_LABELS = {
-    "geometric": "Gaussians at the codes",
-    "softmax": "softmax on vectors",
-    "embeddings": "softmax on embeddings",
+HEADS = {
+    "geometric": ("Gaussians at the codes", BLUE),
+    "softmax": ("softmax on vectors", GREEN),
+    "embeddings": ("softmax on embeddings", PURPLE),
 }
 
 
@@ -28,12 +28,9 @@ def costs(bits: Mapping[str, Float[np.ndarray, " n"]], *, num_codes: int) -> go.
         panel.dots(at + spread, values, color=BLUE, size=5)
     nominal = np.log2(num_codes)
     panel.rule(y=nominal, annotation_text=f"by name, log2 K = {nominal:.4g}")
-    panel.axes(
-        y="bits a token",
-        x_tickvals=list(range(len(bits))),
-        x_ticktext=list(bits),
-        y_range=[0, max(nominal, max(v.max() for v in bits.values())) * 1.08],
-    )
+    most = max(nominal, max(v.max() for v in bits.values()))
+    ticks = {"x_tickvals": list(range(len(bits))), "x_ticktext": list(bits)}
+    panel.axes(y="bits a token", y_range=[0, most * 1.08], **ticks)
     first, last = (list(bits)[at] for at in (0, -1))
     return titled(
         fig,
@@ -43,24 +40,15 @@ def costs(bits: Mapping[str, Float[np.ndarray, " n"]], *, num_codes: int) -> go.
     )
 
 
-def bit_map(
-    image: UInt8[np.ndarray, "H W 3"],
-    decoded: UInt8[np.ndarray, "H W 3"],
-    bits: Float[np.ndarray, "h w"],
-) -> go.Figure:
+def bit_map(image: Picture, decoded: Picture, bits: Float[np.ndarray, "h w"]) -> go.Figure:
     """Show a photograph, what comes back, and the bits of every token."""
-    fig, (left, middle, right) = panels(
-        cols=3, titles=("photograph", "decoded", "bits of each token"), height=400
-    )
+    titles = ("photograph", "decoded", "bits of each token")
+    fig, (left, middle, right) = panels(cols=3, titles=titles, height=400)
     left.picture(data_uri(image))
     middle.picture(data_uri(decoded))
     top = float(np.quantile(bits, 0.99))
-    right.picture(
-        data_uri(colored(bits, scale="Inferno", high=top)),
-        customdata=bits[..., None],
-        hoverinfo=None,
-        hovertemplate="row %{y}, column %{x}<br>%{customdata[0]:.1f} bits<extra></extra>",
-    )
+    uri = data_uri(colored(bits, scale="Inferno", high=top))
+    right.picture(uri, values=bits, said="%{customdata[0]:.1f} bits")
     ranked = np.sort(bits.ravel())[::-1]
     share = ranked[: len(ranked) // 4].sum() / ranked.sum()
     return titled(
@@ -78,20 +66,19 @@ def heads(table: pandas.DataFrame) -> go.Figure:
         panel.bars(
             [f"K = {k:,}" for k in part["num_codes"]],
             part["bits"],
-            *(HEAD_LABELS[head], HEAD_COLORS[head]),
+            *HEADS[head],
             text=[f"{b:.2f}" for b in part["bits"]],
             customdata=part["parameters"],
             hovertemplate="%{x}: %{y:.2f} bits, %{customdata:,} parameters<extra></extra>",
         )
     panel.axes(y="bits a token", y_rangemode="tozero")
     wide = table.pivot(index="num_codes", columns="head", values="bits")
-    gain = wide["softmax"] - wide["geometric"]
-    said = ", ".join(
-        f"{abs(g):.2f} {'below' if g > 0 else 'above'} at K = {k:,}" for k, g in gain.items()
-    )
+    gain = (wide["softmax"] - wide["geometric"]).items()
+    said = [f"{abs(g):.2f} {'below' if g > 0 else 'above'} at K = {k:,}" for k, g in gain]
     return titled(
         fig,
-        f"Gaussians at the codes against a softmax on the same vectors, bits a token: {said}",
+        f"Gaussians at the codes against a softmax on the same vectors, bits a token: "
+        f"{', '.join(said)}",
         f"Held-out photographs after {table['steps'].iloc[0]} steps of each. The Gaussians know "
         "where a code lies; a softmax has to meet it first.",
     )
@@ -105,8 +92,7 @@ def rate_distortion(
 ) -> go.Figure:
     """Draw files of tokens against JPEG and WebP: mean curves, and each photograph's difference.
 
-    `files`: by the weight of bits, tables of `file_rates`, first that of weight 0. `curves`: by
-    codec, bits a pixel and PSNR of every photograph.
+    `files`: by the weight of bits, from 0, `file_rates`. `curves`: by codec, bits a pixel and PSNR.
     """
     plain = next(iter(files.values()))
     fig, (left, right) = panels(cols=2, height=440, column_widths=[0.6, 0.4])
@@ -123,11 +109,8 @@ def rate_distortion(
     span = [0, 3 * float(plain["bits_per_pixel"].mean())]
     inside = [p.mean(0)[p.mean(0)[:, 0] < span[1], 1] for p in curves.values()]
     ends = np.concatenate([*inside, means["psnr"]])
-    left.axes(
-        *("whole file, bits a pixel", "PSNR, dB"),
-        x_range=span,
-        y_range=[ends.min(), ends.max() + 1],
-    )
+    most = ends.max() + 1
+    left.axes("whole file, bits a pixel", "PSNR, dB", x_range=span, y_range=[ends.min(), most])
     order = plain.sort_values("JPEG", key=lambda jpeg: plain["psnr"] - jpeg)
     for codec in curves:
         gains = order["psnr"] - order[codec]
@@ -149,7 +132,7 @@ def rate_distortion(
     )
 
 
-def samples(pictures: Sequence[UInt8[np.ndarray, "H W 3"]]) -> go.Figure:
+def samples(pictures: Sequence[Picture]) -> go.Figure:
     """Show what the prior draws."""
     return titled(
         picture_grid({"drawn": list(pictures)}),

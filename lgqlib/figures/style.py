@@ -14,10 +14,8 @@ from plotly.subplots import make_subplots
 
 from lgqlib.quantizers import METHODS
 
-WIDTH = 960
-"""Width of a figure in pixels; fixed, so that the figure in a report is the one that was seen."""
-INK = "#7a7a7a"
-"""Text and axes: readable on white and on JupyterLab's dark background."""
+WIDTH = 960  # of a figure in pixels: what a report shows is what was seen
+INK = "#7a7a7a"  # text and axes: readable on white and on JupyterLab's dark background
 GRID, HAZE, FAINT = (f"rgba(128, 128, 128, {alpha})" for alpha in (0.22, 0.12, 0.35))
 # Okabe and Ito's colors, told apart by color-blind eyes; black and yellow are lost on one ground.
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
@@ -28,14 +26,9 @@ SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "cross", "sta
 PATTERNS = ("", "/", ".", "x", "-", "|")
 SEQUENTIAL, DIVERGING = "Viridis", "RdBu"
 
-_AXIS = {
-    "gridcolor": GRID,
-    "linecolor": GRID,
-    "zerolinecolor": GRID,
-    "automargin": True,
-    "exponentformat": "power",
-    "title": {"standoff": 8, "font": {"size": 13}},
-}
+_AXIS = dict.fromkeys(("gridcolor", "linecolor", "zerolinecolor"), GRID)
+_AXIS |= {"automargin": True, "exponentformat": "power"}
+_AXIS |= {"title": {"standoff": 8, "font": {"size": 13}}}
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"color": INK, "size": 12, "family": "system-ui, Helvetica, Arial, sans-serif"},
@@ -86,10 +79,8 @@ class Panel:
         subplot = self.fig.get_subplot(**self.at)
         (x0, x1), (y0, y1) = subplot.xaxis.domain, subplot.yaxis.domain
         self.own_legend = f"legend{(self.at['row'] - 1) * 8 + self.at['col'] + 1}"
-        anchors = {
-            "xanchor": "right" if x > 0.5 else "left",
-            "yanchor": "top" if y > 0.5 else "bottom",
-        }
+        anchors = {"xanchor": "right" if x > 0.5 else "left"}
+        anchors |= {"yanchor": "top" if y > 0.5 else "bottom"}
         place = {"x": x0 + x * (x1 - x0), "y": y0 + y * (y1 - y0), **anchors}
         look = {"bgcolor": HAZE, "font": {"size": 11}}
         self.fig.update_layout({self.own_legend: place | look})
@@ -109,7 +100,6 @@ class Panel:
         self._scatter(x, y, name, {"mode": "markers", "marker": marker} | more)
 
     def bars(self, x, y, name: str = "", color=INK, **more) -> None:
-        """Add bars."""
         marker = {"color": color, **more.pop("marker", {})}
         self._add(go.Bar(x=x, y=y, marker=marker, **self._named(name), **more))
 
@@ -129,9 +119,13 @@ class Panel:
         draw = self.fig.add_vline if x is not None else self.fig.add_hline
         draw(y if x is None else x, line=line, **more, **self.at)
 
-    def picture(self, source: str, *, size: tuple[int, int] | None = None, **more) -> None:
-        """Show an image by its data URI, with square pixels, the first row on top, and no axes."""
-        self._add(go.Image(source=source, **({"hoverinfo": "skip"} | more)))
+    def picture(self, source: str, *, values=None, said: str = "", **more) -> None:
+        """Show an image by its data URI, without axes; `said` of the `values` of its pixels."""
+        hover = {"hoverinfo": "skip"}
+        if values is not None:
+            template = f"row %{{y}}, column %{{x}}<br>{said}<extra></extra>"
+            hover = {"customdata": values[..., None], "hovertemplate": template}
+        self._add(go.Image(source=source, **(hover | more)))
         self.square()
         self.axes(bare=True)
 
@@ -143,10 +137,7 @@ class Panel:
         subplot.xaxis.update(constrain="domain")
 
     def axes(self, x: str = "", y: str = "", *, log: str = "", bare: bool = False, **more) -> None:
-        """Name the axes with their units; `log` lists those that are logarithmic, `"xy"` say.
-
-        `x_...` and `y_...` in `more` go to the one axis (`x_range`, `y_rangemode`, ...).
-        """
+        """Name the axes; `log` lists logarithmic ones, `x_...` and `y_...` go to the one axis."""
         still = {"showticklabels": False, "showgrid": False, "zeroline": False, "ticks": ""}
         for axis, title in (("x", x), ("y", y)):
             changes = {k[2:]: v for k, v in more.items() if k.startswith(f"{axis}_")}
@@ -169,50 +160,28 @@ class Panel:
 def _whiskers(values, low, high, *, color) -> dict:
     values, low, high = (np.asarray(v, dtype=float) for v in (values, low, high))
     known = np.isfinite(low) & np.isfinite(high)
-    ends = {
-        "array": np.where(known, high - values, 0),
-        "arrayminus": np.where(known, values - low, 0),
-    }
-    color = color if isinstance(color, str) else FAINT
-    return {"type": "data", "thickness": 1.5, "width": 3, "color": color, **ends}
+    above, below = np.where(known, high - values, 0), np.where(known, values - low, 0)
+    look = {"thickness": 1.5, "width": 3, "color": color if isinstance(color, str) else FAINT}
+    return {"type": "data", "array": above, "arrayminus": below, **look}
 
 
-def figure(
-    *,
-    rows: int = 1,
-    cols: int = 1,
-    titles: Sequence[str] | None = None,
-    height: int = 420,
-    width: int = WIDTH,
-    **grid,
-) -> go.Figure:
-    """Return an empty figure in the template; `grid` goes to `make_subplots`."""
+def panels(
+    *, rows: int = 1, cols: int = 1, titles: Sequence[str] | None = None, height: int = 420, **grid
+) -> tuple[go.Figure, list[Panel]]:
+    """Return an empty figure and its panels, row by row; `grid` goes to `make_subplots`."""
     fig = make_subplots(rows=rows, cols=cols, subplot_titles=titles, **grid)
-    fig.update_layout(template=TEMPLATE, height=height, width=width)
+    fig.update_layout(template=TEMPLATE, height=height, width=WIDTH)
     fig.update_annotations(font_size=12)
-    return fig
-
-
-def panels(*, rows: int = 1, cols: int = 1, **options) -> tuple[go.Figure, list[Panel]]:
-    """Return an empty figure and its panels, row by row; `options` are those of `figure`."""
-    fig = figure(rows=rows, cols=cols, **options)
     return fig, [Panel(fig, row + 1, col + 1) for row in range(rows) for col in range(cols)]
 
 
 def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
-    """Title a figure with what it shows and, below it, what to look for; return the figure.
-
-    The margin grows with the text, so that it never covers a plot.
-    """
-    width = fig.layout.width or WIDTH
-    head = textwrap.wrap(finding, int(width / 8.4))
-    lines = textwrap.wrap(look_for, int(width / 6.4))
-    fig.update_layout(
-        title_text="<br>".join(head),
-        title_subtitle_text="<br>".join(lines),
-        title_subtitle_font_size=12,
-        title_y=1 - 12 / fig.layout.height,
-    )
+    """Title a figure with its finding and, below it, what to look for, in a margin that fits."""
+    head = textwrap.wrap(finding, int(WIDTH / 8.4))
+    lines = textwrap.wrap(look_for, int(WIDTH / 6.4))
+    title = {"text": "<br>".join(head), "subtitle_text": "<br>".join(lines)}
+    title |= {"subtitle_font_size": 12, "y": 1 - 12 / fig.layout.height}
+    fig.update_layout({f"title_{name}": value for name, value in title.items()})
     has_labels = any(a.yref == "paper" for a in fig.layout.annotations)
     fig.update_layout(margin_t=26 + 21 * len(head) + 17 * len(lines) + 22 * has_labels)
     return fig

@@ -11,8 +11,7 @@ from lgqlib.figures.style import BLUE, GREEN, INK, ORANGE, PURPLE, RED, Panel, p
 from lgqlib.measure.temperature import FreeEnergyCurve
 from lgqlib.measure.theory import water_filling
 
-PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}
-"""The free energy and its two parts, and their colors."""
+PARTS = {"free energy F": BLUE, "energy ⟨d⟩": GREEN, "τ H": PURPLE}  # of the free energy
 
 
 def energy_and_rate(
@@ -66,16 +65,11 @@ def here(curve: FreeEnergyCurve, tau: float, *, unit: float) -> dict[str, dict]:
     """Give where a temperature, in units of `unit`, is in the two panels of `energy_and_rate`."""
     rising, at = curve.taus.argsort(), np.log(tau * unit)
     values = (curve.free_energy, curve.mutual_information / np.log(2), curve.mean_energy)
-    free, rate, mean = (np.interp(at, np.log(curve.taus)[rising], v[rising]) for v in values)
-    return {
-        "temperature": {"x": [tau], "y": [free]},
-        "rate and distortion": {"x": [rate], "y": [mean]},
-    }
+    free, rate, mean = ([np.interp(at, np.log(curve.taus)[rising], v[rising])] for v in values)
+    return {"temperature": {"x": [tau], "y": free}, "rate and distortion": {"x": rate, "y": mean}}
 
 
-def entropy_slope(
-    curve: FreeEnergyCurve, *, unit: float, schedule: Sequence[float] = ()
-) -> go.Figure:
+def entropy_slope(curve: FreeEnergyCurve, *, unit: float, schedule=()) -> go.Figure:
     """Draw the slope of entropy in temperature, as measured and as Var(d) / tau^3 predicts it."""
     fig, (panel,) = panels(height=400)
     x, predicted = curve.taus / unit, curve.entropy_slope * curve.taus

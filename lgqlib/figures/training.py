@@ -1,20 +1,11 @@
 """What happened while a run trained: its terms, fidelity, codes and temperature over the steps."""
 
+from itertools import cycle
+
 import pandas
 import plotly.graph_objects as go
 
-from lgqlib.figures.style import (
-    BLUE,
-    COLORS,
-    GREEN,
-    INK,
-    ORANGE,
-    RED,
-    color_of,
-    name_of,
-    panels,
-    titled,
-)
+from lgqlib.figures import style
 
 NOT_TERMS = ("step", "split", "psnr", "active", "perplexity", "tau", "tau_c", "lr", "grad_norm")
 """Columns of the training metrics that are no term of the loss."""
@@ -27,30 +18,23 @@ LOOK_FOR = (
 def training_curves(
     metrics: pandas.DataFrame, *, method: str = "", num_codes: int | None = None
 ) -> go.Figure:
-    """Draw the terms of the loss, PSNR, codes in use and temperature over the steps.
-
-    `metrics`: a run's table, a row a line of its log, with `step`, `split` (`train`, `val`) and a
-    column a name; it may be empty. `num_codes` marks K.
-    """
+    """Draw the terms of the loss, PSNR, codes in use (of K) and temperature of a run's metrics."""
     train, val = (_split(metrics, split) for split in ("train", "val"))
-    fig, (terms, fidelity, codes, temperature) = panels(
-        rows=2,
-        cols=2,
-        height=620,
-        titles=("Terms of the loss, unweighted", "Fidelity", "Codes in use", "Temperature"),
-        horizontal_spacing=0.1,
-        vertical_spacing=0.14,
-    )
+    titles = ("Terms of the loss, unweighted", "Fidelity", "Codes in use", "Temperature")
+    spaces = {"horizontal_spacing": 0.1, "vertical_spacing": 0.14}
+    fig, grid = style.panels(rows=2, cols=2, height=620, titles=titles, **spaces)
+    terms, fidelity, codes, temperature = grid
     names = [name for name in train.columns if name not in NOT_TERMS]
+    colors = dict(zip(names, cycle(style.COLORS), strict=False)) | {"loss": style.INK}
     marked = {"mode": "lines+markers"}
     curves = [
-        *((terms, train, name, name, _term_color(i, name), {}) for i, name in enumerate(names)),
-        (fidelity, train, "psnr", "training batch", color_of(method), {}),
-        (fidelity, val, "psnr", "held out", INK, marked),
-        (codes, train, "active", "active", GREEN, {}),
-        (codes, train, "perplexity", "perplexity", BLUE, {}),
-        (temperature, train, "tau", "τ", RED, {}),
-        (temperature, train, "tau_c", "first critical temperature", ORANGE, {"dash": "dash"}),
+        *((terms, train, name, name, colors[name], {}) for name in names),
+        (fidelity, train, "psnr", "training batch", style.color_of(method), {}),
+        (fidelity, val, "psnr", "held out", style.INK, marked),
+        (codes, train, "active", "active", style.GREEN, {}),
+        (codes, train, "perplexity", "perplexity", style.BLUE, {}),
+        (temperature, train, "tau", "τ", style.RED, {}),
+        (temperature, train, "tau_c", "first critical temperature", style.ORANGE, {"dash": "dash"}),
     ]
     for panel, table, column, name, color, more in curves:
         if column in table:  # one that was never logged is left out
@@ -63,7 +47,7 @@ def training_curves(
     fidelity.axes("training step", "PSNR, dB")
     codes.axes("training step", "codes, tokens of a log interval")
     temperature.axes("training step", "temperature, units of the energy", log="y")
-    return titled(fig, _finding(train, val, method), LOOK_FOR)
+    return style.titled(fig, _finding(train, val, method), LOOK_FOR)
 
 
 def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
@@ -71,19 +55,14 @@ def _split(metrics: pandas.DataFrame, split: str) -> pandas.DataFrame:
     return part.sort_values("step").dropna(axis="columns", how="all")
 
 
-def _term_color(i: int, name: str) -> str:
-    return INK if name == "loss" else COLORS[i % len(COLORS)]
-
-
 def _finding(train: pandas.DataFrame, val: pandas.DataFrame, method: str) -> str:
     if not len(train):
-        return f"{name_of(method)}: nothing logged yet".lstrip(": ")
-    last = train.iloc[-1]
-    parts = [f"step {int(last['step'])}"]
-    if "psnr" in val:
-        parts.append(f"held-out PSNR {val['psnr'].iloc[-1]:.1f} dB")
-    if "active" in train:
-        parts.append(f"{int(last['active'])} active codes")
-    if "tau" in train:
-        parts.append(f"τ = {last['tau']:.3g}")
-    return f"{name_of(method)}: ".lstrip(": ") + ", ".join(parts)
+        return f"{style.name_of(method)}: nothing logged yet".lstrip(": ")
+    last = {
+        "held-out PSNR {:.1f} dB": val.get("psnr"),
+        "{:.0f} active codes": train.get("active"),
+        "τ = {:.3g}": train.get("tau"),
+    }
+    parts = [text.format(values.iloc[-1]) for text, values in last.items() if values is not None]
+    parts = [f"step {train['step'].iloc[-1]:.0f}", *parts]
+    return f"{style.name_of(method)}: ".lstrip(": ") + ", ".join(parts)

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 class Metric:
     """What a number is called wherever people read it."""
 
-    key: str
-    """Its name in `evaluation.json`, in a table's column and in `metrics.jsonl`."""
+    key: str  # its name in `evaluation.json`, in a table's column and in `metrics.jsonl`
     label: str
-    digits: int = 3
-    """Decimals that are shown."""
+    digits: int = 3  # decimals that are shown
     unit: str = ""
-    better: int = 0
-    """1 where higher is better, -1 where lower is, 0 where neither."""
-    compared: bool = False
-    """A column of the comparison of methods."""
+    better: int = 0  # 1 where higher is better, -1 where lower is, 0 where neither
+    compared: bool = False  # a column of the comparison of methods
 
     @property
     def title(self) -> str:

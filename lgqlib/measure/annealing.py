@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.measure.neighbors import Array
+from lgqlib.measure.distances import Latents
 from lgqlib.measure.temperature import as_tensor, critical_temperature
 from lgqlib.quantizers.assignment import energies
 
@@ -42,16 +42,12 @@ class Annealing:
 
 
 @torch.no_grad()
-def anneal(
-    latents: Float[Array, "N D"], num_codes: int, taus: Float[np.ndarray, " T"]
-) -> Annealing:
+def anneal(latents: Latents, num_codes: int, taus: Float[np.ndarray, " T"]) -> Annealing:
     """Follow a minimum of the free energy (squared energy) down a falling schedule of temperatures.
 
     All codes start at the mean. At each temperature the codes of every place are set apart a little
-    in two halves, along the longest axis of the latents assigned to it; then EM steps
-    e_k = sum_n p_nk z_n / sum_n p_nk run, and halves that came back together are one place again. A
-    place splits at most once a temperature: on a Gaussian, where any number of codes splits at
-    once, the staircase follows the schedule. For up to 64 codes and a few thousand latents.
+    in two halves, along the longest axis of its latents; then EM steps run, and halves that came
+    back together are one place again. For up to 64 codes and a few thousand latents.
     """
     if not (taus > 0).all() or not (np.diff(taus) < 0).all():
         raise ValueError(f"taus must be positive and fall, got {taus}")
@@ -84,11 +80,8 @@ def anneal(
 
 
 @torch.no_grad()
-def first_split(latents: Float[Array, "N D"]) -> float:
-    """Return the temperature at which a nudge to codes at the mean neither grows nor decays.
-
-    Sees only what EM does, and bisects to 0.5 %; compare with `critical_temperature`.
-    """
+def first_split(latents: Latents) -> float:
+    """Return the tau, to 0.5 %, at which a nudge to codes at the mean neither grows nor decays."""
     z = as_tensor(latents).cpu()
     z = z - z.mean(0)
     variance = z.square().sum(1).mean()

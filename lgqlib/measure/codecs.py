@@ -25,20 +25,14 @@ def coded(
 
 def curve(image: UInt8[np.ndarray, "H W 3"], codec: str) -> np.ndarray:
     """Return bits a pixel and PSNR in dB at each of `QUALITIES`, [Q, 2], the bits ascending."""
-    points = []
-    for quality in QUALITIES:
-        bits, decoded = coded(image, codec, quality)
-        points.append((bits, psnr_bytes(image, decoded)))
-    return np.array(sorted(points))
+    files = (coded(image, codec, quality) for quality in QUALITIES)
+    return np.array(sorted((bits, psnr_bytes(image, decoded)) for bits, decoded in files))
 
 
 def at_rate(
     image: UInt8[np.ndarray, "H W 3"], codec: str, bits_per_pixel: float
 ) -> tuple[float, UInt8[np.ndarray, "H W 3"]]:
-    """Return the best file of at most so many bits a pixel: its bits, and what it decodes to.
-
-    Searched over every quality; the smallest file where none is small enough.
-    """
+    """Return the bits of the best file of at most so many, or the smallest, and its image."""
     low, high = 1, 95  # the size grows with the quality, almost always
     best = coded(image, codec, low)
     while low <= high:

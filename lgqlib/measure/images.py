@@ -1,7 +1,6 @@
 """Metrics of images, one definition each, in float64.
 
-They take [B, 3, H, W] in [0, 1], round to 8 bits like a saved file, and return one number an image:
-no value depends on the size of a batch.
+[B, 3, H, W] in [0, 1], rounded to 8 bits like a saved file: a number an image, whatever the batch.
 """
 
 import math
@@ -17,6 +16,7 @@ WINDOW_SIDE, WINDOW_SIGMA = 11, 1.5
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_SIDE = WINDOW_SIDE * 2 ** (len(MS_SSIM_WEIGHTS) - 1)
 CHUNK_VALUES = 2**18  # SSIM holds a dozen maps of this size: they stay in a CPU's cache
+Images, Each = Float[Tensor, "B 3 H W"], Float[Tensor, " B"]
 
 
 def quantize_8bit(images: Float[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
@@ -24,12 +24,12 @@ def quantize_8bit(images: Float[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"
     return (images.double().clamp(0, 1) * 255).round() / 255
 
 
-def l1(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+def l1(x: Images, y: Images) -> Each:
     """Return the mean absolute difference of each pair of images."""
     return (quantize_8bit(x) - quantize_8bit(y)).abs().mean((1, 2, 3))
 
 
-def psnr(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+def psnr(x: Images, y: Images) -> Each:
     """Return 10 log10(1 / MSE) of each pair in dB; equal images, or any above 100 dB, count 100."""
     mse = (quantize_8bit(x) - quantize_8bit(y)).square().mean((1, 2, 3))
     return (-10 * mse.log10()).clamp(max=PSNR_CAP)
@@ -41,26 +41,17 @@ def psnr_bytes(x: UInt8[np.ndarray, "H W 3"], y: UInt8[np.ndarray, "H W 3"]) -> 
     return min(-10 * math.log10(max(mse, 1e-12)), PSNR_CAP)
 
 
-def ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Return the structural similarity of each pair (Wang et al. 2004).
+def ssim(x: Images, y: Images) -> Each:
+    """Return the structural similarity of each pair (Wang et al. 2004); sides of 11 pixels or more.
 
-    Gaussian window of 11 pixels with sigma 1.5, population covariance, mean over channels and over
-    the positions where the window lies inside the image: no padding. Sides of 11 pixels or more.
+    Gaussian window of sigma 1.5, population covariance, no padding, mean over channels.
     """
-    similarity, _ = _similarity_and_contrast(quantize_8bit(x), quantize_8bit(y))
-    return similarity
+    return _similarity_and_contrast(quantize_8bit(x), quantize_8bit(y))[0]
 
 
-def ms_ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Return the five-scale structural similarity of each pair (Wang et al. 2003).
-
-    Negative contrasts count as zero. Sides must be at least 176 pixels, so that the window fits the
-    coarsest scale; `MS_SSIM_SIDE` is that bound.
-    """
-    if min(x.shape[-2:]) < MS_SSIM_SIDE:
-        raise ValueError(
-            f"images are {x.shape[-2]} x {x.shape[-1]}; MS-SSIM needs {MS_SSIM_SIDE} pixels a side"
-        )
+def ms_ssim(x: Images, y: Images) -> Each:
+    """Return the five-scale structural similarity of each pair (Wang et al. 2003)."""
+    _require_side(x, "MS-SSIM", MS_SSIM_SIDE)
     x, y = quantize_8bit(x), quantize_8bit(y)
     product = torch.ones(len(x), dtype=torch.float64, device=x.device)
     for scale, weight in enumerate(MS_SSIM_WEIGHTS, start=1):
@@ -71,12 +62,15 @@ def ms_ssim(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[T
     return product
 
 
+def _require_side(x: Tensor, name: str, least: int) -> None:
+    height, width = x.shape[-2:]
+    if min(height, width) < least:
+        raise ValueError(f"images are {height} x {width}; {name} needs {least} pixels a side")
+
+
 def _similarity_and_contrast(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return SSIM and its contrast-structure factor, each [B], a few images at a time."""
-    if min(x.shape[-2:]) < WINDOW_SIDE:
-        raise ValueError(
-            f"images are {x.shape[-2]} x {x.shape[-1]}; SSIM needs {WINDOW_SIDE} pixels a side"
-        )
+    _require_side(x, "SSIM", WINDOW_SIDE)
     few = max(1, CHUNK_VALUES // x[0].numel())
     parts = [_ssim_factors(a, b) for a, b in zip(x.split(few), y.split(few), strict=True)]
     similarity, contrast = zip(*parts, strict=True)
@@ -105,33 +99,26 @@ def _smooth(x: Tensor) -> Tensor:
     return x
 
 
-def octave_errors(x: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4"]:
+def octave_errors(x: Images, y: Images) -> Float[Tensor, "B 4"]:
     """Return the mean squared error in four octaves of spatial frequency; they add up to the whole.
 
-    The finest first: above 1/4 cycle a pixel (periods below 4 pixels), 1/8 to 1/4, 1/16 to 1/8, and
-    all that is coarser (periods above 16 pixels), by the radius in the Fourier plane (Parseval).
+    The finest first: above 1/4 cycle a pixel, 1/8 to 1/4, 1/16 to 1/8, and coarser (Parseval).
     """
     error = quantize_8bit(x) - quantize_8bit(y)
     height, width = error.shape[-2:]
     power = torch.fft.fft2(error, norm="ortho").abs().square().mean(1)  # (B, H, W)
     fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in (height, width))
     radius = torch.hypot(fy[:, None], fx[None]).to(power.device)
-    bounds = (1 / 4, 1 / 8, 1 / 16, -1.0)
     above, parts = torch.zeros_like(radius, dtype=torch.bool), []
-    for bound in bounds:
+    for bound in (1 / 4, 1 / 8, 1 / 16, -1.0):
         inside = (radius > bound) & ~above
         parts.append((power * inside).sum((1, 2)) / (height * width))
         above |= inside
     return torch.stack(parts, 1)
 
 
-def edge_errors(
-    original: Float[Tensor, "B 3 H W"], y: Float[Tensor, "B 3 H W"], *, share: float = 0.2
-) -> Float[Tensor, "B 2"]:
-    """Return the mean squared error at edges and in flat regions of each original.
-
-    Edges are the `share` of pixels with the largest gradient of the mean color (Sobel's filter).
-    """
+def edge_errors(original: Images, y: Images, *, share: float = 0.2) -> Float[Tensor, "B 2"]:
+    """Return the mean squared error at edges, the `share` of steepest pixels, and elsewhere."""
     gray = F.pad(quantize_8bit(original).mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
     sobel = torch.tensor([[1.0, 2, 1], [0, 0, 0], [-1, -2, -1]], dtype=gray.dtype)
     kernels = torch.stack([sobel, sobel.T])[:, None].to(gray.device)

@@ -1,7 +1,4 @@
-"""Codes and latents in the plane: PCA, UMAP or the plane itself, and how far to trust it.
-
-UMAP is imported when it is first asked for: in a fresh installation it compiles for a minute.
-"""
+"""Codes and latents in the plane: PCA, UMAP or the plane itself, and how far to trust it."""
 
 import hashlib
 import math
@@ -16,8 +13,8 @@ import torch
 from jaxtyping import Float
 
 from lgqlib.files import replacing, writable
+from lgqlib.measure.distances import Array, Codebook, Latents, nearest_others
 from lgqlib.measure.geometry import Spectrum, spectrum
-from lgqlib.measure.neighbors import Array, nearest_others
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,15 @@ class Projection:
         return self.basis.eigenvalues[:2] / max(self.basis.total, np.finfo(float).tiny)
 
 
-def in_plane(basis: Spectrum, points: Float[Array, "N D"]) -> Float[np.ndarray, "N 2"]:
+def in_plane(basis: Spectrum, points: Latents) -> Float[np.ndarray, "N 2"]:
     """Return the coordinates of points on the two leading axes; a missing axis is zero."""
     leading = basis.coordinates(points)[:, :2].astype(np.float32)
     return np.pad(leading, ((0, 0), (0, 2 - leading.shape[1])))
 
 
 def project(
-    codebooks: Sequence[Float[Array, "K D"]],
-    latents: Sequence[Float[Array, "N D"]],
+    codebooks: Sequence[Codebook],
+    latents: Sequence[Latents],
     *,
     method: str = "pca",
     seed: int = 0,
@@ -51,10 +48,9 @@ def project(
 ) -> list[Projection]:
     """Bring codes and latents of a run's checkpoints jointly to one plane; nothing jumps by itself.
 
-    Row i of each codebook is the same code, and row i of the latents the same token. PCA uses the
-    plane of the last checkpoint's latents for all; UMAP starts each fit at the result before it and
-    registers the outcome by a similarity (shift, turn, scale). `cache`: a folder where UMAP's
-    results are kept. Raises ValueError for an unknown method, and `plane` unless in 2 channels.
+    Row i is the same code, or token, in all. PCA's plane is that of the last latents; UMAP starts
+    each fit at the result before it, registered by a similarity, kept in the folder `cache`.
+    ValueError for an unknown method, and `plane` unless in 2 channels.
     """
     dim = codebooks[-1].shape[1]
     if method not in ("pca", "umap") and (method, dim) != ("plane", 2):
@@ -131,7 +127,7 @@ class Faithfulness:
 
 
 def faithfulness(
-    points: Float[Array, "N D"],
+    points: Latents,
     plane: Float[Array, "N 2"],
     *,
     num_neighbors: int = 15,
@@ -140,8 +136,7 @@ def faithfulness(
 ) -> Faithfulness:
     """Compare neighborhoods in truth and in the picture, among at most `limit` points.
 
-    Without neighbors, of one or two points, the shares are nan. Raises ValueError unless there are
-    more than twice as many points as neighbors.
+    Without neighbors the shares are nan; ValueError unless points are over twice as many.
     """
     if not num_neighbors:
         return Faithfulness(*[math.nan] * 3, 0, len(points))
@@ -149,9 +144,8 @@ def faithfulness(
 
     k, chosen = num_neighbors, np.random.default_rng(seed).permutation(len(points))[:limit]
     high, low = (np.asarray(x)[chosen] for x in (points, plane))
-    trust, continuity = (
-        float(trustworthiness(a, b, n_neighbors=k)) for a, b in ((high, low), (low, high))
-    )
+    pairs = (high, low), (low, high)
+    trust, continuity = (float(trustworthiness(a, b, n_neighbors=k)) for a, b in pairs)
     true, shown = (nearest_others(x, k)[1] for x in (high, low))
     recall = float((true[:, :, None] == shown[:, None]).sum() / true.size)
     return Faithfulness(trust, continuity, recall, k, len(chosen))

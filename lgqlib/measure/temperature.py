@@ -1,7 +1,4 @@
-"""Free energy and critical temperature: what the temperature does to an assignment at fixed codes.
-
-The assignment itself, with its energies, is `quantizers.assignment`.
-"""
+"""Free energy and critical temperature: what tau does to an assignment at fixed codes."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +11,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lgqlib.measure.neighbors import Array
+from lgqlib.measure.distances import Array, Codebook, Latents
 from lgqlib.quantizers.assignment import FLOOR, energies, soft_assign
 
 
@@ -40,8 +37,8 @@ class FreeEnergyCurve:
 
 @torch.no_grad()
 def free_energy_curve(
-    latents: Float[Array, "N D"],
-    codebook: Float[Array, "K D"],
+    latents: Latents,
+    codebook: Codebook,
     taus: Sequence[float] | Float[np.ndarray, " T"],
     *,
     energy: str = "squared",
@@ -51,15 +48,13 @@ def free_energy_curve(
     """Measure the soft assignment at every temperature, tile by tile, without an [N, K] array.
 
     Energies, d_nk / s_k where codes have `widths`, have the dtype of the latents; sums are float64.
-    The cost is one exponential for each token, code and temperature: give a few thousand tokens
-    when K is large. Raises ValueError for a temperature that is not positive.
+    One exponential a token, code and temperature. ValueError for a tau that is not positive.
     """
     taus = np.asarray(taus, dtype=np.float64)
     if not (taus > 0).all():
         raise ValueError(f"taus must be positive temperatures, got {taus}")
     z = as_tensor(latents).cpu()
-    codes = as_tensor(codebook).to(z)
-    scale = 1 if widths is None else as_tensor(widths).to(z)
+    codes, scale = as_tensor(codebook).to(z), 1 if widths is None else as_tensor(widths).to(z)
     least, sums = 0.0, torch.zeros(len(taus), 4, dtype=torch.float64)
     usage = torch.zeros(len(taus), len(codes), dtype=torch.float64)
     rows = max(1, tile_elements // len(codes))
@@ -100,10 +95,9 @@ def soften(
     energy: str = "squared",
     widths: Float[Tensor, " K"] | None = None,
 ) -> tuple[Float[Tensor, "T N C"], Float[Tensor, "T N"]]:
-    """Return each token's soft code and entropy in bits at every temperature.
+    """Return each token's soft code and entropy in bits at every temperature, a tile at a time.
 
     `sites` are where the nearest code is chosen, `codebook` what the decoder receives of them.
-    Energies are computed once for all temperatures; tiles are small enough for a core's cache.
     """
     codes = torch.empty(len(taus), len(latents), codebook.shape[1])
     bits = torch.empty(len(taus), len(latents))
@@ -133,9 +127,7 @@ class Moment:
 
 
 @torch.no_grad()
-def moment(
-    step: int, latents: Float[Array, "N D"], codebook: Float[Array, "K D"], *, energy: str
-) -> Moment:
+def moment(step: int, latents: Latents, codebook: Codebook, *, energy: str) -> Moment:
     """Measure an assignment at its own width 2 D / C, D the mean squared error of the hard code."""
     z, e = as_tensor(latents), as_tensor(codebook)
     error = (z - e[energies(z, e, energy=energy).argmin(1)]).square().sum(1).mean().item()
@@ -147,16 +139,12 @@ def moment(
 
 @torch.no_grad()
 def critical_moments(
-    latents: Float[Array, "N D"],
-    energy: str = "squared",
-    *,
-    center: Float[Array, " D"] | None = None,
+    latents: Latents, energy: str = "squared", *, center: Float[Array, " D"] | None = None
 ) -> tuple[Float[Tensor, "D D"], Float[Tensor, "D D"]]:
     """Return E[grad grad'] and E[Hess] of the energy in a code at `center`, by default the mean.
 
-    Averages over tokens, of which training keeps running averages: `tau_c_from_moments` makes the
-    critical temperature of them. Squared energy: 4 Cov(z) and 2 I. On the latents' device, float32
-    or wider whatever autocast says. Raises ValueError for energies without a critical temperature.
+    Squared energy: 4 Cov(z) and 2 I. On the latents' device, float32 or wider whatever autocast
+    says. Raises ValueError for energies without a critical temperature (`tau_c_from_moments`).
     """
     z = as_tensor(latents)
     with torch.autocast(z.device.type, enabled=False):
@@ -165,10 +153,8 @@ def critical_moments(
         if energy == "squared":
             return 4 * residual.T @ residual / len(z), 2 * eye
         if energy != "norm":
-            raise ValueError(
-                f"the {energy} energy has no critical temperature: codes never rest together; give "
-                "tau in absolute units"
-            )
+            said = f"the {energy} energy has no critical temperature: codes never rest together"
+            raise ValueError(f"{said}; give tau in absolute units")
         if z.shape[1] < 2:
             raise ValueError("the norm energy has no tau_c in 1 channel, it needs at least 2")
         radius = residual.norm(dim=1, keepdim=True)
@@ -179,36 +165,28 @@ def critical_moments(
 
 
 def tau_c_from_moments(grad: Float[Array, "D D"], hess: Float[Array, "D D"]) -> float:
-    """Return max_v v'Gv / v'Hv: above it, all codes together at the center are stable (Rose 1998).
-
-    Raises ValueError where the mean Hessian is not positive definite.
-    """
+    """Return max_v v'Gv / v'Hv, tau_c (Rose 1998); ValueError where H is not positive definite."""
     moments = (as_tensor(m).cpu().double().numpy() for m in (grad, hess))
     return float(eigh(*moments, eigvals_only=True)[-1])
 
 
-def natural_width(latents: Float[Array, "N D"], codebook: Float[Array, "K D"]) -> float:
-    """Return 2 D_hard / C, the mean squared error of latents of C channels as a temperature.
-
-    Soft assignment at tau is that of Gaussians of variance tau / 2 a channel; D_hard / C is what
-    that variance is when every latent belongs to its nearest code.
-    """
+def natural_width(latents: Latents, codebook: Codebook) -> float:
+    """Return 2 D / C of the nearest codes: tau / 2 is a Gaussian's variance in a channel."""
     z, codes = as_tensor(latents).double(), as_tensor(codebook).double()
     return 2 * float(torch.cdist(z, codes).square().amin(1).mean()) / z.shape[1]
 
 
-def critical_temperature(latents: Float[Array, "N D"], *, energy: str = "squared") -> float:
+def critical_temperature(latents: Latents, *, energy: str = "squared") -> float:
     """Return the temperature below which codes that sit together split apart.
 
-    Squared energy: 2 lambda_max(Cov z). Norm: the same around the geometric median, where codes
-    that sit together come to rest. Raises ValueError for cosine and dot.
+    Squared energy: 2 lambda_max(Cov z). Norm: around the geometric median. Others: ValueError.
     """
     center = geometric_median(latents) if energy == "norm" else None
     return tau_c_from_moments(*critical_moments(latents, energy, center=center))
 
 
 @torch.no_grad()
-def geometric_median(latents: Float[Array, "N D"]) -> Float[Tensor, " D"]:
+def geometric_median(latents: Latents) -> Float[Tensor, " D"]:
     """Return the point of least mean distance to the latents, by Weiszfeld's iteration."""
     z = as_tensor(latents)
     center = z.mean(0)

@@ -13,11 +13,10 @@ from torch import Tensor
 def code_usage(counts: Int[Tensor, " K"]) -> dict[str, float | int]:
     """Return how many codes work and how evenly, from the tokens counted on each of K codes.
 
-    Entropies are in bits a token: `entropy` is the plug-in estimate, low by about
-    (A - 1) / (2 N ln 2) bits for A active codes and N tokens, which `entropy_miller_madow` adds
-    (Miller 1955); `entropy_2` is Renyi's of order two. `perplexity` is 2 ** entropy. `gini` is 0
-    for even use and 1 - 1/K for a single code. `top_1_percent` and `top_10_percent` are the shares
-    of tokens on the ceil(K/100) and ceil(K/10) most used codes.
+    Entropies are in bits a token: `entropy` is the plug-in estimate, to which
+    `entropy_miller_madow` adds its bias; `entropy_2` is Renyi's. `perplexity` is 2 ** entropy.
+    `gini` is 0 for even use and 1 - 1/K for a single code. `top_1_percent`, `top_10_percent`:
+    tokens on those of the most used codes.
     """
     num_tokens, num_codes = int(counts.sum()), len(counts)
     if num_tokens == 0:
@@ -54,21 +53,17 @@ class CodedRate(NamedTuple):
 def coded_rate(indices: Int[Tensor, "*shape"], train_counts: Int[Tensor, " K"]) -> CodedRate:
     """Encode tokens with a range coder, decode them back, and return what they cost.
 
-    The model is categorical with probability (count + 1/2) / (N + K/2) from the usage
-    `train_counts` of the K codes on training images (Krichevsky and Trofimov 1981): the receiver
-    needs nothing from the images that are sent, and an unseen code still has a codeword. Indices
-    are sent in their order in memory as one stream. Raises `RuntimeError` should the decoded
-    tokens differ.
+    The model has probability (count + 1/2) / (N + K/2) from `train_counts` on training images
+    (Krichevsky and Trofimov 1981): the receiver needs nothing else, and an unseen code has a
+    codeword. RuntimeError should the decoded tokens differ.
     """
     num_codes = len(train_counts)
     symbols = indices.detach().flatten().cpu().numpy()
     if symbols.size == 0:
         raise ValueError("0 tokens; coding needs at least 1")
-    if symbols.min() < 0 or symbols.max() >= num_codes:
-        raise ValueError(
-            f"indices run from {symbols.min()} to {symbols.max()}; they must lie in"
-            f" [0, {num_codes})"
-        )
+    low, high = symbols.min(), symbols.max()
+    if low < 0 or high >= num_codes:
+        raise ValueError(f"indices run from {low} to {high}; they must lie in [0, {num_codes})")
     if num_codes == 1:  # whoever knows their number knows them all
         return CodedRate(0.0, symbols.size, 0)
     symbols = symbols.astype(np.int32)

@@ -15,18 +15,13 @@ from lgqlib.quantizers.vq import EMAVQ, IBQ, VQ, KMeansVQ, SimVQ
 class Method:
     """A quantizer as the project knows it: one row makes it train, compare and keep its color."""
 
-    name: str
-    """In configs, folders and tables."""
-    build: Callable[[QuantizerConfig, int], Quantizer]
-    """From the config and C, the channels of a latent."""
-    label: str
-    """What people read."""
-    color: str
-    """The same in every figure."""
+    name: str  # in configs, folders and tables
+    build: Callable[[QuantizerConfig, int], Quantizer]  # from the config and C
+    label: str  # what people read
+    color: str  # the same in every figure
     weights: Mapping[str, float] = field(default_factory=dict)
     """Overrides of the config: the weights in the method's paper or its authors' code."""
-    baseline: bool = False
-    """Fitted, not learned: what a method has to be better than."""
+    baseline: bool = False  # fitted, not learned: what a method has to be better than
 
 
 def _lgq(config: QuantizerConfig, dim: int) -> Quantizer:
@@ -70,10 +65,7 @@ METHODS: dict[str, Method] = {row.name: row for row in _ROWS}
 
 
 def build(config: QuantizerConfig, dim: int) -> Quantizer:
-    """Build the quantizer of a config for latents of `dim` channels.
-
-    Raises ValueError for an unknown method, or for sizes that the method cannot have.
-    """
+    """Build the quantizer of a config; ValueError for another method or a size it cannot have."""
     return METHODS[known(config.method)].build(config, dim)
 
 

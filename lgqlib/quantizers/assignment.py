@@ -2,11 +2,9 @@
 
     d_nk = ||z_n - e_k||^2  (or another energy)        p_nk = softmax_k(-d_nk / (tau s_k))
 
-The posterior of an equal-weight mixture, with widths s (1 by default). A quantizer needs sums of p
-only (`Assignment`), and there are three ways to them: `dense`, the definition, which holds
-[tokens, codes] tensors; `soft_assign`, the same in chunks that are computed again in the backward;
-and `nearest_assign`, over each token's m nearest codes, for temperatures at which no other code
-has a share that matters.
+A quantizer needs sums of p only (`Assignment`). There are three ways to them: `dense`, the
+definition, which holds [tokens, codes]; `soft_assign`, the same in chunks, computed again in the
+backward; `nearest_assign`, over a token's m nearest codes, where no other has a share that matters.
 """
 
 from typing import NamedTuple
@@ -18,29 +16,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ENERGIES = ("squared", "norm", "cosine", "dot")
-CHUNK = 2**20
-"""Entries of a [codes, tokens] tile: what a core's cache holds; on a GPU, 64 times as many."""
-FLOOR = -60.0
-"""Of a logit below a token's largest: exponentials that underflow are ten times slower on a CPU."""
-GROUP = 16
-"""Codes whose best is looked at before their own: a search sorts K / 16 numbers a token."""
+CHUNK = 2**20  # entries of a tile: what a core's cache holds; on a GPU, 64 times as many
+FLOOR = -60.0  # of a logit below a token's largest: underflow is ten times slower on a CPU
+GROUP = 16  # codes whose best is looked at before their own: a search sorts K / 16 numbers a token
+
+Latents, Codes = Float[Tensor, "tokens dim"], Float[Tensor, "codes dim"]
+Tau, Widths = float | Float[Tensor, ""], Float[Tensor, " codes"] | None
 
 
 class Assignment(NamedTuple):
     """The sums over a soft assignment `p` of N latents to K codes."""
 
-    average: Float[Tensor, "tokens dim"]
-    """`sum_k p_nk e_k`, the soft code."""
-    indices: Int[Tensor, " tokens"]
-    """`argmax_k p_nk`, the lowest of tied codes."""
-    collision: Float[Tensor, " tokens"]
-    """`sum_k p_nk^2`, the chance that two draws agree."""
-    entropy: Float[Tensor, " tokens"]
-    """`-sum_k p_nk log p_nk`, in nats."""
-    free_energy: Float[Tensor, " tokens"]
-    """`-tau logsumexp_k(-d_nk / (tau s_k))`, in units of the energy."""
-    usage: Float[Tensor, " codes"]
-    """`mean_n p_nk` over the latents of this call; zero without latents."""
+    average: Float[Tensor, "tokens dim"]  # `sum_k p_nk e_k`, the soft code
+    indices: Int[Tensor, " tokens"]  # `argmax_k p_nk`, the lowest of tied codes
+    collision: Float[Tensor, " tokens"]  # `sum_k p_nk^2`, the chance that two draws agree
+    entropy: Float[Tensor, " tokens"]  # `-sum_k p_nk log p_nk`, in nats
+    free_energy: Float[Tensor, " tokens"]  # `-tau logsumexp_k(-d_nk / (tau s_k))`
+    usage: Float[Tensor, " codes"]  # `mean_n p_nk` over the latents of this call
 
 
 def dense(latents, codebook, tau, *, energy: str = "squared", widths=None) -> Assignment:
@@ -62,15 +54,9 @@ def dense(latents, codebook, tau, *, energy: str = "squared", widths=None) -> As
 
 
 def energies(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    *,
-    energy: str = "squared",
+    latents: Latents, codebook: Codes, *, energy: str = "squared"
 ) -> Float[Tensor, "tokens codes"]:
-    """Return every energy `d_nk`: `|z-e|^2`, `|z-e|`, `1 - cos(z, e)` or `-z.e`.
-
-    Raises ValueError for another energy, or shapes that do not fit.
-    """
+    """Return `d_nk`: `|z-e|^2`, `|z-e|`, `1 - cos(z, e)` or `-z.e`; ValueError for another."""
     z, e, _ = _checked(latents, codebook, energy)
     if energy == "dot":
         return -(z @ e.T)
@@ -87,12 +73,7 @@ def energies(
 
 
 def probabilities(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    energy: str = "squared",
-    widths: Float[Tensor, " codes"] | None = None,
+    latents: Latents, codebook: Codes, tau: Tau, *, energy: str = "squared", widths: Widths = None
 ) -> Float[Tensor, "tokens codes"]:
     """Return the soft assignment `p_nk` itself, to look at a few tokens."""
     z, e, s = _checked(latents, codebook, energy, widths, tau)
@@ -101,19 +82,13 @@ def probabilities(
 
 
 def soft_assign(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    energy: str = "squared",
-    widths: Float[Tensor, " codes"] | None = None,
+    latents: Latents, codebook: Codes, tau: Tau, *, energy: str = "squared", widths: Widths = None
 ) -> Assignment:
     """Assign latents to all codes, exactly and differentiably, a chunk of tokens at a time.
 
-    A chunk is computed again in the backward, so no [tokens, codes] tensor outlives it. Gradients
-    reach latents, codebook, widths and a tensor `tau`, in float32 or float64 whatever autocast
-    says. Raises ValueError for shapes that do not fit, a tau or width that is not positive and
-    finite, and an unknown energy.
+    Gradients reach latents, codebook, widths and a tensor `tau`, in float32 or float64 whatever
+    autocast says. Raises ValueError for shapes that do not fit, a tau or width that is not positive
+    and finite, and an unknown energy.
     """
     z, e, s = _checked(latents, codebook, energy, widths, tau)
     if len(z) == 0:
@@ -161,11 +136,7 @@ class _Again(torch.autograd.Function):
 
 
 def nearest_assign(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    num_nearest: int = 8,
+    latents: Latents, codebook: Codes, tau: Tau, *, num_nearest: int = 8
 ) -> Assignment:
     """Assign latents to their nearest codes only, by the squared distance.
 
@@ -192,41 +163,29 @@ def nearest_assign(
 
 
 @torch.no_grad()
-def mass_outside(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
-    tau: float | Float[Tensor, ""],
-    *,
-    num_nearest: int = 8,
-) -> float:
-    """Return the mean share of p outside the nearest codes, which `nearest_assign` leaves out.
-
-    It takes [tokens, codes]: give a sample of latents.
-    """
+def mass_outside(latents: Latents, codebook: Codes, tau: Tau, *, num_nearest: int = 8) -> float:
+    """Return the mean share of p outside the nearest codes, with [tokens, codes]: of a sample."""
     p = probabilities(latents, codebook, tau)
     return 1 - p.topk(min(num_nearest, p.shape[1]), 1).values.sum(1).mean().item()
 
 
 @torch.no_grad()
 def nearest(
-    latents: Float[Tensor, "tokens dim"],
-    codebook: Float[Tensor, "codes dim"],
+    latents: Latents,
+    codebook: Codes,
     num_nearest: int = 1,
     *,
     energy: str = "squared",
-    widths: Float[Tensor, " codes"] | None = None,
+    widths: Widths = None,
 ) -> Int[Tensor, "tokens m"]:
-    """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first.
+    """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first; at most all K.
 
-    The best codes lie in the groups with the best bests: sorting starts with one number for each
-    `GROUP` codes. With fewer codes than `num_nearest` all are returned.
+    The best lie in the groups with the best bests: sorting starts with a number for each `GROUP`.
     """
     z, e, s = _checked(latents, codebook, energy, widths)
-    m = min(num_nearest, len(e))
-    groups, short = divmod(-len(e), GROUP)
-    groups, rows = -groups, max(64, _chunk(z) // len(e))
+    m, groups, short = min(num_nearest, len(e)), -(-len(e) // GROUP), -len(e) % GROUP
+    rows, of = max(64, _chunk(z) // len(e)), _distances(e, energy, s)
     found = [torch.empty(0, m, dtype=torch.int64, device=z.device)]
-    of = _distances(e, energy, s)
     with torch.autocast(z.device.type, enabled=False):
         for chunk in z.split(rows) if len(z) else ():
             d = of(chunk)  # (K, n): codes first, so that a minimum over codes is one sweep
@@ -289,44 +248,33 @@ def num_ranks() -> int:
 def mean_over_ranks(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Average a tensor over data-parallel ranks, differentiably; the identity on one process.
 
-    Every rank has the same share. The backward is local: when every rank puts the same function of
-    the result into its loss and gradients are averaged over ranks, as DistributedDataParallel does,
-    each parameter gets the gradient that one process with the whole batch would compute.
+    The backward is local: with the same function of the result in each rank's loss, and gradients
+    averaged over ranks, a parameter gets the gradient of one process with the whole batch.
     """
     return x if num_ranks() == 1 else _MeanOverRanks.apply(x)
 
 
 def _checked(
-    latents: Tensor,
-    codebook: Tensor,
-    energy: str,
-    widths: Tensor | None = None,
-    tau: float | Tensor = 1.0,
+    latents: Tensor, codebook: Tensor, energy: str, widths: Tensor | None = None, tau: Tau = 1.0
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Give the arguments in one dtype, float32 or more; raise ValueError where they do not fit."""
     if latents.ndim != 2 or codebook.ndim != 2 or latents.shape[1] != codebook.shape[1]:
-        raise ValueError(
-            f"latents {tuple(latents.shape)} and codebook {tuple(codebook.shape)} do not fit; "
-            "use [tokens, dim] and [codes, dim]"
-        )
+        shapes = f"latents {tuple(latents.shape)} and codebook {tuple(codebook.shape)}"
+        raise ValueError(f"{shapes} do not fit; use [tokens, dim] and [codes, dim]")
     if len(codebook) == 0:
         raise ValueError("codebook has no codes; it needs at least 1")
     if energy not in ENERGIES:
         raise ValueError(f"unknown energy {energy!r}; choose one of {', '.join(ENERGIES)}")
-    if widths is not None:
-        if widths.shape != (len(codebook),):
-            raise ValueError(
-                f"widths {tuple(widths.shape)} do not fit {len(codebook)} codes; use one a code"
-            )
-        if not bool((widths.detach() > 0).all() & widths.detach().isfinite().all()):
-            raise ValueError(
-                f"widths reach down to {widths.min().item()}; all must be positive and finite"
-            )
+    if widths is not None and widths.shape != (len(codebook),):
+        shape = tuple(widths.shape)
+        raise ValueError(f"widths {shape} do not fit {len(codebook)} codes; use one a code")
+    if widths is not None and not bool(((widths > 0) & widths.isfinite()).all()):
+        least = widths.min().item()
+        raise ValueError(f"widths reach down to {least}; all must be positive and finite")
     if isinstance(tau, Tensor) and tau.ndim != 0:
         raise ValueError(f"tau has shape {tuple(tau.shape)}; use a number or a 0-d tensor")
     value = tau.item() if isinstance(tau, Tensor) else tau
     if not 0 < value < float("inf"):
         raise ValueError(f"tau is {value}; it must be positive and finite")
     dtype = torch.promote_types(torch.float32, latents.dtype)
-    kept = None if widths is None else widths.to(dtype)
-    return latents.to(dtype), codebook.to(dtype), kept
+    return latents.to(dtype), codebook.to(dtype), None if widths is None else widths.to(dtype)

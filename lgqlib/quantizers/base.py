@@ -18,12 +18,9 @@ from lgqlib.quantizers.start import anneal, initial_codes
 class Quantized(NamedTuple):
     """What every quantizer gives back."""
 
-    z_q: Float[Tensor, "b c h w"]
-    """The vectors that the decoder receives."""
-    indices: Int[Tensor, "b h w"]
-    """Index of the chosen code for each token, int64."""
-    terms: dict[str, Tensor]
-    """Named, unweighted scalars of the loss; their weights are in `LossConfig`."""
+    z_q: Float[Tensor, "b c h w"]  # the vectors that the decoder receives
+    indices: Int[Tensor, "b h w"]  # index of the chosen code for each token, int64
+    terms: dict[str, Tensor]  # named, unweighted scalars of the loss; weights are in `LossConfig`
 
 
 class NonFinite(ValueError):
@@ -33,16 +30,13 @@ class NonFinite(ValueError):
 class Quantizer(nn.Module):
     """The contract: `forward` never initializes, and evaluation never writes a weight.
 
-    A subclass gives `forward(latents, tau)` and `codebook`; the rest follows, unless codes are
-    chosen in another space than they are decoded from. Called, and in `encode` and `lookup`, it
-    takes latents of any rank, [N, C] or [B, C, ...] (or the channels last), in any floating dtype;
-    its own weights and statistics are float32 at least, whatever `.to`, `.half` or autocast say.
+    A subclass gives `forward(latents, tau)` and `codebook`. Called, and in `encode` and `lookup`,
+    it takes latents of any rank, [N, C] or [B, C, ...] (or the channels last), in any floating
+    dtype; its own weights and statistics are float32 at least, whatever `.to` or autocast say.
     """
 
-    energy = "squared"
-    """By which the nearest code is chosen."""
-    bounded = False
-    """Whether codes are given, not placed among latents: a decoder has to undo their bounds."""
+    energy = "squared"  # by which the nearest code is chosen
+    bounded = False  # whether codes are given, so that a decoder has to undo their bounds
 
     def __init__(self, num_codes: int, dim: int):
         super().__init__()
@@ -57,10 +51,7 @@ class Quantizer(nn.Module):
         *,
         channels_last: bool = False,
     ) -> Quantized:
-        """Quantize latents in training, at temperature `tau` where the method has one.
-
-        Raises ValueError for another number of channels, and `NonFinite`.
-        """
+        """Quantize latents, at `tau` where there is one; ValueError for a shape, `NonFinite`."""
         z, given = self._as_map(latents, channels_last)
         found = super().__call__(z, tau)
         return Quantized(given(found.z_q).to(latents.dtype), given(found.indices), found.terms)
@@ -139,54 +130,55 @@ class Quantizer(nn.Module):
         found = nearest(flat, self.sites, energy=self.energy, widths=self.widths)
         return found.view(points.shape[:-1])
 
+    @torch.no_grad()
     def initialize(
         self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
     ) -> None:
-        """Start the codebook from real latents, once, before training.
+        """Start the codebook from real latents [n, C], once, before training.
 
-        `start`: a name in `start.STARTS`, by default the method's own; `prefit`: anneal it on the
-        latents. Equal on all ranks when the latents are. Implicit codebooks have nothing to do, and
-        raise ValueError where they are asked to.
+        `start`: of `start.STARTS`, by default the method's own; `prefit`: anneal it on the latents.
+        Equal on all ranks when the latents are. ValueError for given codes, or another shape.
         """
+        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
+            right = f"expected [n >= 1, {self.dim}]"
+            raise ValueError(f"latents of shape {tuple(latents.shape)}: {right}.")
+        self._start(latents.float(), start, prefit)
+
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
         if start or prefit:
             name, value, none = ("start", start, "") if start else ("prefit", prefit, False)
-            raise ValueError(
-                f"quantizer.{name} = {value!r}: it must be {none!r} with {type(self).__name__}, "
-                "whose codes are given."
-            )
+            right = f"{none!r} with {type(self).__name__}, whose codes are given"
+            raise ValueError(f"quantizer.{name} = {value!r}: it must be {right}.")
+
+    def _started(self, latents: Tensor, start: str, prefit: bool) -> Tensor:
+        """Give the codes that `initialize` asks for."""
+        codes = initial_codes(latents, self.num_codes, start or "random")
+        return anneal(latents, codes) if prefit else codes
 
     def after_step(self) -> None:
         """Do what a quantizer does once the optimizer moved its codes."""
 
-    def _started(self, latents: Tensor, start: str, prefit: bool) -> Tensor:
-        """Give the codes that `initialize` asks for."""
-        latents = self._checked(latents)
-        codes = initial_codes(latents, self.num_codes, start or "random")
-        return anneal(latents, codes) if prefit else codes
 
-    def _checked(self, latents: Tensor) -> Tensor:
-        if latents.ndim != 2 or latents.shape[1] != self.dim or len(latents) == 0:
-            raise ValueError(
-                f"latents of shape {tuple(latents.shape)}: expected [n >= 1, {self.dim}]."
-            )
-        return latents.float()
+class Table(Quantizer):
+    """A quantizer whose codes are free parameters, a row each."""
 
+    def __init__(self, num_codes: int, dim: int):
+        super().__init__(num_codes, dim)
+        self.codes = nn.Parameter(torch.randn(num_codes, dim))
 
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, path, value):
-        return value.clone()
+    @property
+    def codebook(self) -> Float[Tensor, "K C"]:
+        return self.codes
 
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, None
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
+        self.codes.copy_(self._started(latents, start, prefit))
 
 
 def straight_through(
     path: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]
 ) -> Float[Tensor, "*shape"]:
     """Give `path + sg(value - path)`, without its rounding: the decoder receives exactly a code."""
-    return _StraightThrough.apply(path, value)
+    return value.detach() + (path - path.detach())
 
 
 def in_float32(method):

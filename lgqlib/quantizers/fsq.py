@@ -1,8 +1,7 @@
 """Quantizers with an implicit codebook: levels (FSQ, iFSQ) or signs (LFQ, BSQ) of channels.
 
-Each maps latents into a small space of D channels (linearly, unless a latent has D channels
-already), rounds there, and maps back, by the modules of `vector-quantize-pytorch`; the entropies of
-LFQ and BSQ are our own, exact and without a [tokens, codes] tensor.
+Each maps latents into a small space of D channels, rounds there, and maps back, by the modules of
+`vector-quantize-pytorch`; the entropies are our own, exact and without a [tokens, codes] tensor.
 """
 
 import functools
@@ -25,28 +24,21 @@ LEVELS = {
     65536: (16, 16, 16, 16),
 }
 """Levels with exactly K codes, for the sizes that studies use, by a small search."""
-FEWEST, MOST = 3, 32
-"""Levels a channel when they are searched; two would make FSQ's even offset degenerate."""
-EPS = 1e-12
-"""Floor of a probability inside a logarithm: finite gradients where one underflows."""
+FEWEST, MOST = 3, 32  # levels when they are searched; two would break FSQ's even offset
+EPS = 1e-12  # floor of a probability inside a logarithm: finite gradients where one underflows
 
 
 def matching_levels(num_codes: int) -> tuple[int, ...]:
-    """Give levels, all at least 3, whose product is exactly K; near 6 where there is a choice.
-
-    Raises ValueError, with the nearest K that has such levels, when this one has none.
-    """
-    found = LEVELS.get(num_codes) or _factors(num_codes)
-    if found is None:
-        reach = range(1, num_codes + FEWEST)
-        below = next((num_codes - i for i in reach if _factors(num_codes - i)), None)
-        above = next(num_codes + i for i in reach if _factors(num_codes + i))
-        near = f"{above}" if below is None else f"{below} or {above}"
-        raise ValueError(
-            f"num_codes = {num_codes}: no levels between {FEWEST} and {MOST} have this product; "
-            f"{near} would do."
-        )
-    return found
+    """Give levels of product K, near 6; ValueError, with the nearest K that has some, for none."""
+    if found := LEVELS.get(num_codes) or _factors(num_codes):
+        return found
+    reach = range(1, num_codes + FEWEST)
+    below = [f"{k} or " for i in reach if _factors(k := num_codes - i)][:1]
+    above = next(num_codes + i for i in reach if _factors(num_codes + i))
+    raise ValueError(
+        f"num_codes = {num_codes}: no levels between {FEWEST} and {MOST} have this product; "
+        f"{''.join(below)}{above} would do."
+    )
 
 
 @functools.cache
@@ -95,23 +87,19 @@ class _Implicit(Quantizer):
 class FSQ(_Implicit):
     """Round each channel to one of its levels (Mentzer et al. 2023, arXiv 2309.15505).
 
-    Args:
-        levels: number of values of each channel; by default `matching_levels(num_codes)`.
-        scale: of latents before the bound; below 1 the levels cover more of their spread.
+    `levels`: by default `matching_levels(num_codes)`. `scale`: of latents before the bound; below 1
+    the levels cover more of their spread.
     """
 
-    symmetric = False
-    """The library's grid with half-steps where a number of levels is even."""
+    symmetric = False  # the library's grid with half-steps where a number of levels is even
 
     def __init__(
         self, num_codes: int, dim: int, *, levels: tuple[int, ...] = (), scale: float = 1.0
     ):
         levels = tuple(levels) or matching_levels(num_codes)
         if min(levels) < FEWEST or math.prod(levels) != num_codes:
-            raise ValueError(
-                f"levels = {levels}: each must be at least {FEWEST}, "
-                f"and their product num_codes = {num_codes}."
-            )
+            right = f"each must be at least {FEWEST}, and their product num_codes = {num_codes}"
+            raise ValueError(f"levels = {levels}: {right}.")
         if not 0 < scale < math.inf:
             raise ValueError(f"scale = {scale}: it must be a finite number > 0.")
         import vector_quantize_pytorch as vqp  # late: it takes seconds
@@ -142,16 +130,14 @@ class FSQ(_Implicit):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; the temperature has no part in it, and there are no terms."""
         hard = self.library.quantize(self._inward(latents))
         return self._finish(hard, self.library.codes_to_indices(hard).long(), {})
 
 
 class IFSQ(FSQ):
-    """FSQ with the bound 2 sigmoid(1.6 x) - 1, which spreads a Gaussian evenly (Lin et al. 2026).
+    """FSQ with the bound 2 sigmoid(1.6 x) - 1 = tanh(0.8 x), on a symmetric grid (Lin et al. 2026).
 
-    The bound is tanh(0.8 x), on the library's symmetric grid: values k / ((L - 1) / 2) for the odd
-    levels of the paper, and the same grid for even ones, needed for K = 2^b.
+    The paper's levels are odd; the same grid serves even ones, needed for K = 2^b.
     """
 
     symmetric = True
@@ -174,21 +160,17 @@ class LFQ(_Implicit):
 
     Terms: `commit`, and `entropy` = mean_n H(p_n) - H(mean_n p_n) in nats over the corners of the
     cube, with p_nk = softmax_k(2 beta x_n . c_k): negative where the use of codes is broad and each
-    choice sure. Codes and projections are the library's; its forward pass is not, which holds
-    several [tokens, K] tensors for the entropy and floors its probabilities at 1e-5.
+    choice sure. The library's own forward holds several [tokens, K] tensors for it.
     """
 
-    beta = 100.0
-    """Inverse temperature of the entropies (Open-MAGVIT2: 1 / 0.01)."""
+    beta = 100.0  # inverse temperature of the entropies (Open-MAGVIT2: 1 / 0.01)
     spherical = False
 
     def __init__(self, num_codes: int, dim: int):
         bits = num_codes.bit_length() - 1
         if bits < 1 or 2**bits != num_codes:
-            raise ValueError(
-                f"num_codes = {num_codes}: signs need a power of two; "
-                f"{2 ** max(bits, 1)} or {2 ** (max(bits, 1) + 1)} would do."
-            )
+            near = f"{2 ** max(bits, 1)} or {2 ** (max(bits, 1) + 1)} would do"
+            raise ValueError(f"num_codes = {num_codes}: signs need a power of two; {near}.")
         import vector_quantize_pytorch as vqp  # late: it takes seconds
 
         library = vqp.LFQ(dim=dim, codebook_size=num_codes, spherical=self.spherical)
@@ -212,7 +194,6 @@ class LFQ(_Implicit):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; the temperature has no part in it."""
         points = self.points(latents)
         indices = self._indices(points)
         hard = F.embedding(indices, self.sites)
@@ -244,6 +225,5 @@ def _corner_probabilities(logits: Float[Tensor, "n d"]) -> Float[Tensor, "n corn
 class BSQ(LFQ):
     """LFQ on the unit sphere, with codes +-1 / sqrt(log2 K) (arXiv 2406.07548)."""
 
-    beta = 1.0
-    """Inverse temperature of the entropies, as in the authors' code."""
+    beta = 1.0  # inverse temperature of the entropies, as in the authors' code
     spherical = True

@@ -20,14 +20,12 @@ recipe of the presets `laptop` and `paper` differs from it in five points:
     e_k     that starve (u_k < 0.1 / K) move beside the code with the largest part of D
 """
 
-import copy
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lgqlib.config import LGQConfig
@@ -39,18 +37,15 @@ from lgqlib.quantizers.assignment import (
     num_ranks,
     soft_assign,
 )
-from lgqlib.quantizers.base import Quantized, Quantizer, as_indices, straight_through
+from lgqlib.quantizers.base import Quantized, Table, straight_through
 from lgqlib.quantizers.start import move_starved
 
-TINY = 1e-10
-"""Added to a probability inside a logarithm: a code without any use has a finite gradient."""
-OUTSIDE = 1e-3
-"""Share of p outside a token's nearest codes above which all codes are looked at."""
-SAMPLE = 64
-"""Tokens of a batch by which that share is measured."""
+TINY = 1e-10  # added inside a logarithm: a code without any use has a finite gradient
+OUTSIDE = 1e-3  # share of p outside a token's nearest codes above which all codes are looked at
+SAMPLE = 64  # tokens of a batch by which that share is measured
 
 
-class LGQ(Quantizer):
+class LGQ(Table):
     """Quantize by temperature-controlled soft assignment to a learned codebook.
 
     Args:
@@ -90,16 +85,11 @@ class LGQ(Quantizer):
         self.usage, self.active_floor = usage, active_floor
         self.move, self.num_nearest = move, num_nearest
         self.outside = math.nan  # of p, at the last call with a choice
-        self.codes = nn.Parameter(torch.randn(num_codes, dim))
         self.width_logits = nn.Parameter(torch.zeros(num_codes)) if widths else None
         if move:  # running u_k, running part of D of each code, and steps
             self.register_buffer("mass", torch.full((num_codes,), 1 / num_codes))
             self.register_buffer("share", torch.zeros(num_codes))
             self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def codebook(self) -> Float[Tensor, "K C"]:
-        return self.codes
 
     @property
     def widths(self) -> Float[Tensor, " K"] | None:
@@ -164,18 +154,8 @@ class LGQ(Quantizer):
         return soft_assign(z, e, tau, energy=self.energy, widths=self.widths)
 
     @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Start the codes from real latents [n, C]."""
-        self.codes.copy_(self._started(latents, start, prefit))
-
-    @torch.no_grad()
     def _follow(self, z: Tensor, q_hard: Tensor, indices: Tensor, u: Tensor) -> None:
-        """Keep running means of u_k and of each code's part of D, over all ranks.
-
-        Over T steps of N tokens, T such that a code with an even use is seen forty times.
-        """
+        """Keep running means of u_k and each code's part of D, over forty uses of an even code."""
         errors = (z - q_hard).square().sum(1)
         share = torch.zeros_like(self.share).index_add_(0, indices, errors) / max(len(z), 1)
         window = max(10, 40 * self.num_codes / max(len(z) * num_ranks(), 1))
@@ -190,29 +170,3 @@ class LGQ(Quantizer):
             generator = torch.Generator().manual_seed(int(self.steps))
             most = max(1, self.num_codes // 50)
             move_starved(self.codes.data, self.mass, self.share, most=most, generator=generator)
-
-
-def prune(quantizer: LGQ, counts: Any, *, least: int = 1) -> tuple[LGQ, Int[Tensor, " K"]]:
-    """Drop the codes used fewer than `least` times; give the smaller quantizer and the index map.
-
-    `counts`: uses of each of K codes, whole numbers, as a tensor, array or list. `map[k]` is the
-    new index of code k, or -1 where it was dropped. Latents whose code is kept keep it. Raises
-    ValueError when no code would be left.
-    """
-    counts = as_indices(counts)
-    kept = torch.nonzero(counts >= least).flatten()
-    if len(counts) != quantizer.num_codes or len(kept) == 0:
-        raise ValueError(
-            f"counts of {len(counts)} codes, {len(kept)} of them used at least {least} times: "
-            f"expected {quantizer.num_codes} counts, and at least one code to keep."
-        )
-    smaller = copy.deepcopy(quantizer)
-    smaller.num_codes = len(kept)
-    smaller.codes = nn.Parameter(quantizer.codes.detach()[kept].clone())
-    if quantizer.move:
-        smaller.mass, smaller.share = quantizer.mass[kept], quantizer.share[kept]
-    if quantizer.width_logits is not None:
-        smaller.width_logits = nn.Parameter(quantizer.width_logits.detach()[kept].clone())
-    index_map = torch.full((quantizer.num_codes,), -1, dtype=torch.int64, device=counts.device)
-    index_map[kept] = torch.arange(len(kept), device=counts.device)
-    return smaller, index_map

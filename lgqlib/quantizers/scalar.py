@@ -12,15 +12,9 @@ from lgqlib.quantizers.lgq import LGQ
 
 
 class ScalarLGQ(Quantizer):
-    """Quantize channel c to the nearest of `levels[c]` learned values; K is the product of the
-    levels.
+    """Quantize channel c to the nearest of `levels[c]` learned values; K is their product.
 
-    Each channel is an `LGQ` of its own in one dimension, with equations (1) to (3) and every term;
-    a term here is its mean over channels.
-
-    Args:
-        levels: number of values of each channel, e.g. (16, 16, 8, 8) for K = 16384.
-        options: of each channel's `LGQ`; `active_floor` is in values of a channel.
+    Each channel is an `LGQ` of its own in one dimension, with `options`; a term is their mean.
     """
 
     def __init__(self, levels: tuple[int, ...], **options: Any):
@@ -50,7 +44,6 @@ class ScalarLGQ(Quantizer):
         return self._index([q.encode(z) for q, z in self._each(latents)])
 
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize each channel softly at temperature tau > 0."""
         parts = [q(z, tau) for q, z in self._each(latents)]
         names = parts[0].terms
         return Quantized(
@@ -59,12 +52,8 @@ class ScalarLGQ(Quantizer):
             {name: torch.stack([part.terms[name] for part in parts]).mean() for name in names},
         )
 
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Start each channel's values, in order, from that channel of real latents [n, C]."""
-        latents = self._checked(latents)
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
+        """Start each channel's values, in order, from that channel of real latents."""
         for c, channel in enumerate(self.channels):
             channel.initialize(latents[:, c : c + 1], start=start, prefit=prefit)
             channel.codes.copy_(channel.codes.sort(dim=0).values)

@@ -1,8 +1,7 @@
 """Where a codebook starts, and how it is fitted before the encoder moves.
 
-A codebook may start anywhere (`initial_codes`). Annealing it on the latents of a few batches
-(`anneal`) before training makes the rest independent of that start, for any quantizer with free
-codes: commitment pulls an encoder onto collapsed codes early, and no later splitting undoes it.
+Annealing (`anneal`) makes the rest of training independent of where codes start: commitment pulls
+an encoder onto collapsed codes early, and no later splitting undoes it.
 """
 
 import warnings
@@ -14,40 +13,36 @@ from torch import Tensor
 
 from lgqlib.quantizers.assignment import nearest
 
-STARTS = ("random", "kmeans", "gaussian", "uniform", "far", "mean")
-"""How a codebook may start from real latents."""
-EM_STEPS, HOT, COLD = 12, 1.0, 0.1
-"""Of `anneal`: r falls from hot to cold over all steps but the last two."""
-EM_NEAREST = 32
-"""Codes that an EM step looks at for each latent: at r = 1 about seven hold its assignment."""
-STARVED = 0.1
-"""A code is starved when its share of the latents is below this part of an even one."""
+STARTS = ("random", "kmeans", "gaussian", "uniform", "far", "mean")  # how a codebook may start
+EM_STEPS, HOT, COLD = 12, 1.0, 0.1  # of `anneal`: r falls over all steps but the last two
+EM_NEAREST = 32  # codes an EM step looks at for a latent: at r = 1 about seven have all of it
+STARVED = 0.1  # a code is starved when its share of the latents is below this part of an even one
 ROWS = 4096
 
+Latents, Codes = Float[Tensor, "n c"], Float[Tensor, "K c"]
 
-def initial_codes(latents: Float[Tensor, "n c"], num_codes: int, how: str) -> Float[Tensor, "K c"]:
-    """Draw a codebook from latents, in one of the ways of `STARTS`.
 
-    `random`: latents themselves, each at most once where there are enough. `kmeans`: the same,
-    moved by ten steps of Lloyd's algorithm. `gaussian`: the normal with the latents' mean and
-    deviation by channel. `uniform`: their box, every channel on its own. `far`: four deviations
-    off. `mean`: all at the mean, a thousandth of the deviation apart. ValueError for another name.
+def initial_codes(latents: Latents, num_codes: int, how: str) -> Codes:
+    """Draw a codebook from latents, in one of the ways of `STARTS`; ValueError for another.
+
+    `random`: latents themselves, each at most once where there are enough. `kmeans`: then ten steps
+    of Lloyd's algorithm. `gaussian`: the normal with their mean and deviation. `uniform`: their
+    box. `far`: four deviations off. `mean`: all at the mean, a thousandth of the deviation apart.
     """
     if how in ("random", "kmeans"):
         codes = _drawn(latents, num_codes)
         few = len(latents) <= num_codes
         return codes if how == "random" or few else kmeans(latents, codes, max_iter=10)
-    shape = (num_codes, latents.shape[1])
-    mean, deviation = latents.mean(0), latents.std(0, correction=0)
+    codes = latents.new_empty(num_codes, latents.shape[1])
     if how == "uniform":
         low, high = latents.amin(0), latents.amax(0)
-        return low + (high - low) * torch.rand(shape, device=latents.device, dtype=latents.dtype)
+        return low + (high - low) * codes.uniform_()
     offset = {"gaussian": (0, 1), "far": (4, 1), "mean": (0, 1e-3)}
     if how not in offset:
         raise ValueError(f"start = {how!r}: it must be one of {', '.join(STARTS)}.")
     shift, spread = offset[how]
-    noise = torch.randn(shape, device=latents.device, dtype=latents.dtype)
-    return mean + deviation * (shift + spread * noise)
+    deviation = latents.std(0, correction=0)
+    return latents.mean(0) + deviation * (shift + spread * codes.normal_())
 
 
 def _drawn(latents: Tensor, num_codes: int) -> Tensor:
@@ -59,9 +54,7 @@ def _drawn(latents: Tensor, num_codes: int) -> Tensor:
     return codes
 
 
-def kmeans(
-    latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"], *, max_iter: int
-) -> Float[Tensor, "K c"]:
+def kmeans(latents: Latents, codes: Codes, *, max_iter: int) -> Codes:
     """Move codes to the centers of their latents by Lloyd's algorithm, as scikit-learn does it."""
     from sklearn.cluster import KMeans  # late: it takes a second
     from sklearn.exceptions import ConvergenceWarning
@@ -74,14 +67,13 @@ def kmeans(
 
 
 @torch.no_grad()
-def anneal(latents: Float[Tensor, "n c"], codes: Float[Tensor, "K c"]) -> Float[Tensor, "K c"]:
+def anneal(latents: Latents, codes: Codes) -> Codes:
     """Fit codes to latents by EM steps on the free energy at a falling temperature r 2 D / C.
 
         e_k = sum_n p_nk z_n / sum_n p_nk,   D = mean_n ||z_n - e_hard||^2
 
-    A mixture of Gaussians whose variance tau / 2 a channel is fitted by maximum likelihood to hard
-    assignments has tau = 2 D / C: r = 1 is EM's own width, r -> 0 the nearest code. After each step
-    but the last two starved codes are moved (`move_starved`).
+    r = 1 is EM's own width, that of Gaussians fitted to hard assignments; r -> 0 the nearest code.
+    After each step but the last two starved codes are moved (`move_starved`).
     """
     dim, generator = latents.shape[1], torch.Generator().manual_seed(0)
     distortion = _sums(latents, codes, None).share.sum()  # D of the start
@@ -123,7 +115,7 @@ def _sums(latents: Tensor, codes: Tensor, tau: Tensor | None) -> _Sums:
 
 @torch.no_grad()
 def move_starved(
-    codes: Float[Tensor, "K c"],
+    codes: Codes,
     mass: Float[Tensor, " K"],
     share: Float[Tensor, " K"],
     *,
@@ -133,8 +125,7 @@ def move_starved(
     """Move starved codes beside those with the largest shares of the distortion, in place.
 
     `mass`: each code's share of the latents; `share`: what each adds to D. A starved code and its
-    donor part by 0.1 sqrt(D / C) of noise, and halve the donor's mass and share. At most `most`
-    codes move; the generator decides the noise, equal on all ranks. Returns how many moved.
+    donor part by 0.1 sqrt(D / C) of noise, equal on all ranks, and halve both. Returns how many.
     """
     num_codes, dim = codes.shape
     starved = torch.nonzero(mass < STARVED / num_codes).flatten()

@@ -1,45 +1,34 @@
 """Quantizers with a table of codes: VQ, VQ-EMA, the rotation trick, SimVQ, IBQ.
 
-They hold the modules of `vector-quantize-pytorch` wherever these keep the contract. Terms are
-unweighted; the table METHODS has each method's own weights.
+They hold the modules of `vector-quantize-pytorch` wherever these keep the contract.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from lgqlib.quantizers.assignment import mean_over_ranks, num_ranks
-from lgqlib.quantizers.base import Quantized, Quantizer, in_float32, straight_through
+from lgqlib.quantizers.base import Quantized, Quantizer, Table, in_float32, straight_through
 from lgqlib.quantizers.start import kmeans
 
-EPS = 1e-12
-"""Floor of a probability inside a logarithm: finite gradients where one underflows."""
+EPS = 1e-12  # floor of a probability inside a logarithm: finite gradients where one underflows
 DECAY = 0.99
-DEAD_SHARE = 0.2
-"""A code is dead, for VQ-EMA, when its average use falls under this share of an even use."""
+DEAD_SHARE = 0.2  # of an even use; a code of VQ-EMA with less on average is dead
 
 
-class VQ(Quantizer):
+class VQ(Table):
     """Quantize to the nearest row of a table that learns by gradient (arXiv 1711.00937).
 
-    The library has one weight for both terms, so that this table is our own.
     Terms: `commit` = mean (z - sg e)^2 moves the encoder, `codebook` = mean (sg z - e)^2 the codes.
     """
 
-    def __init__(self, num_codes: int, dim: int):
-        super().__init__(num_codes, dim)
-        self.codes = nn.Parameter(torch.randn(num_codes, dim))
-
-    @property
-    def codebook(self) -> Float[Tensor, "K C"]:
-        return self.codes
-
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; the temperature has no part in it."""
         indices = self._encode(latents)
         codes = self.lookup(indices)
         terms = {
@@ -47,13 +36,6 @@ class VQ(Quantizer):
             "codebook": (latents.detach() - codes).square().mean(),
         }
         return Quantized(straight_through(latents, codes), indices, terms)
-
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Start the codes from real latents [n, C]."""
-        self.codes.copy_(self._started(latents, start, prefit))
 
 
 class KMeansVQ(Quantizer):
@@ -63,7 +45,7 @@ class KMeansVQ(Quantizer):
         super().__init__(num_codes, dim)
         self.register_buffer("codes", torch.randn(num_codes, dim))
 
-    codebook = VQ.codebook
+    codebook = Table.codebook
 
     @property
     def start_latents(self) -> int:
@@ -71,25 +53,20 @@ class KMeansVQ(Quantizer):
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
-        """Quantize latents; nothing has a part in it but the codes."""
         indices = self._encode(latents)
         return Quantized(straight_through(latents, self.lookup(indices)), indices, {})
 
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Fit the centers to real latents [n, C]."""
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
         codes = self._started(latents, start, prefit)
         many = len(latents) > len(codes)
-        self.codes.copy_(kmeans(latents.float(), codes, max_iter=30) if many else codes)
+        self.codes.copy_(kmeans(latents, codes, max_iter=30) if many else codes)
 
 
 class SimVQ(Quantizer):
     """Quantize to a frozen random table through a linear map that learns (arXiv 2411.02038).
 
-    Initialization scales the map, so that the codes are as large as the latents. Table and map are
-    the library's; its forward pass is not, for it adds up the terms, which are as in `VQ`.
+    The map starts so that the codes are as large as the latents; with a `start` or `prefit` the
+    table is codes so started. Both are the library's; the terms are as in `VQ`.
     """
 
     def __init__(self, num_codes: int, dim: int):
@@ -108,20 +85,13 @@ class SimVQ(Quantizer):
 
     forward = VQ.forward
 
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Scale the map to the root mean square of real latents [n, C].
-
-        With a `start` or `prefit`, the frozen table is codes so started, and the map the identity.
-        """
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
         weight = self.library.code_transform.weight
         if start or prefit:
             self.library.frozen_codebook.copy_(self._started(latents, start, prefit))
             weight.copy_(torch.eye(self.dim))
         else:
-            size = self._checked(latents).square().mean().sqrt()
+            size = latents.square().mean().sqrt()
             weight.mul_(size / self.codebook.square().mean().sqrt())
 
 
@@ -129,13 +99,9 @@ class EMAVQ(Quantizer):
     """VQ whose codes are moving averages of their latents (arXiv 1711.00937, appendix A.1).
 
     A call in training quantizes with the codes as they are and moves them afterwards, by the batch
-    of all ranks. A dead code takes a random latent of the batch. What is dead scales with tokens/K:
-    a fixed count would kill every code of a large table at every step. Codes, averages and their
-    moves are the library's; the search is `encode`, and the rotation is taken apart from its
-    forward pass, whose output is a code only up to rounding.
-
-    Args:
-        rotate: carry the encoder's gradient by the rotation trick (arXiv 2410.06424).
+    of all ranks. A dead code takes a random latent; what is dead scales with tokens/K. Codes and
+    their moves are the library's. `rotate`: carry the encoder's gradient by the rotation trick
+    (arXiv 2410.06424), taken apart from the library's forward, which gives codes up to rounding.
     """
 
     def __init__(self, num_codes: int, dim: int, *, rotate: bool = False):
@@ -176,36 +142,23 @@ class EMAVQ(Quantizer):
             self.library.update_indices(latents.detach(), indices)
         return Quantized(straight_through(path, codes), indices, terms)
 
-    @torch.no_grad()
-    def initialize(
-        self, latents: Float[Tensor, "n c"], *, start: str = "", prefit: bool = False
-    ) -> None:
-        """Start the codes, and their averages, from real latents [n, C]."""
+    def _start(self, latents: Float[Tensor, "n c"], start: str, prefit: bool) -> None:
         self.library.codebook = self._started(latents, start, prefit)
         self.library._codebook.embed_avg.copy_(self.library._codebook.embed)
         self.library._codebook.cluster_size.fill_(1)
 
 
-class IBQ(Quantizer):
+class IBQ(Table):
     """Choose codes by the largest dot product; all learn through the index (arXiv 2412.02692).
 
         p = softmax_k(z . e_k),  z_q = sum_k (onehot + p - sg p)_k e_k
 
     Terms: `commit` = mean (z_q - z)^2 + mean (sg e - z)^2 and `codebook` = mean (e - sg z)^2, with
-    e the chosen code (the double quantization loss); `entropy` = mean_n H(p_n) - H(mean_n p_n) in
-    nats at temperature 0.01.
+    e the chosen code; `entropy` = mean_n H(p_n) - H(mean_n p_n) in nats at temperature 0.01.
     """
 
     energy = "dot"
-    temperature = 0.01
-    """Of the entropies' softmax."""
-
-    def __init__(self, num_codes: int, dim: int):
-        super().__init__(num_codes, dim)
-        self.codes = nn.Parameter(torch.randn(num_codes, dim))
-
-    codebook = VQ.codebook
-    initialize = VQ.initialize
+    temperature = 0.01  # of the entropies' softmax
 
     @in_float32
     def forward(self, latents: Float[Tensor, "b c h w"], tau: float | Tensor | None) -> Quantized:
@@ -214,13 +167,9 @@ class IBQ(Quantizer):
         z = rearrange(latents, "b c h w -> (b h w) c")
         # Blocks are computed again in the backward pass: no [N, K] tensor outlives its block.
         rows = max(1, 2**24 // self.num_codes)
-        keep = torch.is_grad_enabled()
-        blocks = [
-            checkpoint(self._soft, block, self.codes, use_reentrant=False)
-            if keep
-            else self._soft(block, self.codes)
-            for block in z.split(rows)
-        ]
+        again = partial(checkpoint, self._soft, use_reentrant=False)
+        soft = again if torch.is_grad_enabled() else self._soft
+        blocks = [soft(block, self.codes) for block in z.split(rows)]
         path, entropy, usage = (torch.cat(part) for part in zip(*blocks, strict=True))
         mean = mean_over_ranks(usage.sum(0) / len(z))
 

@@ -70,9 +70,8 @@ class Work:
 
     def check(self) -> None:
         """Raise ValueError for a notebook that is missing, or lacks a parameter it will get."""
-        needed = {name: {"run"} for name in self.study.notebooks}
-        needed |= {name: {"run"} for name in self.study.looks["notebooks"]}
-        needed |= {name: set() for name in self.study.summary}
+        of_runs = (*self.study.notebooks, *self.study.looks["notebooks"])
+        needed = {name: {"run"} for name in of_runs} | {name: set() for name in self.study.summary}
         needed[self.study.notebooks[0]] = {*self.study.runs[0].parameters, "runs", "cache"}
         for name, parameters in needed.items():
             if not (file := self.notebooks / f"{name}.ipynb").exists():
@@ -102,14 +101,15 @@ class Work:
         return needed + [job for job in rest if state != "done" or not job.output.exists()]
 
     def looks(self) -> dict[str, list[Job]]:
-        """Give the notebooks that look at the best finished run of each method, by run."""
-        methods, names = self.study.looks["methods"], self.study.looks["notebooks"]
+        """Give the missing notebooks that look at the best finished run of each method, by run."""
+        methods, names, jobs = self.study.looks["methods"], self.study.looks["notebooks"], {}
         with contextlib.suppress(ValueError):  # no run is finished
             runs = finished(self.folder).sort_values("psnr", ascending=False)
             best = runs[runs["method"].isin(methods)].drop_duplicates("method")["run"]
-            folders = [self.folder / run for run in best]
-            return {f.name: [self.job(n, f, run=str(f)) for n in names] for f in folders}
-        return {}
+            for folder in [self.folder / run for run in best]:
+                looks = [self.job(name, folder, run=str(folder)) for name in names]
+                jobs[folder.name] = [job for job in looks if not job.output.exists()]
+        return {name: missing for name, missing in jobs.items() if missing}
 
     def note(self) -> None:
         """Write the study's file where its runs are others than it says, and say what changes."""
@@ -159,23 +159,16 @@ class Work:
             workers = workers or fitting_workers(len(tasks), len(gpus), CPU_COUNT, MEMORY_LIMIT)
             count = str(threads or max(1, CPU_COUNT // workers))
             environment = KEPT | dict.fromkeys(THREADS, count)
-            how = {"cell_limit": self.study.cell_limit, "environment": environment, "gpus": gpus}
-            failed = []
-            how["stop"] = stop
-            if tasks or self.summary() or _missing(self.looks()):
+            how = {"cell_limit": self.study.cell_limit, "environment": environment}
+            how, failed = {**how, "gpus": gpus, "stop": stop}, []
+            if tasks or self.summary() or self.looks():
                 with cluster(workers, scheduler) as client:
                     failed += _execute(client, tasks, folder, received, how)
                     if any(state_of(folder / planned.name) == "done" for planned in todo):
-                        last = _missing(self.looks()) | self.summary()
+                        last = self.looks() | self.summary()
                         failed += _execute(client, last, folder, received, how)
             build_report(folder, story=not stop.exists(), cache=self.cache)
             return failed, stop.exists()
-
-
-def _missing(tasks: Mapping[str, list[Job]]) -> dict[str, list[Job]]:
-    """Leave out the notebooks that are there."""
-    left = {name: [j for j in jobs if not j.output.exists()] for name, jobs in tasks.items()}
-    return {name: jobs for name, jobs in left.items() if jobs}
 
 
 def _execute(

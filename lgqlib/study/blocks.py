@@ -26,11 +26,11 @@ from lgqlib.measure.annealing import anneal
 from lgqlib.measure.codecs import at_rate
 from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.images import psnr_bytes
-from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.projection import in_plane
 from lgqlib.measure.temperature import free_energy_curve
 from lgqlib.quantizers.assignment import probabilities, soft_assign
 from lgqlib.run import Run
+from lgqlib.study.comparison import mean_interval, side
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 PLAIN = 6.0

@@ -1,7 +1,7 @@
 """The paper's claims C1 to C8, each with a verdict computed from a study's results.
 
-C6 and C7 are theorems, checked on drawn numbers; the others rest on runs paired by seed. At equal K
-the largest size decides that both methods have with two seeds; the others stand beside it.
+C6 and C7 are theorems, checked on drawn numbers; the others rest on runs paired by seed, at the
+largest K that both methods have with two seeds.
 """
 
 import math
@@ -16,9 +16,8 @@ from scipy.stats import multivariate_normal
 
 from lgqlib.files import write_json
 from lgqlib.measure import METRICS
-from lgqlib.measure.intervals import side
 from lgqlib.quantizers.assignment import probabilities, soft_assign
-from lgqlib.study.comparison import Difference, at_equal_rate, difference, find
+from lgqlib.study.comparison import Difference, at_equal_rate, difference, find, side
 
 REPRODUCED, NOT_REPRODUCED, UNDECIDED = "reproduced", "not reproduced", "undecided at this scale"
 VERDICTS = {1: REPRODUCED, 0: UNDECIDED, -1: NOT_REPRODUCED}
@@ -157,22 +156,14 @@ def _usage_term(runs: DataFrame) -> Judged:
     return 0, "needs finished runs of lgq with loss.usage = 0 and more, all else equal"
 
 
-_simvq = partial(_at_equal_k, peer="simvq", kid=BELOW)
+_fsq = partial(partial, _at_equal_k, peer="fsq")
+_simvq = partial(partial, _at_equal_k, peer="simvq", kid=BELOW)
 CLAIMS: dict[str, tuple[str, Callable[[DataFrame], Judged]]] = {
-    "C1": (
-        "better distribution distance than FSQ at equal K",
-        partial(_at_equal_k, peer="fsq", kid=BELOW, fd=ANY),
-    ),
-    "C2": ("about half of FSQ's active codes", partial(_at_equal_k, peer="fsq", active=HALF)),
-    "C3": ("better than SimVQ with fewer active codes", partial(_simvq, active=BELOW)),
-    "C3, entropy": (
-        "better than SimVQ with a lower entropy",
-        partial(_simvq, bits_per_token_entropy=BELOW),
-    ),
-    "C3, coded": (
-        "better than SimVQ with fewer coded bits",
-        partial(_simvq, bits_per_token_coded=BELOW),
-    ),
+    "C1": ("better distribution distance than FSQ at equal K", _fsq(kid=BELOW, fd=ANY)),
+    "C2": ("about half of FSQ's active codes", _fsq(active=HALF)),
+    "C3": ("better than SimVQ with fewer active codes", _simvq(active=BELOW)),
+    "C3, entropy": ("better than SimVQ with a lower entropy", _simvq(bits_per_token_entropy=BELOW)),
+    "C3, coded": ("better than SimVQ with fewer coded bits", _simvq(bits_per_token_coded=BELOW)),
     "C4": ("no collapse as K grows, unlike VQ", _no_collapse),
     "C5": ("comparable fidelity with fewer entries: efficiency, not collapse", _efficiency),
     "C6": ("nearest neighbor in the low-temperature limit", _cold_limit),

@@ -1,9 +1,9 @@
-"""Methods against each other: paired by seed, at equal K and at an equal rate.
+"""Methods against each other, at equal K and at an equal rate, in tables of `results.finished`.
 
-Differences are between runs of one seed, so that data, order and initial backbone cancel. Tables of
-finished runs (`results.finished`) in; a cohort is the runs of one setting, by seed.
+Differences are between runs of one seed; a cohort is the runs of one setting, by seed.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -11,10 +11,38 @@ import numpy as np
 import pandas
 from jaxtyping import Float
 from pandas import DataFrame
+from scipy import stats
 
 from lgqlib.figures.style import name_of
 from lgqlib.measure import METRICS, metric
-from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, side
+
+
+def mean_interval(values: Float[np.ndarray, " S"]) -> tuple[float, float, float]:
+    """Return a mean over seeds with Student's 95 % interval; of one seed it is the whole line."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"values = {values}: they must be finite numbers, one a seed.")
+    mean, half = float(values.mean()), math.inf
+    if len(values) > 1:
+        half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))  # both sides: 95 %
+    return mean, mean - half, mean + half
+
+
+def side(low: float, high: float, bound: float = 0.0) -> int:
+    """Give 1 or -1 where an interval lies above or below a bound; 0 where it holds it."""
+    return int(low > bound) - int(high < bound)
+
+
+def interpolate_at_rate(
+    rates: Float[np.ndarray, " _P"], values: Float[np.ndarray, " _P"], rate: float, *, log: bool
+) -> float:
+    """Return a curve's value at a rate, linear in (log) rate, equal rates averaged; nan outside."""
+    if log and min(rates.min(), rate) <= 0:
+        raise ValueError(f"the lowest rate is {min(rates.min(), rate)}; a log rate needs more")
+    distinct, group = np.unique(rates, return_inverse=True)
+    averaged = np.bincount(group, weights=values) / np.bincount(group)
+    if log:
+        distinct, rate = np.log(distinct), np.log(rate)
+    return float(np.interp(rate, distinct, averaged, left=math.nan, right=math.nan))
 
 
 def cohorts(runs: DataFrame) -> list[DataFrame]:
@@ -80,8 +108,7 @@ def difference(a: DataFrame, b: DataFrame, key: str, *, log: bool = False) -> Di
 def at_equal_rate(runs: DataFrame, a: str, b: str, key: str, rate: str) -> Difference | None:
     """Give method a's metric less b's at a's own rates, b interpolated over its sizes of codebook.
 
-    For each seed, b's curve through its K is read where a's points lie within it (on a logarithmic
-    axis of counts), and the differences are averaged. None where the curves overlap for no seed.
+    By seed, where a's points lie within b's curve, averaged. None where they overlap for no seed.
     """
     pairs = []
     for _, part in runs[~runs["ablation"]].groupby("seed"):
@@ -131,10 +158,7 @@ def points(runs: DataFrame, keys: Sequence[str]) -> DataFrame:
 
 
 def comparison_table(runs: DataFrame) -> DataFrame:
-    """Write cohorts side by side: `23.53 ± 0.02` is mean and standard deviation over seeds.
-
-    Arrows point to where better is. Fields that differ within a method have a column.
-    """
+    """Write cohorts side by side, mean ± deviation; fields that vary in a method are columns."""
     # What belongs to a method's recipe says nothing beside its name.
     by_method, fields = runs.groupby("method"), [name for name in runs if "." in name]
     varying = [field for field in fields if (by_method[field].nunique() > 1).any()]

@@ -1,7 +1,4 @@
-"""Execute notebooks by papermill, with limits of time and a file that stops them.
-
-Dask's workers load only this, and papermill loads its engine `lgqlib` from here: imports are light.
-"""
+"""Execute notebooks by papermill, with limits of time and a file that stops them; light imports."""
 
 import ast
 import contextlib
@@ -53,8 +50,7 @@ def execute(
 ) -> dict[str, str]:
     """Execute notebooks one after the other; give the failure of the first that fails, or `{}`.
 
-    Once the file `stop` is there the kernel gets SIGINT, and no further cell is begun.
-    `cell_limit`: seconds that a cell may take. `gpus`: each Dask worker sees one of them.
+    The file `stop` interrupts the kernel. `cell_limit`: seconds. `gpus`: a Dask worker sees one.
     """
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     os.environ.update(environment)

@@ -1,10 +1,9 @@
 """Quantizers on fixed latents: fit nothing else, measure what each became, and judge what helped.
 
-A setting is fitted to latents x as they are: its quantizer's terms are all there is to minimize. Or
-between a learned linear encoder with rows of norm 1 and a linear decoder, z = W x, x' = V z_q + b,
-where mean (x' - x)^2 is minimized too: the smallest tokenizer in which the encoder's gradient
-matters. FSQ has nothing to fit and needs some scale, so it always stands there, with a free W.
-Distortion is the mean squared error on held-out latents over their variance: 1 without a code.
+A setting's quantizer is fitted to latents x as they are, by its terms. Or between a learned linear
+encoder with rows of norm 1 and a decoder, z = W x, x' = V z_q + b, where mean (x' - x)^2 is
+minimized too. FSQ has nothing to fit and needs some scale, so it always stands there. Distortion
+is the mean squared error on held-out latents over their variance: 1 without a code.
 """
 
 import math
@@ -26,7 +25,6 @@ from tqdm.auto import tqdm
 from lgqlib.config import Config
 from lgqlib.data import evaluation_images, load, to_model
 from lgqlib.measure.geometry import spectrum
-from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.measure.theory import geometry_efficiency, participation_ratio
 from lgqlib.measure.usage import code_usage
@@ -35,6 +33,7 @@ from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import initial_codes
 from lgqlib.quantizers.fsq import matching_levels
 from lgqlib.run import Run
+from lgqlib.study.comparison import mean_interval, side
 
 Setting = Mapping[str, Any]  # overrides of a config, by dotted name
 WHOLE = "all together"
@@ -99,8 +98,7 @@ def gaussian_latents(
 ) -> FixedLatents:
     """Draw a Gaussian of these covariance eigenvalues, in a random rotation.
 
-    `separation` parts it into two clusters along its narrowest axis, that many of the widest axis'
-    standard deviations to either side; the variance stays as it is.
+    `separation` parts it along its narrowest axis, in deviations of the widest; variance stays.
     """
     rng, dim = np.random.default_rng(seed), len(eigenvalues)
     axes = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
@@ -189,8 +187,7 @@ def _train(bench: Bench, x: Float[Tensor, "n c 1 1"]) -> None:
             hard = quantizer.lookup(quantizer.encode(seen)).detach()
             unit = 2 * float((seen - hard).square().mean())  # 2 D / C; D sums over channels
         elif config.temperature.unit == "tau_c" and step % 10 == 0:
-            cloud = x if still else seen
-            unit = critical_temperature(cloud.flatten(1), energy=quantizer.energy)
+            unit = critical_temperature((x if still else seen).flatten(1), energy=quantizer.energy)
         tau = config.temperature.at(step, config.train.num_steps) * unit
         quantized = quantizer(bench.encoder(batch), tau)
         total = sum(getattr(config.loss, name) * term for name, term in quantized.terms.items())
@@ -256,10 +253,7 @@ def compare(
 
 
 def effects(trials: pd.DataFrame) -> pd.DataFrame:
-    """Judge the error of each of QUESTIONS that was fitted: a row a question and start of both.
-
-    The change is in percent, with Student's 95 % interval of the logarithm of the ratio.
-    """
+    """Judge the error of each of QUESTIONS that was fitted, in percent; a row also a start."""
     errors = trials.pivot(index="seed", columns=["setting", "start"], values="distortion")
     rows = []
     for question, (a, b) in QUESTIONS.items():

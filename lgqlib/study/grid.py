@@ -95,10 +95,8 @@ class _Strict(yaml.SafeLoader):
         merge = "tag:yaml.org,2002:merge"  # `<<: *anchor` gives keys that may be given again
         keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
         if twice := [key for key in keys if keys.count(key) > 1]:
-            line = node.start_mark.line + 1
-            raise ValueError(
-                f"{twice[0]!r} is given twice in the block that starts at line {line}."
-            )
+            said = f"in the block that starts at line {node.start_mark.line + 1}"
+            raise ValueError(f"{twice[0]!r} is given twice {said}.")
         return super().construct_mapping(node, deep)
 
 

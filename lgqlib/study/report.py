@@ -1,7 +1,6 @@
 """The report of a study: one page with the comparison on top, and each notebook behind a link.
 
-Nothing in it is loaded from a network, so the folder can be read, moved and sent as it is: figures
-are plotly's own, drawn by the one plotly.min.js beside the pages.
+Nothing in it is loaded from a network: it can be read, moved and sent as it is.
 """
 
 import contextlib
@@ -52,8 +51,7 @@ def build_report(
 ) -> Path:
     """Write results.parquet, results.csv and report/ of a study; give the path of the page.
 
-    `story`: compute what the page tells of the runs, a minute, where it is not kept yet. `cache`:
-    folder of decoded images, which it reads.
+    `story`: compute what the page tells, where it is not kept yet, from decoded images in `cache`.
     """
     study = Path(study)
     table, folder = write_results(study), study / "report"
@@ -83,14 +81,10 @@ def build_report(
     body += f"{story_html(study, folder, failed=failed, cache=where)}\n"
     body += f'<div class="more"><p>{len(rows)} runs: {counts or "no run yet"}. All numbers, one '
     body += f'row a run: <a href="results.csv">results.csv</a>.</p>\n{comparison_html(study)}\n'
-    body += "\n".join(
-        f'<h2 id="{title.split()[0]}">{title}</h2>\n{part}' for title, part in parts.items() if part
-    )
-    body += "</div>"
-    _write(
-        folder / "index.html",
-        _document(study.name, body, f"LGQ in nine findings: study {study.name}"),
-    )
+    parts = {title: part for title, part in parts.items() if part}
+    body += "\n".join(f'<h2 id="{k.split()[0]}">{k}</h2>\n{part}' for k, part in parts.items())
+    head_line = f"LGQ in nine findings: study {study.name}"
+    _write(folder / "index.html", _document(study.name, f"{body}</div>", head_line))
     if story:
         with replacing(study / "report.zip") as temporary:  # to send
             made = shutil.make_archive(str(temporary), "zip", study, "report")

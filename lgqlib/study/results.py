@@ -58,8 +58,7 @@ def newest_study(runs: Path | str, study: str = "") -> Path:
 def collect(study: Path | str) -> pandas.DataFrame:
     """Tabulate a study, one row a run: `run`, `state`, `variant`, the config, and the evaluation.
 
-    Fields of the config have dotted names; `images_per_second` is the median speed of training.
-    Raises ValueError when `study` is no folder, or a run's config is damaged.
+    Fields have dotted names. ValueError when `study` is no folder, or a run's config is damaged.
     """
     runs = {Path(study) / name: variant for name, variant in study_runs(study).items()}
     rows = [_row(Run(f), v) for f, v in runs.items() if (f / "config.json").exists()]
@@ -98,10 +97,10 @@ def finished(study: Path | str) -> pandas.DataFrame:
     table = collect(study)
     found = table[table["state"] == "done"].copy()
     if not len(found):
-        raise ValueError(
-            f"{study} has no finished run: run `python -m lgqlib.study` on a study's file, "
-            "or notebooks 01_train and 02_evaluate."
+        how = (
+            "run `python -m lgqlib.study` on a study's file, or notebooks 01_train and 02_evaluate"
         )
+        raise ValueError(f"{study} has no finished run: {how}.")
     size, fields = ["method", "num_codes"], [name for name in found if "." in name]
     place = found["data.root"].where(found["data.content"] == "", "")  # content says more
     alike = found.assign(**{"data.root": place})

@@ -31,12 +31,11 @@ from lgqlib.files import read_json, replacing, write_json
 from lgqlib.measure import metric
 from lgqlib.measure.codecs import CODECS, QUALITIES, coded
 from lgqlib.measure.images import psnr_bytes
-from lgqlib.measure.intervals import mean_interval, side
 from lgqlib.quantizers import METHODS
 from lgqlib.run import Run
 from lgqlib.study.blocks import BLOCKS, PRICED, Block, Column, Encoded, NotTold, columns
 from lgqlib.study.claims import CLAIMS, MARGIN, claims_table
-from lgqlib.study.comparison import cohorts, difference, plain
+from lgqlib.study.comparison import cohorts, difference, mean_interval, plain, side
 from lgqlib.study.results import finished
 
 LOG = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ def test_every_method_has_a_name_and_a_color_seen_on_white_and_on_dark():
         light = 1.05 / (luminance(color) + 0.05)
         dark = (luminance(color) + 0.05) / (luminance("#111111") + 0.05)
         assert light > 1.9 and dark > 3, (color, light, dark)
-    layout = style.figure().layout.template.layout
+    layout = style.panels()[0].layout.template.layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"  # both show through
     assert layout.xaxis.automargin and layout.yaxis.automargin
 
@@ -54,7 +54,7 @@ def test_panels_draw_what_they_are_given_where_they_stand():
 def test_shown_figures_are_data_with_a_text(monkeypatch):
     shown = []
     monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
-    style.show(style.titled(style.figure(), "a finding"))
+    style.show(style.titled(style.panels()[0], "a finding"))
     assert shown[0]["text/plain"] == "a finding"
     assert "data" in shown[0]["application/vnd.plotly.v1+json"]
 

@@ -10,9 +10,15 @@ from scipy.spatial import KDTree
 from sklearn.cluster import KMeans
 
 from lgqlib.measure import METRICS, geometry
-from lgqlib.measure.distortion import cell_shape, partial_distortion, squared_errors
-from lgqlib.measure.geometry import drift, measure_geometry, spacing
-from lgqlib.measure.neighbors import nearest_others
+from lgqlib.measure.distances import nearest_others
+from lgqlib.measure.geometry import (
+    drift,
+    measure_geometry,
+    partial_distortion,
+    roundness,
+    spacing,
+    squared_errors,
+)
 from lgqlib.measure.theory import mass_law_perplexity, water_filling
 
 
@@ -65,14 +71,13 @@ def test_the_shape_test_is_calibrated_on_round_cells_and_sees_long_ones(dim, tok
     rng = np.random.default_rng(0)
     indices = rng.permutation(np.repeat(np.arange(cells), tokens))
     latents = rng.standard_normal((len(indices), dim)) + indices[:, None]  # wherever a cell lies
-    null = cell_shape(latents, indices, cells, dim=dim)
-    assert null.share_long == pytest.approx(0.05, abs=0.02)
-    assert np.mean(null.anisotropy - null.expected) == pytest.approx(0, abs=0.002)
-    assert np.median(null.p_value) == pytest.approx(0.5, abs=0.06)
-    long = cell_shape(latents * [3, *[1] * (dim - 1)], indices, cells, dim=dim)
-    assert long.share_long > 0.95
-    few = cell_shape(latents[: 10 * dim - 1], np.zeros(10 * dim - 1, int), 2, dim=dim)
-    assert np.isnan(few.p_value).all() and np.isnan(few.share_long), "small cells are not judged"
+    null = roundness(latents, indices, cells, dim=dim)
+    assert np.mean(null < 0.05) == pytest.approx(0.05, abs=0.02)
+    assert np.median(null) == pytest.approx(0.5, abs=0.06)
+    long = roundness(latents * [3, *[1] * (dim - 1)], indices, cells, dim=dim)
+    assert np.mean(long < 0.05) > 0.95
+    few = roundness(latents[: 10 * dim - 1], np.zeros(10 * dim - 1, int), 2, dim=dim)
+    assert np.isnan(few).all(), "small cells are not judged"
 
 
 @pytest.mark.parametrize("dim", [2, 40])

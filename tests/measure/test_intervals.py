@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, side
+from lgqlib.study.comparison import interpolate_at_rate, mean_interval, side
 
 
 def test_intervals_equal_scipys():

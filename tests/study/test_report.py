@@ -9,7 +9,7 @@ import pytest
 from filesystem import folder_of
 from studies import finished_run, study_of
 
-from lgqlib.figures.style import figure, show
+from lgqlib.figures.style import panels, show
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
@@ -152,7 +152,7 @@ def test_a_study_without_a_finished_run_has_a_page_too(tmp_path):
 
 
 def test_a_converted_notebook_loads_only_what_lies_beside_it(tmp_path, monkeypatch):
-    fig = figure(titles=[HOSTILE])
+    fig, _ = panels(titles=[HOSTILE])
     fig.add_scatter(x=[0], y=[0], text=[HOSTILE], name=HOSTILE, hovertemplate=HOSTILE)
     shown = {}
     monkeypatch.setattr("lgqlib.figures.style.display", lambda data, raw: shown.update(data))
