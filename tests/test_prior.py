@@ -14,19 +14,16 @@ from lgqlib.measure.codecs import curve
 from lgqlib.prior import (
     HEADS,
     Prior,
-    cheaper_tokens,
     compress,
     count_bits,
     decompress,
     file_rates,
     fit,
-    head_rates,
     pretrained,
-    prior_bits,
     tokens_of,
 )
 from lgqlib.prior.codec import HEADER
-from lgqlib.prior.model import NEIGHBORS, principal
+from lgqlib.prior.model import NEIGHBORS
 
 K = 50
 
@@ -71,12 +68,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_probabilities(head, monkeypa
     dense, ours = -probs[torch.arange(7), tokens].log(), prior(neighbors, tokens)
     torch.testing.assert_close(ours, dense)
     weights, parameters = torch.rand(7).double(), list(prior.parameters())
-    for a, b in zip(
-        torch.autograd.grad(ours @ weights, parameters),
-        torch.autograd.grad(dense @ weights, parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b)
+    grads = [torch.autograd.grad(value @ weights, parameters) for value in (ours, dense)]
+    torch.testing.assert_close(*grads)
 
 
 def test_drawn_codes_stand_for_all():
@@ -134,12 +127,10 @@ def test_it_learns_what_neighbors_tell_the_same_for_a_seed(head):
     costs = [prior.nll(held_out) for prior in priors]
     assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[0], costs[2])
     (counted,) = count_bits(maps, [held_out], codebook)
-    assert costs[0].mean() < counted - 0.3
-    if head == "geometric":
-        assert costs[0].mean() < counted - 1.5
+    assert costs[0].mean() < counted - (1.5 if head == "geometric" else 0.3)
 
 
-def test_counts_of_codes_and_of_pairs():
+def test_counts_of_codes_and_of_pairs_are_in_bits():
     maps, held_out = [walk(64, 64)], walk(16, 16, seed=3)
     codebook = torch.linspace(-1, 1, K)[:, None]
     n = np.bincount(maps[0].flatten(), minlength=K)
@@ -158,29 +149,20 @@ def test_samples_are_tokens_and_have_a_seed():
 
 def test_a_photograph_comes_back_bit_for_bit_from_as_many_bytes_as_the_model_says(pair):
     tokenizer, prior = pair
-    image = photograph(203, 301)  # no multiples of four
+    image, threads = photograph(203, 301), torch.get_num_threads()  # no multiples of four
     content = compress(*pair, image)
+    try:
+        torch.set_num_threads(4)
+        assert compress(*pair, image) == content, "also with another number of threads"
+        back = decompress(*pair, content)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(threads)
     tokens = tokens_of(tokenizer, image)
-    back = decompress(*pair, content)
-    assert back.shape == image.shape
     whole = to_uint8(tokenizer.decode(tokens[None]))[0]
     assert torch.equal(back, whole[:, :203, :301])
     bits = float(prior.nll(tokens).sum())
     assert bits < 8 * (len(content) - HEADER.size) < 1.005 * bits + 32
-
-
-def test_a_file_does_not_depend_on_the_number_of_threads(pair):
-    threads = torch.get_num_threads()
-    image, files = photograph(256, 256), []
-    try:
-        for number in (1, 4):
-            torch.set_num_threads(number)
-            files.append(compress(*pair, image))
-            assert torch.get_num_threads() == number
-        assert files[0] == files[1]
-        decompress(*pair, files[0])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
@@ -207,9 +189,6 @@ def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
 def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
     tokenizer, prior = pair
     images = {"a": photograph(64, 64), "b": photograph(50, 70, seed=3)}
-    assert torch.equal(
-        cheaper_tokens(*pair, images["a"], weight=0.0), tokens_of(tokenizer, images["a"])
-    )
     near, cheap = (file_rates(*pair, images, weight=weight) for weight in (0.0, 1.0))
     assert (cheap["bits_per_token"] < near["bits_per_token"]).all()
     assert (cheap["psnr"] < near["psnr"]).all()
@@ -218,41 +197,10 @@ def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
         assert row["bits_per_pixel"] == 8 * len(content) / image[0].numel()
         error = (decompress(*pair, content).double() - image).div(255).square().mean()
         assert row["psnr"] == pytest.approx(float(-10 * error.log10()))
-        tokens = tokens_of(tokenizer, image)
-        assert row["bits_per_token"] == pytest.approx(float(prior.nll(tokens).mean()))
+        bits = float(prior.nll(tokens_of(tokenizer, image)).mean())
+        assert row["bits_per_token"] == pytest.approx(bits)
         points = curve(image.permute(1, 2, 0).numpy(), "JPEG")
         assert points[:, 1].min() <= row["JPEG"] <= points[:, 1].max()
-
-
-def test_every_head_is_fitted_in_equal_steps():
-    maps, codebook = [walk(16, 16)], torch.linspace(-1, 1, K)[:, None]
-    table = head_rates(codebook, maps, maps, num_steps=3, progress=False).set_index("head")
-    assert list(table.index) == list(HEADS) and set(table["steps"]) == {3}
-    prior = fit(codebook, maps, head="softmax", num_steps=3, progress=False)
-    assert table.loc["softmax", "bits"] == pytest.approx(float(prior.nll(maps[0]).mean()))
-    assert table.loc["softmax", "parameters"] == sum(p.numel() for p in prior.parameters())
-
-
-def test_of_many_channels_the_prior_sees_the_principal_ones_however_they_are_turned():
-    narrow = torch.randn(64, 5) * torch.tensor([5.0, 4, 3, 2, 1])
-    wide = narrow @ torch.linalg.qr(torch.randn(48, 48))[0][:5]
-    seen = principal(wide - wide.mean(0))
-    assert seen.shape == (64, 8) and torch.equal(principal(narrow), narrow)
-    assert torch.allclose(torch.pdist(seen), torch.pdist(narrow), atol=1e-3)
-    assert torch.allclose(principal(-seen).abs(), seen.abs(), atol=1e-3)
-
-
-@pytest.mark.parametrize("method", ["lgq", "fsq", "simvq"])
-def test_the_bits_of_any_method_under_its_own_prior(method, trained):
-    tokenizer = trained(method).tokenizer()
-    train_images, held_out = [photograph(seed=s) for s in range(4)], [photograph(40, 40, seed=7)]
-    options = {"num_steps": 40, "progress": False}
-    numbers, bits = prior_bits(tokenizer, train_images, held_out, **options)
-    assert numbers == prior_bits(tokenizer, train_images, held_out, **options)[0]
-    assert bits.tolist() == pytest.approx([numbers["bits_per_pixel_prior"]])
-    assert 0 < numbers["bits_per_token_prior"] < numbers["bits_per_token_counted"] + 1
-    assert numbers["bits_per_pixel_prior"] == numbers["bits_per_token_prior"] / 16
-    assert numbers["prior_tokens"] == 100
 
 
 def test_from_the_command_line_and_back(pair, tmp_path):
@@ -278,3 +226,13 @@ def test_from_the_command_line_and_back(pair, tmp_path):
         pretrained(tmp_path)
     with pytest.raises(ValueError, match="not of this codebook"):
         Prior.load(tmp_path / "ours" / "prior.safetensors", torch.randn(9, 2))
+
+
+def test_the_bits_of_a_token_under_a_prior_of_its_own(trained):
+    tokenizer = trained("lgq").tokenizer()
+    train_images, held_out = [photograph(seed=s) for s in range(4)], [photograph(40, 40, seed=7)]
+    numbers, bits = prior_bits(tokenizer, train_images, held_out, num_steps=40, progress=False)
+    assert bits.tolist() == pytest.approx([numbers["bits_per_pixel_prior"]])
+    assert 0 < numbers["bits_per_token_prior"] < numbers["bits_per_token_counted"] + 1
+    assert numbers["bits_per_pixel_prior"] == numbers["bits_per_token_prior"] / 16
+    assert numbers["prior_tokens"] == 100

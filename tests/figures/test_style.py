@@ -14,11 +14,9 @@ def pixels(height, width, *, seed=0):
 
 
 def test_every_method_has_a_name_and_a_color_seen_on_white_and_on_dark():
-    assert len({style.name_of(name) for name in METHODS}) == len(METHODS)
-    assert len({style.color_of(name) for name in METHODS}) == len(METHODS)
-    assert [name for name in METHODS if style.dash_of(name) == "solid"] == ["lgq"]
-    assert style.name_of("lgq seed 1") == "LGQ seed 1"
-    assert style.color_of("lgq seed 1") == METHODS["lgq"].color
+    for of in (style.name_of, style.color_of):
+        assert len({of(name) for name in METHODS}) == len(METHODS)
+        assert of("lgq") in of("lgq seed 1"), "a variant looks like its method"
     assert (style.name_of("pq"), style.color_of("pq")) == ("pq", style.INK)
 
     def luminance(color):
@@ -30,33 +28,6 @@ def test_every_method_has_a_name_and_a_color_seen_on_white_and_on_dark():
         light = 1.05 / (luminance(color) + 0.05)
         dark = (luminance(color) + 0.05) / (luminance("#111111") + 0.05)
         assert light > 1.9 and dark > 3, (color, light, dark)
-    layout = style.figure().layout.template.layout
-    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)"  # both show through
-    assert layout.xaxis.automargin and layout.yaxis.automargin
-
-
-def test_panels_draw_what_they_are_given_where_they_stand():
-    fig, (left, right) = style.panels(cols=2)
-    left.line([1, 2], [3, 4], "a line", style.RED)
-    right.legend().dots([1, 2], [3, 4], "dots", error_y=([2, np.nan], [5, 9]))
-    right.bars([1], [2])
-    left.axes("steps", "dB", log="x", y_range=[0, 9])
-    line, dots, bars = fig.data
-    assert (line.name, tuple(line.y), line.line.color) == ("a line", (3, 4), style.RED)
-    assert dots.xaxis == bars.xaxis == "x2" and dots.legend == "legend3"
-    assert (list(dots.error_y.array), list(dots.error_y.arrayminus)) == ([2, 0], [1, 0])
-    assert not bars.showlegend
-    axis = fig.layout.xaxis
-    assert (axis.type, axis.title.text, fig.layout.yaxis.range) == ("log", "steps", (0, 9))
-    assert fig.layout.xaxis2.type is None
-
-
-def test_shown_figures_are_data_with_a_text(monkeypatch):
-    shown = []
-    monkeypatch.setattr(style, "display", lambda bundle, raw: shown.append(bundle))
-    style.show(style.titled(style.figure(), "a finding"))
-    assert shown[0]["text/plain"] == "a finding"
-    assert "data" in shown[0]["application/vnd.plotly.v1+json"]
 
 
 def test_pictures_are_the_pixels_exactly():

@@ -1,5 +1,7 @@
 """Differences between methods: paired, signed, at equal K and at an equal rate."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from studies import finished_run, study_of
@@ -12,8 +14,6 @@ from lgqlib.study.comparison import (
     comparison_table,
     difference,
     find,
-    plain,
-    points,
     tabulated,
 )
 from lgqlib.study.results import finished
@@ -31,14 +31,12 @@ def runs(tmp_path_factory):
     """
     folder, made = tmp_path_factory.mktemp("study"), []
     for method, gain, saved, seeds in (("lgq", 0.5, 1.0, (0, 1, 2)), ("fsq", 0.0, 0.0, (2, 0, 1))):
-        for num_codes in (1024, 4096, 16384):
-            for seed in seeds:
-                bits = float(np.log2(num_codes)) - saved
-                psnr = 6 * bits + SEED_EFFECT[seed] + gain + 0.01 * seed * gain
-                numbers = {"psnr": psnr, "bits_per_token_coded": bits, "active": 2**bits}
-                more = "backbone.dim=5 backbone.norm=none" if num_codes == 16384 else ""
-                how = {"method": method, "num_codes": num_codes, "seed": seed, "more": more}
-                made.append((finished_run(folder, numbers=numbers, **how), ""))
+        for num_codes, seed in product((1024, 4096, 16384), seeds):
+            bits = float(np.log2(num_codes)) - saved
+            psnr = 6 * bits + SEED_EFFECT[seed] + gain + 0.01 * seed * gain
+            numbers = {"psnr": psnr, "bits_per_token_coded": bits, "active": 2**bits}
+            how = {"method": method, "num_codes": num_codes, "seed": seed}
+            made.append((finished_run(folder, numbers=numbers, **how), ""))
     for seed in (0, 1, 2):
         numbers = {"psnr": 10.0 + seed, "active": 5.0, "bits_per_token_coded": 10.5, "kid": 0.1}
         run = finished_run(folder, seed=seed, more="loss.commit=0.5", numbers=numbers)
@@ -50,12 +48,6 @@ def test_runs_that_differ_in_their_seed_are_one_cohort(runs):
     assert list(runs.groupby("cohort")["seed"].agg(tuple)) == [(0, 1, 2)] * 7
     assert set(find(runs, "lgq", 1024)["variant"]) == {""}
     assert set(find(runs, "lgq", 1024, "no usage")["name"]) == {"lgq no usage"}
-    assert find(runs, "lgq", 2048).empty and find(runs, "vq", 1024).empty
-    shown = plain(runs)
-    assert [*zip(shown["name"], shown["num_codes"], shown["seed"], strict=True)] == [
-        ("lgq", 16384, 0),
-        ("fsq", 16384, 0),
-    ]
 
 
 def test_pairing_takes_out_what_a_seed_does_to_both(runs):
@@ -65,8 +57,7 @@ def test_pairing_takes_out_what_a_seed_does_to_both(runs):
     assert d.difference == pytest.approx(-5.495, abs=1e-6)
     assert d.high - d.low < 0.1, "seeds spread over 5 dB, differences do not"
     assert d.verdict == "worse" and difference(b, a, "psnr").verdict == "better"
-    assert difference(a, b, "active").verdict == "lower"
-    assert difference(a, b, "kid") is difference(a, b, "ssim") is None
+    assert difference(a, b, "active").verdict == "lower" and difference(a, b, "kid") is None
     one = difference(a[:1], b, "psnr")
     assert (one.seeds, one.verdict) == (1, "undecided")
 
@@ -88,27 +79,10 @@ def test_a_variant_is_an_ablation_and_no_peer(runs):
     assert list(table["seeds"]) == [3] * 4 and set(table["verdict"]) == {"worse"}
 
 
-def test_points_have_a_mean_an_interval_and_their_runs(runs):
-    table = points(runs, ["psnr", "ssim"])
-    row = table[(table["method"] == "fsq") & (table["num_codes"] == 4096)].iloc[0]
-    assert row["psnr"] == pytest.approx(72 + np.mean(SEED_EFFECT))
-    assert row["psnr.low"] < row["psnr"] < row["psnr.high"]
-    assert row["seeds"] == 3 and row["runs"].count("fsq-photos-K4096") == 3
-    assert "ssim" not in table, "a number that nobody has is left out"
-    assert list(table["ablation"]).count(True) == 1
-    assert "psnr.low" not in points(runs[runs["seed"] == 0], ["psnr"]), "of one seed"
-
-
 def test_the_table_has_spreads_and_the_settings_that_differ_within_a_method(runs):
     table = comparison_table(runs).set_index(["method", "codes"])
     assert table.loc[("FSQ", "4,096"), "PSNR, dB ↑"] == "72.33 ± 2.52"
-    assert table.loc[("LGQ no usage", "1,024"), "KID ↓"] == "0.10000 ± 0.00000"
     assert table.loc[("FSQ", "1,024"), "KID ↓"] == "–"
     assert table.loc[("LGQ no usage", "1,024"), "loss.commit"] == "0.5"
-    assert {"backbone.dim", "seeds"} < set(table) and "train.lr" not in table
-    one = comparison_table(runs[runs["num_codes"] == 4096])
-    assert list(one["method"]) == ["LGQ", "FSQ"]
-    assert "loss.commit" not in one, "a recipe is no column"
-    for part in ("256 held-out images", "16,384 tokens", "lite2", "standard deviation"):
-        assert part in comparison_note(runs)
-    assert comparison_note(runs.assign(device="H200")).endswith(" Computed on H200.")
+    assert "seeds" in table and "train.lr" not in table
+    assert "standard deviation" in comparison_note(runs)

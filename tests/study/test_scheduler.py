@@ -17,19 +17,11 @@ import lgqlib
 from lgqlib.files import locked
 from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.__main__ import _gpus, cluster, fitting_workers, main, progress_of
-from lgqlib.study.engine import Job, execute, parameters_of
+from lgqlib.study.__main__ import _gpus, cluster, main, progress_of
+from lgqlib.study.engine import Job, execute
 from lgqlib.study.results import FAILURE_FILE, collect
 
 ROOT = Path(lgqlib.__file__).parent.parent
-
-
-@pytest.mark.parametrize(
-    "runs, gpus, cores, gib, fitting",
-    [(8, 0, 2, 24, 2), (8, 0, 16, 7, 3), (1, 0, 16, 64, 1), (8, 2, 16, 64, 2), (8, 0, 1, 1, 1)],
-)
-def test_workers_are_as_many_as_fit(runs, gpus, cores, gib, fitting):
-    assert fitting_workers(runs, gpus, cores, gib * 2**30) == fitting
 
 
 def test_progress_is_read_from_the_metrics(tmp_path):
@@ -43,9 +35,6 @@ def test_progress_is_read_from_the_metrics(tmp_path):
     run.rewind_metrics(40)
     run.log(200, "train", loss=1.0)
     assert progress_of(run.path) == "trained, evaluating"
-
-
-# One notebook ------------------------------------------------------------------------------------
 
 
 def write_notebook(path, parameters, *cells):
@@ -92,17 +81,6 @@ def test_what_does_not_end_is_a_failure_with_half_the_notebook(run_cells, cell, 
     assert failure["notebook"] == "a.ipynb" and "\x1b" not in json.dumps(failure)
     assert "before" in run_cells.part.read_text() and not run_cells.output.exists()
 
-
-def test_a_notebook_says_which_parameters_it_takes(tmp_path):
-    notebook = write_notebook(tmp_path / "a.ipynb", "x = 1  # x = a number\ny = ''")
-    assert parameters_of(notebook) == {"x", "y"}
-    (tmp_path / "c.ipynb").write_text("{}")
-    for name in ("b", "c"):  # missing; no notebook
-        with pytest.raises(ValueError, match=rf"{name}\.ipynb"):
-            parameters_of(tmp_path / f"{name}.ipynb")
-
-
-# A study -----------------------------------------------------------------------------------------
 
 TRAIN = """
 import json, os, pathlib, time
@@ -192,35 +170,30 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
     # What failed is repeated; a notebook that the study got later is executed for all.
     (project / "notebooks" / "repaired").touch()
     write_notebook(project / "notebooks" / "03_more.ipynb", "run = ''", "print(run)")
-    kept = (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns
+    trained, (summary,) = good / "notebooks" / "01_train.ipynb", study.rglob("06_compare.ipynb")
+    kept, made = trained.stat().st_mtime_ns, summary.stat().st_mtime_ns
     arguments = write_study(project, seed="[0, 1]") + scheduler
     assert main([*arguments, "--dry-run"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done", "failed"]
     more = "notebooks: [01_train, 02_evaluate, 03_more]"
     arguments = write_study(project, seed="[0, 1]", more=more) + scheduler
     assert main(arguments) == 0
+    assert "study.json changes: 0 runs are new, 1 leave it" in capsys.readouterr().err
     assert set(collect(study)["state"]) == {"done"} and not (bad / FAILURE_FILE).exists()
     assert all((path / "notebooks" / "03_more.ipynb").exists() for path in (good, bad))
-    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
-    assert main(arguments) == 0 and "2 of 2 runs are done already" in capsys.readouterr().err
 
-    # What is over all runs is redone when the study's file changes, which is said, and only then.
-    (summary,) = (study / "notebooks").glob("06_compare.ipynb")
-    made = summary.stat().st_mtime_ns
-    arguments = write_study(project, seed="[0]", more=more) + scheduler
-    assert main(arguments) == 0
-    assert "study.json changes: 0 runs are new, 1 leave it" in capsys.readouterr().err
+    # What is over all runs is redone when they change, and only then.
     assert made < (again := summary.stat().st_mtime_ns)
-    assert main(arguments) == 0 and summary.stat().st_mtime_ns == again
-    assert "changes" not in capsys.readouterr().err
+    assert main(arguments) == 0 and "2 of 2 runs are done already" in capsys.readouterr().err
+    assert summary.stat().st_mtime_ns == again
 
     # More crops are evaluated anew, by the same run.
-    crops = arguments[0], "data.eval_crops: 9, train.num_steps: 60"
-    text = Path(crops[0]).read_text().replace("train.num_steps: 60", crops[1])
-    Path(crops[0]).write_text(text)
+    file = Path(arguments[0])
+    crops = "data.eval_crops: 9, train.num_steps: 60"
+    file.write_text(file.read_text().replace("train.num_steps: 60", crops))
     assert main([*arguments, "--dry-run"]) == 0 and "partial" in capsys.readouterr().out
-    assert main(arguments) == 0 and made < again < summary.stat().st_mtime_ns
-    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
+    assert main(arguments) == 0 and again < summary.stat().st_mtime_ns
+    assert trained.stat().st_mtime_ns == kept
 
 
 def test_notebooks_that_ran_to_their_ends_without_a_result_are_a_failure(project, scheduler):
@@ -281,19 +254,15 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path, scheduler, monkeypatch):
 
 
 def test_mistakes_are_said_before_anything_starts(project, capsys):
-    assert main(write_study(project, method="[lgq, vgq]")) == 2
-    assert "s.yaml: run method=vgq" in capsys.readouterr().err
+    def refused(arguments):
+        assert main(arguments) == 2
+        return capsys.readouterr().err
+
+    assert "s.yaml: run method=vgq" in refused(write_study(project, method="[lgq, vgq]"))
     arguments = write_study(project)
-    write_notebook(project / "notebooks" / "01_train.ipynb", "preset = ''")
-    assert main(arguments) == 2
-    assert "has no parameter cache, method" in capsys.readouterr().err
-    arguments += ["--notebooks", str(project / "elsewhere")]
-    assert main(arguments) == 2
-    assert re.search(r"elsewhere/01_train.ipynb is missing: .*--notebooks", capsys.readouterr().err)
-    assert not (project / "runs").exists()
-
-
-def test_a_study_is_run_by_one_command_at_a_time(project, capsys):
+    elsewhere = [*arguments, "--notebooks", str(project / "elsewhere")]
+    assert re.search(r"elsewhere/01_train.ipynb is missing: .*--notebooks", refused(elsewhere))
     with locked(project / "runs" / "s" / "lock", wait=False):
-        assert main(write_study(project)) == 2
-    assert "is being run by another process" in capsys.readouterr().err
+        assert "is being run by another process" in refused(arguments)
+    write_notebook(project / "notebooks" / "01_train.ipynb", "preset = ''")
+    assert "has no parameter cache, method" in refused(arguments)
