@@ -46,11 +46,6 @@ def test_what_cannot_run_is_refused_by_its_name(change, says):
     assert says in str(refusal.value)
 
 
-def test_a_quoted_value_may_hold_a_space():
-    config = Config().override("data.name=imagefolder data.root='/my images' seed=4")
-    assert (config.data.root, config.seed) == ("/my images", 4)
-
-
 def test_from_dict_misses_nothing_and_ignores_nothing():
     whole = Config().to_dict()
     for change, says in (

@@ -12,7 +12,7 @@ from conftest import TINY
 from filesystem import folder_of
 from safetensors.torch import load_file, save_file
 
-from lgqlib.config import TERMS, Config, DataConfig, pairs
+from lgqlib.config import TERMS, DataConfig, pairs
 from lgqlib.data import load, to_model, whole_images
 from lgqlib.evaluate import evaluate_run
 from lgqlib.figures.evaluation import code_map, usage_histogram
@@ -202,12 +202,6 @@ def test_a_run_is_its_images_wherever_they_lie(own_config, tmp_path, cache):
     folder_of(root, "train/new.png")
     with pytest.raises(ValueError, match="must hold the images of this run"):
         train(other, started, cache=cache, progress=False)
-
-
-def test_a_config_of_before_these_fields_is_read():
-    values = preset().to_dict()
-    del values["data"]["content"], values["train"]["after"], values["evaluation"]["prior_steps"]
-    assert Config.from_dict(values) == preset()
 
 
 # Going on ----------------------------------------------------------------------------------------

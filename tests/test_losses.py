@@ -44,8 +44,6 @@ def test_the_generator_s_term_never_reaches_the_discriminator():
     (-logits.mean()).backward()
     assert y.grad.abs().sum() > 0
     assert all(p.grad is None and p.requires_grad for p in judge.parameters())
-    discriminator_loss(judge(y.detach()), judge(y.detach() + 1)).backward()
-    assert all(p.grad is not None for p in judge.parameters())
     # The hinge: nothing is left to do beyond the margin.
     assert discriminator_loss(torch.tensor([1.5, 2.0]), torch.tensor([-1.1, -3.0])).item() == 0
     assert discriminator_loss(torch.tensor([0.0]), torch.tensor([0.0])).item() == 1
@@ -58,9 +56,8 @@ def test_the_adaptive_scale_is_the_ratio_of_gradients_at_the_last_layer():
     total = y.abs().mean()
     with frozen(judge):
         logits = judge(y)
-    whole, terms = TokenizerLoss(LossConfig(adversarial=0.1)).adversarial(
-        total, logits, last.weight
-    )
+    loss = TokenizerLoss(LossConfig(adversarial=0.1))
+    whole, terms = loss.adversarial(total, logits, last.weight)
     rest, own = (
         torch.autograd.grad(term, last.weight, retain_graph=True)[0].norm()
         for term in (total, -logits.mean())
@@ -68,5 +65,3 @@ def test_the_adaptive_scale_is_the_ratio_of_gradients_at_the_last_layer():
     scale = terms["adversarial_scale"].item()
     assert scale == pytest.approx((rest / (own + 1e-4)).item(), rel=1e-5)
     assert whole.item() == pytest.approx((total + 0.1 * scale * terms["adversarial"]).item())
-    plain = TokenizerLoss(LossConfig(adversarial=0.1, adaptive=False))
-    assert plain.adversarial(total, logits, last.weight)[1]["adversarial_scale"].item() == 1

@@ -141,12 +141,6 @@ def test_counts_of_codes_and_of_pairs_are_in_bits():
     assert np.log2(3) < float(left) < np.log2(3) + 1  # three steps are equally likely
 
 
-def test_samples_are_tokens_and_have_a_seed():
-    samples = [prior_of().sample(5, 6, seed=seed) for seed in (0, 0, 1)]
-    assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
-    assert samples[0].min() >= 0 and samples[0].max() < K
-
-
 def test_a_photograph_comes_back_bit_for_bit_from_as_many_bytes_as_the_model_says(pair):
     tokenizer, prior = pair
     image, threads = photograph(203, 301), torch.get_num_threads()  # no multiples of four

@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
 import torch
 
 from lgqlib.run import Run
@@ -37,14 +36,9 @@ def test_saving_loading_and_sharing(trained, tmp_path, monkeypatch):
     assert {"config.json", "model.safetensors"} <= saved
 
 
-@pytest.mark.parametrize(
-    "path", re.findall(r"\]\(([^)#]+)\)|`((?:lgqlib|data|notebooks)/[\w./]+)`", README)
-)
-def test_every_file_that_it_names_is_there(path):
-    name = next(part for part in path if part)
-    assert (ROOT / name).exists(), name
-
-
-def test_every_make_target_that_it_names_is_there():
+def test_every_file_and_make_target_that_it_names_is_there():
+    named = re.findall(r"\]\(([^)#]+)\)|`((?:lgqlib|data|notebooks)/[\w./]+)`", README)
+    names = [one or other for one, other in named]
+    assert [name for name in names if not (ROOT / name).exists()] == []
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"make (\w+)", README)) <= targets | {"a"}

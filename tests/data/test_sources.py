@@ -10,9 +10,7 @@ import torch
 from filesystem import archive_of, folder_of, noise, read
 from PIL import Image
 
-from lgqlib.config import DataConfig
-from lgqlib.data import SOURCES, SPLITS, load
-from lgqlib.data.sources import Row
+from lgqlib.data import SPLITS
 
 BAD = {
     "image file is truncated": ("truncated.jpg", "cut.png"),
@@ -61,38 +59,34 @@ def test_hostile_names_are_read(tmp_path):
 
 
 def test_what_is_not_there_or_damaged_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"data.root = .*absent"):
-        read(tmp_path / "absent", tmp_path / "cache")
     root = folder_of(tmp_path / "images", "train/a/x.png", "train/a/y.png")
-    with pytest.raises(ValueError, match="images: .*give the folder train itself"):
-        read(root, tmp_path / "cache")
     assert len(read(root / "train", tmp_path / "cache")) == 1
     (tmp_path / "bare").mkdir()
-    for name in (".hidden.png", "a.png"):
-        (tmp_path / "bare" / name).write_text("not an image")
-        with pytest.raises(ValueError, match="bare: no readable image"):
-            read(tmp_path / "bare", tmp_path / "none")
-    assert not list((tmp_path / "none").rglob("pixels.bin")), "a failed build leaves no store"
+    (tmp_path / "bare" / "a.png").write_text("not an image")
     content = archive_of({f"{i}.png": noise(20, 24, i).tobytes() for i in range(3)})
-    for damaged in (content[:900], b"text" * 999):
-        (tmp_path / "i.tgz").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"i.tgz: not a readable tar archive"):
-            read(tmp_path / "i.tgz", tmp_path / "cache")
+    (tmp_path / "torn.tgz").write_bytes(content[:900])
+    (tmp_path / "text.tgz").write_bytes(b"text" * 999)
+    for name, says in (
+        ("absent", r"data.root = .*absent"),
+        ("images", "images: .*give the folder train itself"),
+        ("bare", "bare: no readable image"),
+        ("torn.tgz", r"torn.tgz: not a readable tar archive"),
+        ("text.tgz", r"text.tgz: not a readable tar archive"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            read(tmp_path / name, tmp_path / "none")
+    assert not list((tmp_path / "none").rglob("pixels.bin")), "a failed build leaves no store"
 
 
 def test_the_split_by_hash_is_a_partition_that_new_images_do_not_move(tmp_path):
     names = [f"{label}/{i}.png" for label in "ab" for i in range(40)]
     root = folder_of(tmp_path / "images", *names)
     train, val = (set(read(root, tmp_path / "c", split=split).names) for split in SPLITS)
-    assert train | val == set(names) and not train & val
-    assert 2 <= len(val) <= 18
+    assert train | val == set(names) and not train & val and 2 <= len(val) <= 18
     folder_of(root, "b/new.png")
     assert val <= set(read(root, tmp_path / "c", split="val").names) <= val | {"b/new.png"}
-    for i in range(12):  # two images make one of each split
-        root = folder_of(tmp_path / f"two{i}", f"{i}.png", f"{i + 40}.png")
-        sets = [read(root, tmp_path / "c", split=split) for split in SPLITS]
-        assert [len(images) for images in sets] == [1, 1]
-        assert sets[0].classes == ("unlabeled",)
+    two = folder_of(tmp_path / "two", "3.png", "43.png")  # two images make one of each split
+    assert [len(read(two, tmp_path / "c", split=split)) for split in SPLITS] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -100,16 +94,11 @@ def test_the_split_by_hash_is_a_partition_that_new_images_do_not_move(tmp_path):
     [
         ("train val test", "train val"),
         ("train2017 val2017 test2017 unlabeled2017", "train2017 val2017"),
-        ("Train Test", "Train Test"),
-        ("training validation", "training validation"),
         ("Training_Set Test_Set", "Training_Set Test_Set"),
-        ("trainingSet testSet", "trainingSet testSet"),
         ("seg_train seg_test seg_pred", "seg_train seg_test"),
         ("bullet_train test_tubes cats", ""),
-        ("trainers validity contest", ""),
         ("train2014 val2017", "refused"),
         ("train cats dogs", "refused"),
-        ("val test", "refused"),
         ("train2014 val2014 train2017 val2017", "refused"),
     ],
 )
@@ -126,17 +115,6 @@ def test_splits_are_told_by_their_names_and_never_become_classes(tmp_path, tops,
         assert all(name.startswith(f"{base}{top}") for name in images.names)
         whole = (base[:-1],) if base else tuple(sorted(tops.split()))
         assert images.classes == (("a", "b") if splits else whole)
-
-
-def test_a_new_source_is_a_row(tmp_path, monkeypatch):
-    cup, cat = ("train", "skimage", "data/coffee.png"), ("val", "skimage", "data/chelsea.png")
-    monkeypatch.setitem(SOURCES, "photos", Row(photographs={"cup": cup, "cat": cat}))
-    train, val = (load(DataConfig(), split, cache=tmp_path) for split in SPLITS)
-    assert train.classes == val.classes == ("cat", "cup")
-    assert (train.labels.tolist(), val.labels.tolist()) == ([1], [0])
-    monkeypatch.setitem(SOURCES, "photos", Row(photographs={"x": ("train", "skimage", "x.png")}))
-    with pytest.raises(ValueError, match="skimage/x.png is missing: install skimage"):
-        load(DataConfig(), "train", cache=tmp_path)
 
 
 @pytest.mark.parametrize(("mode", "top"), [("w", ""), ("w:gz", "./"), ("w:xz", "set/")])
@@ -175,17 +153,19 @@ def test_cifar10_from_its_binary_archive_or_folder(tmp_path):
     records = np.random.default_rng(0).integers(0, 256, (len(names), 5, 3073), dtype=np.uint8)
     records[:, :, 0] %= 10
     batches = {f"cifar-10/{n}": r.tobytes() for n, r in zip(names, records, strict=True)}
-    tar = tmp_path / "cifar.tar.gz"
-    tar.write_bytes(archive_of(batches))
-    train, val = (read(tar, tmp_path, split, "cifar10", size=32) for split in SPLITS)
-    assert (len(train), len(val)) == (25, 5) and train.classes[3] == "cat"
+    (tmp_path / "cifar.tar.gz").write_bytes(archive_of(batches))
+
+    def cifar(name, split="train"):
+        return read(tmp_path / name, tmp_path, split, "cifar10", size=32)
+
+    train = cifar("cifar.tar.gz")
+    assert (len(train), len(cifar("cifar.tar.gz", "val"))) == (25, 5) and train.classes[3] == "cat"
     assert train.labels.tolist() == records[:5, :, 0].ravel().tolist()
     assert (train.image(5).permute(2, 0, 1).numpy().ravel() == records[1, 0, 1:]).all()
     (tmp_path / "given").mkdir()
     for name, content in batches.items():
         (tmp_path / "given" / Path(name).name).write_bytes(content)
-    given = read(tmp_path / "given", tmp_path, name="cifar10", size=32)
-    assert torch.equal(given.pixels, train.pixels)
+    assert torch.equal(cifar("given").pixels, train.pixels)
     (tmp_path / "given" / "data_batch_1.bin").write_bytes(batches["cifar-10/test_batch.bin"][:-1])
     with pytest.raises(ValueError, match="data_batch_1.bin has .*not a multiple of 3073"):
-        read(tmp_path / "given", tmp_path, name="cifar10", size=32)
+        cifar("given")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import nn
 
 from lgqlib import explore
 from lgqlib.explorers import opening
-from lgqlib.explorers.codebook import script
 from lgqlib.explorers.layout import arrange, settle, trust
 from lgqlib.explorers.opening import from_arrays, opened
 from lgqlib.explorers.preparing import prepare
@@ -95,13 +93,6 @@ def test_the_kernel_answers_what_was_not_prepared(widget):
     assert widget.answer["noise"] == pytest.approx(expected)
     widget.asked = {"kind": "photograph", "name": "broken.png", "data": b"no image"}
     assert "broken" in widget.answer["problem"]
-
-
-def test_a_page_holds_all_and_asks_for_nothing(widget, tmp_path):
-    text = widget.save(tmp_path / "codebook.html").read_text()
-    assert not re.search(r"(src|href)=[\"']?(http|//)", text)
-    assert "import " not in re.sub(r"//.*", "", script()).split("class Store")[0]
-    assert "</script><b>" not in text
 
 
 def test_arrays_open_with_and_without_images_and_files_by_name(tmp_path, monkeypatch):
@@ -197,10 +188,3 @@ def test_modules_of_vector_quantize_pytorch_choose_the_same_codes(module):
     latents = torch.randn(2, 8, 6, 6)
     indices = module.eval()(latents)[1]
     assert torch.equal(torch.stack(opened(module, latents=latents).indices), indices)
-
-
-@pytest.mark.parametrize(("num", "dim"), [(16, 1), (2000, 256)])
-def test_sizes_from_sixteen_codes_of_one_channel_on(num, dim):
-    meta, blob, tables = prepare([from_arrays(**arrays(num, dim, maps=1, side=6))], temperatures=3)
-    assert len(set(tables[0]["cell"].tolist())) == num
-    assert len(blob) < 4_000_000 and meta["tokenizers"][0]["D"] == dim

@@ -3,26 +3,21 @@
 import math
 from types import SimpleNamespace
 
-import comm
 import numpy as np
 import pandas
-import plotly.graph_objects as go
 import pytest
 
 from lgqlib.config import Config
-from lgqlib.explorers.live import LiveCurves, SentWhole
+from lgqlib.explorers.live import LiveCurves
 from lgqlib.explorers.runs import (
     curve,
-    drift_of,
     entropies,
     geometry_of,
     history,
     open_runs,
-    record,
     some,
     surroundings,
 )
-from lgqlib.files import read_json
 from lgqlib.quantizers.assignment import soft_assign
 
 
@@ -38,15 +33,6 @@ def test_runs_are_keyed_by_method_and_numbered(runs):
     assert math.isfinite(runs["lgq"].tau) and math.isnan(runs["fsq"].tau)
     first, *others = runs.values()
     assert all(each.names == first.names for each in others), "all see the same photographs"
-
-
-def test_without_a_run_the_tokenizer_that_ships_opens_on_embedded_photographs(tmp_path, cache):
-    (only,) = open_runs("", runs=tmp_path, cache=cache, num_images=1).values()
-    assert "which ships" in only.about and only.num_codes == 1024 and len(only.images) == 1
-    path = record(only, "03_geometry", {"a": np.float32(0.5), "b": math.nan, "c": 3})
-    assert path.is_relative_to(tmp_path)
-    assert read_json(path).items() >= {"a": 0.5, "b": None, "c": 3}.items(), "JSON has no NaN"
-    assert history(only) == [] and drift_of(only) is None
 
 
 def test_entropies_curves_and_histories_are_the_library_s(runs):
@@ -85,12 +71,3 @@ def test_curves_follow_the_log_and_no_failure_to_draw_reaches_the_training():
     assert isinstance(live.failure, AttributeError)
     with pytest.raises(KeyboardInterrupt), LiveCurves(run, interval=0.01):
         raise KeyboardInterrupt
-
-
-def test_a_live_figure_is_created_in_the_browser_with_its_data(monkeypatch):
-    """Data sent after the figure's creation can miss a busy browser, which then shows nothing."""
-    sent, create = [], comm.create_comm
-    monkeypatch.setattr(comm, "create_comm", lambda **message: sent.append(message) or create())
-    SentWhole(go.Figure(go.Scatter(y=[3, 1, 2], name="three")))
-    assert len(sent) == 1, "one channel is opened, once"
-    assert [t["name"] for t in sent[0]["data"]["state"]["_widget_data"]] == ["three"]

@@ -3,45 +3,25 @@
 import numpy as np
 import pytest
 
-from lgqlib.measure.annealing import anneal, first_split
-from lgqlib.measure.temperature import critical_temperature, free_energy_curve
-
-
-@pytest.mark.parametrize("scales", [(1, 1), (2, 1, 1, 0.5)])
-def test_codes_at_the_mean_of_a_gaussian_part_at_tau_c(scales):
-    latents = np.random.default_rng(5).standard_normal((2048, len(scales))) * scales
-    assert first_split(latents) == pytest.approx(critical_temperature(latents), rel=0.02)
+from lgqlib.measure.annealing import anneal
+from lgqlib.measure.temperature import critical_temperature
 
 
 def test_two_clusters_make_two_places_at_the_predicted_temperature():
     axis, side = np.array([0.6, 0.8]), np.where(np.arange(1000) % 2, 1.0, -1.0)
     noise = np.random.default_rng(6).standard_normal((1000, 2))
     predicted = 2 * (1 + 0.05**2)
-    taus = predicted * np.geomspace(1.3, 0.02, 30)
-    result = anneal(0.05 * noise + side[:, None] * axis, 16, taus)
-    assert result.predicted == pytest.approx(predicted, rel=0.01)
-    assert result.observed == pytest.approx(predicted, rel=0.02)
+    result = anneal(
+        0.05 * noise + side[:, None] * axis, 16, predicted * np.geomspace(1.3, 0.02, 30)
+    )
+    assert (result.predicted, result.observed) == pytest.approx((predicted, predicted), rel=0.02)
     assert set(result.num_distinct) == {1, 2}
     (split,) = result.splits
-    at = list(taus).index(split.low)
-    assert split.high == taus[at - 1] and split.low < predicted < 1.1 * split.high
+    assert split.low < predicted < 1.1 * split.high
     assert split.predicted == pytest.approx(predicted, rel=0.01)
     places, sizes = np.unique(result.codebooks[-1].round(6), axis=0, return_counts=True)
     assert places == pytest.approx(np.stack([-axis, axis]), abs=0.03)
     assert sizes.tolist() == [8, 8], "half of the codes went each way"
-
-
-def test_every_split_comes_near_the_limit_of_its_own_latents():
-    latents = np.random.default_rng(7).standard_normal((1024, 2)) * [2, 1]
-    taus = critical_temperature(latents) * np.geomspace(1.2, 0.03, 60)
-    result = anneal(latents, 16, taus)
-    for t in (3, 59):  # the codes are a fixed point
-        recomputed = free_energy_curve(latents, result.codebooks[t], taus[[t]]).free_energy[0]
-        assert recomputed == pytest.approx(result.free_energy[t], rel=5e-3)
-    assert (np.diff(result.num_distinct) >= 0).mean() > 0.9
-    assert result.num_distinct[0] == 1 and result.num_distinct[-1] == 16
-    ratios = [split.predicted / np.sqrt(split.high * split.low) for split in result.splits]
-    assert np.median(ratios) == pytest.approx(1, abs=0.12) and min(ratios) > 0.9
 
 
 def test_far_below_rounding_codes_that_no_latent_is_near_stay_finite():

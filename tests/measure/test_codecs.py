@@ -9,27 +9,17 @@ from lgqlib.measure.codecs import CODECS, QUALITIES, at_rate, coded, curve
 from lgqlib.measure.images import psnr
 
 IMAGE = np.ascontiguousarray(astronaut()[64:192, 128:288])
-every_codec = pytest.mark.parametrize("codec", CODECS)
 
 
-@every_codec
-def test_a_curve_rises_and_its_points_are_files(codec):
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_curve_rises_and_the_best_file_of_a_rate_is_found(codec):
     points = curve(IMAGE, codec)
     assert points.shape == (len(QUALITIES), 2)
     more_bits, better = np.diff(points, axis=0).T
-    assert (better > 0).all() and (more_bits >= 0).all() and (more_bits[1:] > 0).all()
+    assert (better > 0).all() and (more_bits >= 0).all()
     bits, decoded = coded(IMAGE, codec, QUALITIES[5])
     x, y = (torch.from_numpy(z).permute(2, 0, 1)[None] / 255 for z in (decoded, IMAGE))
     assert points[5] == pytest.approx([bits, psnr(x, y).item()], rel=1e-6)
-    assert 0.05 < bits < 3 and decoded.shape == IMAGE.shape
-
-
-@every_codec
-def test_the_best_file_of_a_rate_is_found(codec):
-    points = curve(IMAGE, codec)
-    for rate in (points[4, 0], points[8, 0] + 1e-9, 1.0):
-        bits, decoded = at_rate(IMAGE, codec, rate)
-        sizes = [coded(IMAGE, codec, quality)[0] for quality in range(1, 96)]
-        assert bits == max(size for size in sizes if size <= rate)
-        assert decoded.shape == IMAGE.shape
-    assert at_rate(IMAGE, codec, 0.0)[0] == points[0, 0]
+    sizes = [coded(IMAGE, codec, quality)[0] for quality in range(1, 96)]
+    for rate in (points[8, 0] + 1e-9, 1.0):
+        assert at_rate(IMAGE, codec, rate)[0] == max(size for size in sizes if size <= rate)

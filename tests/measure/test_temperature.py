@@ -1,7 +1,5 @@
 """Free energy and critical temperature, on sources whose answers are known."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -50,14 +48,6 @@ def test_the_curve_over_tiles_equals_the_definitions(pair, energy):
             assert getattr(curve, name)[t] == pytest.approx(value.item(), rel=1e-9), name
 
 
-def test_doubt_and_entropy_grow_linearly_from_zero_temperature():
-    codes = np.arange(-8, 9, dtype=np.float64)[:, None]
-    latents = (np.arange(20000)[:, None] + 0.5) / 20000  # gap = |1 - 2x| is uniform on [0, 1]
-    curve = free_energy_curve(latents, codes, [0.01, 0.005])
-    assert curve.doubt == pytest.approx(math.log(2) * curve.taus, rel=1e-3)
-    assert curve.entropy == pytest.approx(math.pi**2 / 6 * curve.taus, rel=1e-3)
-
-
 @pytest.mark.parametrize("energy", ["squared", "norm"])
 def test_codes_at_the_center_are_unstable_exactly_below_tau_c(energy):
     rng = np.random.default_rng(1)
@@ -76,10 +66,8 @@ def test_codes_at_the_center_are_unstable_exactly_below_tau_c(energy):
 
 
 def test_tau_c_is_twice_the_largest_eigenvalue_and_a_latent_at_the_center_is_finite():
-    rng = np.random.default_rng(2)
-    gaussian = rng.standard_normal((40000, 3)) * [3, 1, 1]
-    assert critical_temperature(gaussian) == pytest.approx(2 * 9, rel=0.02)
-    assert critical_temperature(gaussian + 100) == pytest.approx(critical_temperature(gaussian))
+    gaussian = np.random.default_rng(2).standard_normal((40000, 3)) * [3, 1, 1]
+    assert critical_temperature(gaussian + 100) == pytest.approx(2 * 9, rel=0.02)
     latents = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
     assert geometric_median(latents).tolist() == [0, 0]
     assert critical_temperature(latents, energy="norm") == pytest.approx(2)
@@ -93,18 +81,5 @@ def test_moments_of_batches_average_to_those_of_the_whole():
         averages = [sum(moments) / 2 for moments in zip(*halves, strict=True)]
         whole = critical_temperature(z, energy=energy)
         assert tau_c_from_moments(*averages) == pytest.approx(whole, rel=1e-3)
-    z = z.float()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        grad, _ = critical_moments(z)
-    assert grad.dtype == torch.float32 and torch.equal(grad, critical_moments(z)[0])
-
-
-def test_what_has_no_answer_is_refused(pair):
-    with pytest.raises(ValueError, match="positive"):
-        free_energy_curve(*pair, [1.0, 0.0])
     with pytest.raises(ValueError, match="the dot energy has no critical temperature"):
-        critical_temperature(pair[0], energy="dot")
-    with pytest.raises(ValueError, match="at least 2"):
-        critical_temperature(pair[0][:, :1], energy="norm")
-    with pytest.raises(ValueError, match="positive definite"):
-        tau_c_from_moments(np.eye(2), np.zeros((2, 2)))
+        critical_temperature(z.numpy(), energy="dot")

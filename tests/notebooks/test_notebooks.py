@@ -8,9 +8,11 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-import pandas
 import papermill
+import plotly.graph_objects as go
 import pytest
+from conftest import TINY
+from drawn import assert_readable
 
 from lgqlib.figures.plane import clusters
 from lgqlib.run import Run
@@ -71,16 +73,13 @@ def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
     source = next(path for path in NOTEBOOKS if path.stem == name)
     known = parameters_of(source)
     assert set(parameters) <= known, f"{name} has no {set(parameters) - known}"
-    return papermill.execute_notebook(
-        str(source),
-        str(folder / f"{name}.ipynb"),
-        parameters=parameters,
-        cwd=str(folder),
-        execution_timeout=300,
-        start_timeout=60,
-        progress_bar=False,
-        engine_name="lgqlib",
-    )
+    how = dict(execution_timeout=300, start_timeout=60, progress_bar=False, engine_name="lgqlib")
+    result = str(folder / f"{name}.ipynb")
+    notebook = papermill.execute_notebook(str(source), result, parameters, cwd=str(folder), **how)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if figure := output.get("data", {}).get("application/vnd.plotly.v1+json"):
+            assert_readable(go.Figure(figure["data"], figure["layout"]))
+    return notebook
 
 
 def printed(notebook) -> str:
@@ -99,31 +98,21 @@ def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
 
 
 @papered
-def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
-    overrides = (
-        "data.eval_crops=32 backbone.width=16 backbone.depth=1 train.num_steps=8 "
-        "train.batch_size=8 train.log_every=2 train.eval_every=4 backbone.dim=4 "
-        "evaluation.extractor="
-    )
+@pytest.mark.parametrize("method", ["fsq", "pca_kmeans"])
+def test_training_and_evaluating_a_peer_and_what_learns_nothing(
+    method, tmp_path, cache, tiny_config
+):
+    overrides = f"{TINY} backbone.dim=4 evaluation.extractor="
+    if method == "pca_kmeans":
+        overrides += " train.num_steps=0"
     shared = dict(cache=str(cache))
-    parameters = dict(method="fsq", num_codes=64, seed=3, overrides=overrides) | shared
+    parameters = dict(method=method, num_codes=64, seed=3, overrides=overrides) | shared
     text = printed(execute("01_train", tmp_path, runs=str(tmp_path), **parameters))
-    assert "fsq-photos-K64-s3" in text and "step 8: held-out PSNR" in text
-    (run,) = tmp_path.glob("fsq-photos-K64-s3-*")
+    assert ("step 8: held-out PSNR" if method == "fsq" else "Nothing was trained.") in text
+    (run,) = tmp_path.glob(f"{method}-photos-K64-s3-*")
     text = printed(execute("02_evaluate", tmp_path, run=str(run), train_batches=2, **shared))
     assert "of 64 codes over 2048 tokens" in text and "no KID (n = 32)" in text
     assert (run / "evaluation.json").is_file()
-
-
-@papered
-def test_no_learning_goes_the_same_way(tmp_path, cache):
-    more = "data.eval_crops=32 evaluation.extractor= evaluation.prior_steps=2"
-    parameters = dict(method="pca_kmeans", num_codes=64, overrides=more, cache=str(cache))
-    text = printed(execute("01_train", tmp_path, runs=str(tmp_path), **parameters))
-    assert "Nothing was trained." in text
-    (run,) = tmp_path.glob("pca_kmeans-*")
-    text = printed(execute("02_evaluate", tmp_path, run=str(run), cache=str(cache)))
-    assert "under a prior" in text and (run / "evaluation.json").is_file()
 
 
 @papered
@@ -135,12 +124,8 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     run = tmp_path / "run"
     shutil.copytree(trained(method).path, run)
     notebook = execute(name, tmp_path, run=str(run), cache=str(cache), num_images=2)
-    assert any(
-        "application/vnd.plotly.v1+json" in o.get("data", {})
-        for cell in notebook.cells
-        for o in cell.get("outputs", [])
-    )
-    assert "widgets" not in notebook.metadata
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
     page = to_html(tmp_path / f"{name}.ipynb")
     assert len(page) < 6_000_000 and 'class="lgx-page"' in page and "srcdoc=" in page
@@ -148,17 +133,12 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
 
 
 @papered
-@pytest.mark.parametrize("num_snapshots", [0, 1])
-def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
-    num_snapshots, tmp_path, cache, tiny_config
-):
-    config = tiny_config("vq", f"evaluation.extractor= train.num_snapshots={num_snapshots}")
-    run = Run.create(tmp_path, config)
-    train(config, run, cache=cache, progress=False)
+def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(tmp_path, cache, tiny_config):
+    run = Run.create(tmp_path, tiny_config("vq", "evaluation.extractor= train.num_snapshots=1"))
+    train(run.config, run, cache=cache, progress=False)
     options = dict(run=str(run.path), cache=str(cache), num_images=2)
     text = printed(execute("03_geometry", tmp_path, **options))
-    assert "for want of two snapshots" in text
-    assert "train.num_snapshots=2" in text and "Numbers in 03_geometry.json" in text
+    assert "for want of two snapshots" in text and "train.num_snapshots=2" in text
     assert json.loads((run.notebooks / "03_geometry.json").read_text())["births"] is None
 
 
@@ -190,14 +170,12 @@ def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
 def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cache, trained):
     parameters = dict(num_codes=16, num_points=256, num_steps=2, batch_size=64, num_seeds=2)
     parameters |= dict(run=str(trained("lgq").path), cache=str(cache), out=str(tmp_path))
-    text = printed(execute("07_laboratory", tmp_path, **parameters))
-    assert "free energy, added to the authors'" in text
+    execute("07_laboratory", tmp_path, **parameters)
     numbers = json.loads((tmp_path / "07_laboratory.json").read_text())
-    tables = {
-        t["title"]: pandas.DataFrame(t["data"], columns=t["columns"]) for t in numbers["tables"]
-    }
-    assert set(tables["Error"]["verdict"]) <= {"better", "worse", "undecided"}
-    assert "latents of lgq" in numbers["about"]["latents"] and len(tables) == 7
+    assert "latents of lgq" in numbers["about"]["latents"] and len(numbers["tables"]) == 7
+    error = next(table for table in numbers["tables"] if table["title"] == "Error")
+    verdicts = {row[error["columns"].index("verdict")] for row in error["data"]}
+    assert verdicts <= {"better", "worse", "undecided"}
 
 
 @papered
@@ -206,9 +184,3 @@ def test_without_a_run_the_tokenizer_that_ships_is_shown(name, tmp_path, cache):
     options = dict(runs=str(tmp_path), cache=str(cache), num_images=1)
     text = printed(execute(name, tmp_path, **options))
     assert "this is lgq-f4-1024, which ships" in text
-
-
-@papered
-def test_without_a_run_it_says_what_to_do(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="no finished run"):
-        execute("06_compare", tmp_path, runs=str(tmp_path))

@@ -10,7 +10,7 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgqlib.config import TERMS, LGQConfig, LossConfig, QuantizerConfig
+from lgqlib.config import LGQConfig, LossConfig, QuantizerConfig
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.assignment import nearest
 from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ, matching_levels
@@ -57,14 +57,6 @@ def weights_of(name):
     """Give a method's own weights of its terms."""
     own = METHODS[name].weights if name in METHODS else {}
     return {key.removeprefix("loss."): value for key, value in own.items()}
-
-
-@every_method
-def test_every_term_has_a_weight(name):
-    weights, terms = weights_of(name), set(started(name)(latents(), 1.0).terms)
-    assert set(weights) <= terms <= set(TERMS) <= set(vars(LossConfig()))
-    if name not in ("lgq", "bins"):
-        assert terms == set(weights)
 
 
 @every_kind
@@ -117,13 +109,10 @@ def test_the_codebook_moves_unless_it_is_given(name):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-@pytest.mark.parametrize("scale", [0.01, 30.0])
-def test_codes_start_as_large_as_the_latents(name, scale):
-    ratio = started(name, scale=scale).codebook.square().mean().sqrt() / scale
-    assert 0.7 < ratio < 1.4
-    for wrong in (torch.zeros(5, C + 1), torch.zeros(0, C)):
-        with pytest.raises(ValueError, match=f"expected .n >= 1, {C}."):
-            started(name).initialize(wrong)
+def test_codes_start_as_large_as_the_latents(name):
+    for scale in (0.01, 30.0):
+        ratio = started(name, scale=scale).codebook.square().mean().sqrt() / scale
+        assert 0.7 < ratio < 1.4
 
 
 @every_kind

@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from lgqlib.config import QuantizerConfig
-from lgqlib.quantizers import build
 from lgqlib.quantizers.start import STARTS, anneal, initial_codes, move_starved
 
 SCALES = torch.tensor([1.0, 2, 0.1, 5])
@@ -32,15 +30,6 @@ def test_codes_start_where_the_name_says_and_all_apart(how):
         assert distortion(x, codes) < 0.9 * distortion(x, initial_codes(x, 32, "random"))
     else:
         assert (spread / wide - 1).abs().max() < 0.5
-
-
-def test_another_start_is_refused_and_so_is_any_of_codes_that_are_given():
-    with pytest.raises(ValueError, match="start = 'best': it must be one of random, kmeans"):
-        initial_codes(latents(), 2, "best")
-    fsq = build(QuantizerConfig("fsq", 64), 4)
-    for name, value in (("start", "far"), ("prefit", True)):
-        with pytest.raises(ValueError, match=rf"quantizer\.{name} = {value!r}: it must be .* FSQ"):
-            fsq.initialize(latents(), **{name: value})
 
 
 def test_annealing_forgets_the_start():

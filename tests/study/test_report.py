@@ -148,16 +148,3 @@ def test_a_converted_notebook_loads_only_what_lies_beside_it(tmp_path, monkeypat
     assert not any(
         part in css for css in (text, notebook_css()) for part in ("@import", "url(http")
     )
-
-
-def test_only_newer_notebooks_are_converted(tmp_path):
-    run = finished_run(tmp_path)
-    page = tmp_path / "report" / run.name / "01_train.html"
-    notebook(run.notebooks / "01_train.ipynb", text="first")
-    build_report(tmp_path)
-    before = page.stat().st_mtime_ns
-    build_report(tmp_path)
-    assert page.stat().st_mtime_ns == before
-    notebook(run.notebooks / "01_train.ipynb", text="second")
-    build_report(tmp_path)
-    assert "second" in page.read_text()

@@ -15,26 +15,12 @@ from dask.distributed import Client
 
 import lgqlib
 from lgqlib.files import locked
-from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.__main__ import _gpus, cluster, main, progress_of
+from lgqlib.study.__main__ import _gpus, cluster, main
 from lgqlib.study.engine import Job, execute
 from lgqlib.study.results import FAILURE_FILE, collect
 
 ROOT = Path(lgqlib.__file__).parent.parent
-
-
-def test_progress_is_read_from_the_metrics(tmp_path):
-    run = Run.create(tmp_path, preset().override("train.num_steps=200 train.batch_size=50"))
-    assert progress_of(tmp_path) == progress_of(run.path) == "running"
-    run.log(40, "train", loss=1.0)
-    run.log(40, "timing", images_per_second=100.0)
-    with open(run.path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 200, "spl')  # a line that is being written does not disturb
-    assert progress_of(run.path) == "step 40/200, 100 images/s, 80 s left"
-    run.rewind_metrics(40)
-    run.log(200, "train", loss=1.0)
-    assert progress_of(run.path) == "trained, evaluating"
 
 
 def write_notebook(path, parameters, *cells):
