@@ -59,3 +59,15 @@ def trained(tmp_path_factory, cache, tiny_config):
         return runs[method]
 
     return give
+
+
+@pytest.fixture
+def trained_in(tmp_path, cache):
+    """Give what trains a config in a folder of its own, or goes on there."""
+
+    def give(name: str, config) -> Run:
+        run = Run.create(tmp_path / name, config)
+        train(config, run, cache=cache, progress=False)
+        return run
+
+    return give

@@ -5,7 +5,6 @@ import tomllib
 from importlib.metadata import distribution, version
 from pathlib import Path
 
-import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -40,9 +39,3 @@ def test_the_package_needs_only_what_is_locked_and_pins_nothing():
         needed = Requirement(text)
         assert canonicalize_name(needed.name) in PINNED, text
         assert not needed.specifier, f"{text}: the lock holds the only pins"
-
-
-def test_conda_s_environment_is_python_the_lock_and_the_package():
-    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert [item.split("=")[0] for item in conda] == ["python", "pip"]
-    assert pip["pip"] == ["-r requirements.lock", "-e ."]

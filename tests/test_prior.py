@@ -161,23 +161,23 @@ def test_a_photograph_comes_back_bit_for_bit_from_as_many_bytes_as_the_model_say
 
 def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
     tokenizer, content = pair[0], compress(*pair, photograph())
-    with pytest.raises(ValueError, match="begin with LGQ1"):
-        decompress(*pair, b"\x89PNG" + content)
+
+    def refused(says, content, prior=pair[1]):
+        with pytest.raises(ValueError, match=says):
+            decompress(tokenizer, prior, bytes(content))
+
+    refused("begin with LGQ1", b"\x89PNG" + content)
     for end in range(0, len(content), 7):
-        with pytest.raises(ValueError, match="begin with LGQ1|torn or damaged"):
-            decompress(*pair, content[:end])
+        refused("begin with LGQ1|torn or damaged", content[:end])
     for place in range(4, len(content), 5):
         damaged = bytearray(content)
         damaged[place] ^= 16
-        with pytest.raises(ValueError, match="torn or damaged"):
-            decompress(*pair, bytes(damaged))
+        refused("torn or damaged", damaged)
     other = fit(tokenizer.codebook, [tokens_of(tokenizer, photograph())], num_steps=1)
-    with pytest.raises(ValueError, match="of another tokenizer or prior, with K = 64"):
-        decompress(tokenizer, other, content)
+    refused("of another tokenizer or prior, with K = 64", content, other)
     probs = Prior.probs
     monkeypatch.setattr(Prior, "probs", lambda self, x: probs(self, x) ** 1.01)
-    with pytest.raises(ValueError, match="floats differ"):
-        decompress(*pair, content)
+    refused("floats differ", content)
 
 
 def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
@@ -198,28 +198,27 @@ def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
 
 
 def test_from_the_command_line_and_back(pair, tmp_path):
-    tokenizer, prior = pair
-    tokenizer.save_pretrained(tmp_path / "ours")
-    prior.save(tmp_path / "ours" / "prior.safetensors")
-    again = pretrained(tmp_path / "ours")
-    assert compress(*again, photograph()) == compress(*pair, photograph())
-    Image.fromarray(photograph().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    ours, names = tmp_path / "ours", ("a.png", "a.lgq", "b.png")
+    picture, file, back = (tmp_path / name for name in names)
+    pair[0].save_pretrained(ours)
+    pair[1].save(ours / "prior.safetensors")
+    assert compress(*pretrained(ours), photograph()) == compress(*pair, photograph())
+    Image.fromarray(photograph().permute(1, 2, 0).numpy()).save(picture)
 
-    def call(*names):
-        paths = [str(tmp_path / name) for name in names]
-        command = [sys.executable, "-m", "lgqlib.prior", *paths, "--folder", str(tmp_path / "ours")]
+    def call(*paths):
+        command = [sys.executable, "-m", "lgqlib.prior", *map(str, paths), "--folder", str(ours)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert "bits a pixel" in call("a.png", "a.lgq").stderr
-    assert call("a.lgq", "b.png").returncode == 0
-    want = decompress(*pair, (tmp_path / "a.lgq").read_bytes())
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), want.permute(1, 2, 0).numpy())
-    (tmp_path / "a.lgq").write_bytes(b"LGQ1")
-    assert "no file of tokens" in call("a.lgq", "b.png").stderr
+    assert "bits a pixel" in call(picture, file).stderr
+    assert call(file, back).returncode == 0
+    want = decompress(*pair, file.read_bytes()).permute(1, 2, 0)
+    assert np.array_equal(np.asarray(Image.open(back)), want.numpy())
+    file.write_bytes(b"LGQ1")
+    assert "no file of tokens" in call(file, back).stderr
     with pytest.raises(ValueError, match="no tokenizer with a prior"):
         pretrained(tmp_path)
     with pytest.raises(ValueError, match="not of this codebook"):
-        Prior.load(tmp_path / "ours" / "prior.safetensors", torch.randn(9, 2))
+        Prior.load(ours / "prior.safetensors", torch.randn(9, 2))
 
 
 def test_the_bits_of_a_token_under_a_prior_of_its_own(trained):

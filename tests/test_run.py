@@ -29,7 +29,6 @@ def whole(trained, tmp_path):
 
 
 def test_metrics_come_back_and_are_rewound_with_a_torn_last_line(run):
-    assert list(run.metrics().columns) == ["step", "split"]
     for step in range(1, 6):
         run.log(step, "train", loss=step / 7, tau=step if step > 1 else float("nan"))
     lines = (run.path / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -42,8 +41,7 @@ def test_metrics_come_back_and_are_rewound_with_a_torn_last_line(run):
     assert (run.path / "metrics.jsonl").read_text() == "".join(lines[:3])
 
 
-def test_checkpoints_come_back_and_only_the_newest_few_stay(run):
-    assert run.load_checkpoint() is None and run.step == 0
+def test_checkpoints_snapshots_and_evaluations_come_back_to_the_bit(run):
     for step in (10, 20, 30):
         tensors = {"a": torch.rand(9), "b": torch.arange(step), "c": torch.tensor(7.5)}
         run.save_checkpoint(step, {"tokenizer": tensors}, tau=0.1 * step, tau_c=float("nan"))
@@ -53,34 +51,30 @@ def test_checkpoints_come_back_and_only_the_newest_few_stay(run):
     for name, value in checkpoint.tensors["tokenizer"].items():
         assert torch.equal(value, tensors[name]) and value.dtype == tensors[name].dtype
     kept = sorted(path.stem for path in (run.path / "checkpoints").iterdir())
-    assert kept == ["step-00000020", "step-00000030"]
+    assert kept == ["step-00000020", "step-00000030"], "only the newest few stay"
 
-
-def test_snapshots_and_evaluations_come_back(run):
     x = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     for step in (100, 0, 7):
         run.save_snapshot(Snapshot(step, 0.5, float("nan"), x + step, x, *[np.arange(4)] * 3))
     found = run.snapshots()
     assert [s.step for s in found] == [0, 7, 100]
     assert np.array_equal(found[1].codebook, x + 7) and np.array_equal(found[1].latents, x)
-    assert found[1].tau == 0.5 and np.isnan(found[1].tau_c)
     run.save_evaluation({"psnr": np.float64(20.5), "kid": float("nan")}, {"x": np.arange(3)})
-    settings = run.config.evaluated
-    assert run.evaluation() == {"psnr": 20.5, "kid": None, "step": 0, "settings": settings}
+    about = {"step": 30, "settings": run.config.evaluated}
+    assert run.evaluation() == {"psnr": 20.5, "kid": None} | about
     assert run.arrays()["x"].tolist() == [0, 1, 2]
 
 
 def test_equal_configs_share_a_folder_and_what_is_not_in_it_says_what_to_do(tmp_path, run):
     assert Run.create(tmp_path, preset("laptop")).path == run.path
-    assert Run.create(tmp_path, preset("laptop", seed=1)).path != run.path
-    with pytest.raises(ValueError, match="config.json is missing. Notebook 01_train writes it"):
-        Run(tmp_path)
-    with pytest.raises(ValueError, match="no trained run below .*01_train, or `make study`"):
-        Run.latest(tmp_path)
-    with pytest.raises(ValueError, match="no checkpoint yet: train it with notebook 01_train"):
-        run.tokenizer()
-    with pytest.raises(ValueError, match="evaluation.json is missing. Run notebook 02_evaluate"):
-        run.evaluation()
+    for use, says in (
+        (lambda: Run(tmp_path), "config.json is missing. Notebook 01_train writes it"),
+        (lambda: Run.latest(tmp_path), "no trained run below .*01_train, or `make study`"),
+        (run.tokenizer, "no checkpoint yet: train it with notebook 01_train"),
+        (run.evaluation, "evaluation.json is missing. Run notebook 02_evaluate"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            use()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +88,7 @@ def test_equal_configs_share_a_folder_and_what_is_not_in_it_says_what_to_do(tmp_
         ("evaluation.safetensors", Run.arrays, "Run notebook 02_evaluate"),
     ],
 )
-def test_a_damaged_file_is_named_with_what_to_do(whole, cache, name, read, remedy):
+def test_a_damaged_file_is_named_with_what_to_do(whole, name, read, remedy):
     file = whole.path / name
     content, middle = file.read_bytes(), file.stat().st_size // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
@@ -102,21 +96,13 @@ def test_a_damaged_file_is_named_with_what_to_do(whole, cache, name, read, remed
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=rf"{name}.*{remedy}"):
             read(whole)
-    if "checkpoint" in name:
-        file.unlink()
-        assert whole.load_checkpoint().step == 4
-        train(whole.config, whole, cache=cache, progress=False)
-        assert whole.is_complete
 
 
 def test_a_run_of_another_version_is_named_and_hides_no_other(whole, caplog):
     old = shutil.copytree(whole.path, whole.path.parent / "old")
-    config = read_json(old / "config.json")
-    changes = {"version = 7.*train .* again": {"version": 7}, "lacks .*train.clip": {"train": {}}}
-    for says, change in changes.items():
-        write_json(old / "config.json", config | change)
-        with pytest.raises(ValueError, match=rf"config.json.*{says}"):
-            Run(old)
+    write_json(old / "config.json", read_json(old / "config.json") | {"version": 7})
+    with pytest.raises(ValueError, match=r"config.json.*version = 7.*train .* again"):
+        Run(old)
     assert [run.path for run in Run.all(whole.path.parent)] == [whole.path]
     assert Run.latest(whole.path.parent).path == whole.path
     assert "passed over" in caplog.text

@@ -84,17 +84,6 @@ def test_selections_come_back_as_tokens_table_and_csv(widget, tmp_path):
     assert len(widget.frame()) == 64 and sums.tolist() == pytest.approx([1, 1])
 
 
-def test_the_kernel_answers_what_was_not_prepared(widget):
-    widget.asked = {"kind": "soft", "tokenizers": [0, 1], "photograph": 0, "tau": 1.25}
-    assert {"0/soft0@1.25", "1/entropy0@1.25"} <= widget.answer["pictures"].keys()
-    grid = widget.tokenizers[0].indices[0].numpy().astype("<u2")
-    widget.asked = {"kind": "paint", "tokenizers": [0], "photograph": 0, "indices": grid.tobytes()}
-    expected = widget.meta["tokenizers"][0]["psnr"][0]
-    assert widget.answer["noise"] == pytest.approx(expected)
-    widget.asked = {"kind": "photograph", "name": "broken.png", "data": b"no image"}
-    assert "broken" in widget.answer["problem"]
-
-
 def test_arrays_open_with_and_without_images_and_files_by_name(tmp_path, monkeypatch):
     given = arrays()
     bare = explore(codebook=given["codebook"], latents=torch.tensor(given["latents"]))

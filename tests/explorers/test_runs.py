@@ -12,11 +12,9 @@ from lgqlib.explorers.live import LiveCurves
 from lgqlib.explorers.runs import (
     curve,
     entropies,
-    geometry_of,
     history,
     open_runs,
     some,
-    surroundings,
 )
 from lgqlib.quantizers.assignment import soft_assign
 
@@ -46,15 +44,6 @@ def test_entropies_curves_and_histories_are_the_library_s(runs):
     moments = history(o)
     assert [m.step for m in moments] == [s.step for s in o.snapshots]
     assert all(0 <= m.token <= m.usage <= math.log(64) + 1e-6 for m in moments)
-
-
-def test_geometry_counts_all_tokens_and_surroundings_are_cut_around_the_token(runs):
-    o = runs["lgq"]
-    assert geometry_of(o).numbers["num_tokens"] == o.num_tokens == o.crop_of.bincount().sum()
-    wide = o.indices[0].shape[1]
-    corner, inner = surroundings(o, some(o, o.num_tokens)[[0, wide + 1]])
-    assert (corner[: o.factor] == 128).all(), "outside of the photograph"
-    assert (inner == o.images[0][:, : 3 * o.factor, : 3 * o.factor].permute(1, 2, 0).numpy()).all()
 
 
 def test_curves_follow_the_log_and_no_failure_to_draw_reaches_the_training():

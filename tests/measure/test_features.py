@@ -10,8 +10,6 @@ from torch import nn
 from lgqlib.evaluate import evaluate_run
 from lgqlib.measure import features
 from lgqlib.measure.features import LiteFeatures, ScriptedFeatures, build_extractor
-from lgqlib.run import Run
-from lgqlib.train import train
 
 scripted = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -88,11 +86,12 @@ def saved(module, path):
 
 
 @scripted
-def test_a_run_is_evaluated_with_the_networks_that_its_config_names(tiny_config, tmp_path, cache):
+def test_a_run_is_evaluated_with_the_networks_of_its_config(
+    tiny_config, trained_in, tmp_path, cache
+):
     own, distance = saved(POOL, tmp_path / "own.pt"), saved(Distance(), tmp_path / "lpips.pt")
     more = f"evaluation.extractor={own} evaluation.distance={distance} train.num_steps=1"
-    run = Run.create(tmp_path / "runs", tiny_config("fsq", more))
-    train(run.config, run, cache=cache, progress=False)
+    run = trained_in("runs", tiny_config("fsq", more))
     per_image = evaluate_run(run, cache=cache, train_batches=1, progress=False).evaluation.per_image
     numbers = run.evaluation()
     assert numbers["extractor"] == build_extractor(str(own), str(distance)).name

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import KDTree
 from sklearn.cluster import KMeans
 
-from lgqlib.measure import METRICS, geometry
+from lgqlib.measure import METRICS
 from lgqlib.measure.distortion import cell_shape, partial_distortion, squared_errors
 from lgqlib.measure.geometry import drift, measure_geometry
 from lgqlib.measure.neighbors import nearest_others
@@ -77,17 +77,6 @@ def test_neighbors_equal_brute_force_also_among_twins(dim):
     np.fill_diagonal(brute, np.inf)
     assert distances == pytest.approx(np.sort(brute, 1)[:, :5], abs=1e-5)
     assert np.take_along_axis(brute, indices, 1) == pytest.approx(distances, abs=1e-5)
-
-
-def test_spectrum_and_dimensions_of_flat_points_in_a_larger_space():
-    rng = np.random.default_rng(7)
-    turn = np.linalg.qr(rng.standard_normal((8, 8)))[0][:, :3]
-    points = rng.standard_normal((4000, 3)) @ turn.T + 5
-    measured = geometry.spectrum(points)
-    assert measured.participation == pytest.approx(3, abs=0.1)
-    assert measured.eigenvalues[3:] == pytest.approx(0, abs=1e-10)
-    assert measured.coordinates(points).var(0) == pytest.approx(measured.eigenvalues, abs=1e-9)
-    assert geometry.two_nn(points) == pytest.approx(3, abs=0.2)
 
 
 def test_drift_of_known_displacement():

@@ -15,10 +15,8 @@ from conftest import TINY
 from drawn import assert_readable
 
 from lgqlib.figures.plane import clusters
-from lgqlib.run import Run
 from lgqlib.study.engine import parameters_of
 from lgqlib.study.report import to_html
-from lgqlib.train import train
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 MOST_LINES = 12
@@ -133,9 +131,8 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
 
 
 @papered
-def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(tmp_path, cache, tiny_config):
-    run = Run.create(tmp_path, tiny_config("vq", "evaluation.extractor= train.num_snapshots=1"))
-    train(run.config, run, cache=cache, progress=False)
+def test_a_run_without_a_history_says_why_it_shows_none(tmp_path, cache, trained_in, tiny_config):
+    run = trained_in("runs", tiny_config("vq", "evaluation.extractor= train.num_snapshots=1"))
     options = dict(run=str(run.path), cache=str(cache), num_images=2)
     text = printed(execute("03_geometry", tmp_path, **options))
     assert "for want of two snapshots" in text and "train.num_snapshots=2" in text

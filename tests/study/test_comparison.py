@@ -14,7 +14,6 @@ from lgqlib.study.comparison import (
     comparison_table,
     difference,
     find,
-    tabulated,
 )
 from lgqlib.study.results import finished
 
@@ -44,10 +43,11 @@ def runs(tmp_path_factory):
     return finished(study_of(folder, made))
 
 
-def test_runs_that_differ_in_their_seed_are_one_cohort(runs):
+def test_runs_that_differ_in_their_seed_are_one_cohort_and_a_variant_is_no_peer(runs):
     assert list(runs.groupby("cohort")["seed"].agg(tuple)) == [(0, 1, 2)] * 7
-    assert set(find(runs, "lgq", 1024)["variant"]) == {""}
-    assert set(find(runs, "lgq", 1024, "no usage")["name"]) == {"lgq no usage"}
+    assert [d.a for d in ablations(runs, ["psnr"])] == ["lgq no usage"]
+    peers = against(runs, ["psnr"])
+    assert len(peers) == 3 and {(d.a, d.b) for d in peers} == {("lgq", "fsq")}
 
 
 def test_pairing_takes_out_what_a_seed_does_to_both(runs):
@@ -69,14 +69,6 @@ def test_at_an_equal_rate_the_curve_is_read_between_its_points(runs):
         assert d.difference == pytest.approx(0.505, abs=1e-6)
         assert (d.verdict, d.seeds) == ("better", 3)
     assert at_equal_rate(runs, "lgq", "vq", "psnr", "active") is None
-
-
-def test_a_variant_is_an_ablation_and_no_peer(runs):
-    assert [d.a for d in ablations(runs, ["psnr"])] == ["lgq no usage"]
-    peers = against(runs, ["psnr"])
-    assert len(peers) == 3 and {(d.a, d.b) for d in peers} == {("lgq", "fsq")}
-    table = tabulated([*peers, *ablations(runs, ["psnr"])])
-    assert list(table["seeds"]) == [3] * 4 and set(table["verdict"]) == {"worse"}
 
 
 def test_the_table_has_spreads_and_the_settings_that_differ_within_a_method(runs):

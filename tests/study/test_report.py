@@ -72,13 +72,12 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
         assert state_of(done.path) == "partial"
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints/step-00000020.safetensors"])
-def test_a_damaged_file_does_not_hide_the_other_runs(tmp_path, name):
+def test_a_damaged_file_does_not_hide_the_other_runs(tmp_path):
     finished_run(tmp_path, seed=0)
-    damaged = finished_run(tmp_path, seed=1, evaluated="step" in name)
-    (damaged.path / name).write_text('{"step": 1}\nnot json\n{"step": 2}\n')
-    assert sorted(collect(tmp_path)["state"])[0] == "done"
-    assert len(finished(tmp_path)) == 1
+    for seed, name in enumerate(("metrics.jsonl", "checkpoints/step-00000020.safetensors"), 1):
+        file = finished_run(tmp_path, seed=seed, evaluated=False).path / name
+        file.write_text('{"step": 1}\nnot json\n{"step": 2}\n')
+    assert sorted(collect(tmp_path)["state"])[0] == "done" and len(finished(tmp_path)) == 1
 
 
 def test_a_study_is_the_runs_that_its_file_names_in_their_order(tmp_path):
@@ -96,10 +95,8 @@ def test_a_study_is_the_runs_that_its_file_names_in_their_order(tmp_path):
 def test_the_page_opens_from_any_path_and_its_links_lead_to_pages(tmp_path):
     """Also where folders and notebooks have spaces, signs and markup in their names."""
     study = tmp_path / "a study & <img src=x onerror=alert(1)>'"
-    for seed, folder in enumerate(("<script>alert(1)<script>", "plain")):
-        root = folder_of(tmp_path / folder, f"{seed}.png")
-        last = finished_run(study, seed=seed, more=f"data.name=imagefolder data.root='{root}'")
-        run = last if seed == 0 else run
+    root = folder_of(tmp_path / "<script>alert(1)<script>", "0.png")
+    run = finished_run(study, more=f"data.name=imagefolder data.root='{root}'")
     write_json(study / STUDY_FILE, {"name": "s", "runs": [[run.name, HOSTILE], [HOSTILE, ""]]})
     notebook(run.notebooks / "<b>01 train#.ipynb")
     (run.notebooks / "02_torn.ipynb").write_text('{"cells": [')
@@ -113,7 +110,7 @@ def test_the_page_opens_from_any_path_and_its_links_lead_to_pages(tmp_path):
     assert all(path.is_file() for path in pages)
     assert "could not be read" in pages[1].read_text()
     (script,) = [load for load in Page(pages[2]).loads if "plotly" in load]
-    assert (pages[2].parent / script).stat().st_size > 1e6, "plotly's code lies beside the pages"
+    assert (pages[2].parent / script).is_file(), "plotly's code lies beside the pages"
 
 
 def test_failures_are_listed_with_their_traceback_and_notebook(tmp_path):
