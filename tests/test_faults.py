@@ -5,7 +5,6 @@ import pickle
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import TINY
@@ -74,29 +73,6 @@ def test_latents_of_any_rank_are_the_same_tokens(name):
     assert q(z[:0], TAU).z_q.shape == z[:0].shape
     with pytest.raises(ValueError, match=f"C = {q.dim}"):
         q(z[:, 1:], TAU)
-
-
-@pytest.mark.parametrize("name", ["lgq", "fsq", "simvq"])
-def test_encode_and_decode_are_exported(name):
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(preset(method=name, num_codes=64)).eval()
-    images = torch.rand(2, 3, 32, 32) * 2 - 1
-    indices = tokenizer.encode(images)
-    for method, given in (("encode", images), ("decode", indices)):
-        module = torch.nn.Module()
-        module.tokenizer = tokenizer
-        module.forward = getattr(tokenizer, method)
-        program = torch.export.export(module.eval(), (given,)).module()
-        assert torch.allclose(program(given), getattr(tokenizer, method)(given))
-
-
-def test_indices_of_any_integer_type(tokenizer):
-    indices = torch.randint(64, (2, 8, 8))
-    for given in (indices.int(), indices.numpy(), indices.numpy().astype(np.uint16)):
-        assert torch.equal(tokenizer.decode(given), tokenizer.decode(indices))
-    for use in (lambda: tokenizer.decode(indices.float()), lambda: tokenizer.pruned([0.5] * 64)):
-        with pytest.raises(ValueError, match="must be integers"):
-            use()
 
 
 def test_weights_that_do_not_fit_are_named(tokenizer, tmp_path):

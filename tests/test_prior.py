@@ -92,20 +92,6 @@ def test_a_token_changes_the_cost_of_itself_and_of_those_that_see_it():
     assert {tuple(place) for place in changed.nonzero().tolist()} == seeing
 
 
-@pytest.mark.parametrize("shape", [(7, 9), (1, 5), (6, 1)])
-def test_the_wavefront_meets_every_token_with_the_probabilities_of_its_cost(shape):
-    prior, tokens = prior_of(), torch.randint(K, shape)
-    bits = torch.zeros(shape)
-
-    def known(probs, rows, columns):
-        chosen = tokens[rows, columns]
-        bits[rows, columns] = -probs[torch.arange(len(chosen)), chosen].log2()
-        return chosen
-
-    assert torch.equal(prior.along(*shape, known), tokens)
-    torch.testing.assert_close(bits, prior.nll(tokens), rtol=1e-4, atol=1e-3)
-
-
 def test_codes_in_another_order_have_the_same_probabilities():
     codebook, order = torch.randn(K, 3), torch.randperm(K)
     maps = [walk(12, 12)]

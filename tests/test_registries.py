@@ -2,16 +2,12 @@
 
 import shutil
 
-import numpy as np
-import pytest
 import torch
-from studies import finished_run
 from torch import nn
 
-from lgqlib import measure, quantizers
+from lgqlib import quantizers
 from lgqlib.config import QuantizerConfig
 from lgqlib.figures import comparison as figures
-from lgqlib.figures.evaluation import metric_table
 from lgqlib.figures.style import color_of, dash_of, name_of
 from lgqlib.quantizers import METHODS, Method
 from lgqlib.quantizers.base import Quantized, Quantizer, straight_through
@@ -59,23 +55,3 @@ def test_a_method_of_one_row_trains_is_evaluated_compared_and_keeps_its_color(
     for i in range(20):  # any number of methods has a dash
         monkeypatch.setitem(METHODS, f"m{i}", Method(f"m{i}", Toy, f"M{i}", f"#{i:06d}"))
     assert all(dash_of(name) for name in METHODS) and quantizers.known("m19") == "m19"
-
-
-def test_a_metric_of_one_row_is_compared_with_its_label_unit_and_direction(monkeypatch, tmp_path):
-    row = measure.Metric("toy_error", "toy error", 1, "toys", -1, compared=True)
-    monkeypatch.setitem(measure.METRICS, "toy_error", row)
-    for method, value in (("lgq", 1.0), ("fsq", 3.0)):
-        for seed in (0, 1, 2):
-            numbers = {"toy_error": value + 0.01 * seed**2}
-            finished_run(tmp_path, method=method, seed=seed, numbers=numbers)
-    found = finished(tmp_path)
-    table = comparison_table(found).set_index("method")
-    assert table.loc["FSQ", "toy error, toys ↓"] == "3.0 ± 0.0"
-    (difference,) = against(found, ["toy_error"])
-    assert difference.verdict == "better" and difference.difference == pytest.approx(-2)
-    fig = figures.forest(tabulated([difference]), ["toy_error"], of="LGQ")
-    assert fig.layout.annotations[0].text == "toy error, toys"
-    numbers = {"toy_error": np.float64(2), "kid": 0.01, "kid_se": 0.001, "ms_ssim": None}
-    shown = metric_table(numbers)
-    assert list(shown["value"]) == ["0.01000 ± 0.00100", "2.0"], "with an interval, if it has one"
-    assert list(shown["better"]) == ["lower", "lower"]

@@ -51,22 +51,6 @@ def test_scaling_sets_the_short_side(tmp_path):
             assert found.shape == (side, side * 3 // 2, 3)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_cannot_be_an_example_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
-    for image, at_least, reason in [
-        (Image.new("RGB", (1, 1)), 0, "1 x 1 pixels, a side below 8"),
-        (Image.new("RGB", (7, 300)), 0, "a side below 8"),
-        (Image.new("F", (9, 9)), 0, "floating-point"),
-        (Image.new("I", (9, 9), 1 << 20), 0, "32-bit integer"),
-        (Image.new("RGB", (200, 101)), 0, "200 x 101 pixels, as used above the limit of 20000"),
-        (Image.new("RGB", (8, 2000)), 80, "8 x 2000 pixels, as used above the limit"),
-    ]:
-        image.save(tmp_path / "image.tif")
-        with pytest.raises(ValueError, match=reason):
-            decode(tmp_path / "image.tif", at_least=at_least)
-
-
 @pytest.fixture
 def root(tmp_path):
     return folder_of(tmp_path / "images", *(f"train/a/{i}.png" for i in range(8)), "val/a/8.png")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import vector_quantize_pytorch as vqp
 from safetensors.numpy import save_file
 from torch import nn
 
@@ -161,19 +160,3 @@ def test_a_model_like_diffusers_opens():
     assert about["decodes"] and about["pixels"]
     with pytest.raises(ValueError, match="needs images"):
         explore(VQModel())
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        vqp.VectorQuantize(8, 32, codebook_dim=4, accept_image_fmap=True),
-        vqp.VectorQuantize(8, 32, codebook_dim=4, accept_image_fmap=True, use_cosine_sim=True),
-        vqp.SimVQ(8, 32, channel_first=True),
-    ],
-    ids=["projected", "cosine", "simvq"],
-)
-@torch.no_grad()
-def test_modules_of_vector_quantize_pytorch_choose_the_same_codes(module):
-    latents = torch.randn(2, 8, 6, 6)
-    indices = module.eval()(latents)[1]
-    assert torch.equal(torch.stack(opened(module, latents=latents).indices), indices)

@@ -9,13 +9,7 @@ import pytest
 
 from lgqlib.config import Config
 from lgqlib.explorers.live import LiveCurves
-from lgqlib.explorers.runs import (
-    curve,
-    entropies,
-    history,
-    open_runs,
-    some,
-)
+from lgqlib.explorers.runs import curve, entropies, history, open_runs, some
 from lgqlib.quantizers.assignment import soft_assign
 
 

@@ -7,9 +7,10 @@ import pandas
 import pytest
 from drawn import assert_readable, pixels
 
-from lgqlib.figures import comparison, entropy, evaluation, fixed_latents, plane, prior
-from lgqlib.figures.style import color_of
+from lgqlib.figures import comparison, entropy, evaluation, fixed_latents, plane, prior, style
+from lgqlib.figures.pictures import as_pixels, colored, data_uri
 from lgqlib.measure.annealing import anneal
+from lgqlib.quantizers import METHODS
 
 IMAGE, TOKENS, SITES = np.full((3, 8, 8), 0.5), np.array([[1, 2], [1, 9]]), np.eye(10)
 PIXELS = [np.full((8, 8, 3), i, np.uint8) for i in (10, 200)]
@@ -73,7 +74,6 @@ def test_a_figure_says_what_it_found(found):
 def test_entropies_are_in_bits():
     assert np.allclose(entropy.evenness(USES).data[-1].y, [0, 0, 0, 20, 100]), "a Lorenz curve"
     changes = entropy.bars(SURE, SURE < 0.3, 5.0)
-    assert set(changes) == {trace.name for trace in entropy.histogram(SURE, 32).data}
     assert [change["y"].sum() for change in changes.values()] == [100, 50]
 
 
@@ -84,7 +84,7 @@ def test_comparisons_have_the_intervals_they_are_given():
     forest = comparison.forest(DIFFERENCES, ["psnr"], of="LGQ")
     (mark,) = (t for t in forest.data if t.mode == "markers")
     assert list(mark.marker.symbol) == ["circle", "circle-open"], "filled is decided"
-    assert list(mark.marker.color) == [color_of("fsq"), color_of("vq")]
+    assert list(mark.marker.color) == [style.color_of("fsq"), style.color_of("vq")]
     assert list(mark.error_x.array) == pytest.approx([0.5, 0]), "none for one seed"
 
 
@@ -99,3 +99,30 @@ def test_pictures_show_their_tokens_and_the_nearest_codes():
     nearest = np.linalg.norm(places[:, :, None] - codes, axis=3).argmin(2)
     assert len(np.unique(nearest)) == 4
     assert (pixels(picture["source"])[..., :3] == plane.code_tints(codes)[nearest]).all()
+
+
+def test_every_method_has_a_name_and_a_color_seen_on_white_and_on_dark():
+    for of in (style.name_of, style.color_of):
+        assert len({of(name) for name in METHODS}) == len(METHODS)
+        assert of("lgq") in of("lgq seed 1"), "a variant looks like its method"
+    assert (style.name_of("pq"), style.color_of("pq")) == ("pq", style.INK)
+
+    def luminance(color):
+        rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    for color in [style.INK, *(row.color for row in METHODS.values()), *style.COLORS]:
+        light = 1.05 / (luminance(color) + 0.05)
+        dark = (luminance(color) + 0.05) / (luminance("#111111") + 0.05)
+        assert light > 1.9 and dark > 3, (color, light, dark)
+
+
+def test_pictures_are_the_pixels_exactly():
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert (pixels(data_uri(picture)) == picture).all()
+    images = np.moveaxis(picture / 255, -1, 0)[None]
+    assert (as_pixels(images) == picture).all() and (as_pixels(images * 0 + 1.4) == 255).all()
+    found = colored(np.array([0.0, 1.0, 5.0, np.nan]), high=1.0)
+    assert (found[1] == found[2]).all() and (found[0] != found[1]).any()
+    assert found[3].tolist() == [128] * 3, "nan is grey"

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lgqlib.measure.annealing import anneal
-from lgqlib.measure.temperature import critical_temperature
 
 
 def test_two_clusters_make_two_places_at_the_predicted_temperature():
@@ -22,13 +21,3 @@ def test_two_clusters_make_two_places_at_the_predicted_temperature():
     places, sizes = np.unique(result.codebooks[-1].round(6), axis=0, return_counts=True)
     assert places == pytest.approx(np.stack([-axis, axis]), abs=0.03)
     assert sizes.tolist() == [8, 8], "half of the codes went each way"
-
-
-def test_far_below_rounding_codes_that_no_latent_is_near_stay_finite():
-    six = 50 + np.random.default_rng(0).standard_normal((6, 2)) * [3, 1]
-    latents = six.repeat(10, axis=0).astype("float32")
-    taus = critical_temperature(latents) * np.array([1.1, 0.5, 1e-3, 1e-5, 1e-8, 1e-12, 1e-24])
-    result = anneal(latents, 32, taus)
-    assert np.isfinite(result.codebooks).all() and np.isfinite(result.free_energy).all()
-    with pytest.raises(ValueError, match="fall"):
-        anneal(latents, 4, taus[::-1])

@@ -92,14 +92,3 @@ def test_octaves_share_the_error_by_the_period_of_its_waves():
         assert found[i] > 0.99 * found.sum()
         square = (metrics.quantize_8bit(x) - metrics.quantize_8bit(wave)).square().mean()
         torch.testing.assert_close(found.sum(), square)
-
-
-def test_errors_at_edges_and_in_flat_regions_are_told_apart():
-    x = torch.zeros(2, 3, 20, 20)
-    x[..., 10:] = 1  # the edge is two columns of twenty: a tenth of the pixels
-    y = x.clone()
-    y[0, :, :, 9:11] = 0.5
-    y[1, :, :, :4] = 0.5
-    found = metrics.edge_errors(x, y, share=0.1)
-    near, far = 0.25, 0.25 * 4 / 18
-    assert found.numpy() == pytest.approx(np.array([[near, 0], [0, far]]), abs=2e-3)

@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from lgqlib.measure.temperature import (
-    critical_moments,
     critical_temperature,
     free_energy_curve,
     geometric_median,
-    tau_c_from_moments,
 )
 from lgqlib.quantizers.assignment import ENERGIES, dense, energies, probabilities
 
@@ -71,15 +69,3 @@ def test_tau_c_is_twice_the_largest_eigenvalue_and_a_latent_at_the_center_is_fin
     latents = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
     assert geometric_median(latents).tolist() == [0, 0]
     assert critical_temperature(latents, energy="norm") == pytest.approx(2)
-
-
-def test_moments_of_batches_average_to_those_of_the_whole():
-    z = torch.randn(4096, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    assert torch.allclose(critical_moments(z)[0], 4 * torch.cov(z.T, correction=0))
-    for energy in ("squared", "norm"):
-        halves = [critical_moments(half, energy, center=z.mean(0)) for half in z.chunk(2)]
-        averages = [sum(moments) / 2 for moments in zip(*halves, strict=True)]
-        whole = critical_temperature(z, energy=energy)
-        assert tau_c_from_moments(*averages) == pytest.approx(whole, rel=1e-3)
-    with pytest.raises(ValueError, match="the dot energy has no critical temperature"):
-        critical_temperature(z.numpy(), energy="dot")

@@ -19,7 +19,6 @@ from lgqlib.study.engine import parameters_of
 from lgqlib.study.report import to_html
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-MOST_LINES = 12
 
 
 def papered(test):
@@ -31,23 +30,20 @@ def papered(test):
 def test_a_notebook_tells_and_the_library_does(path):
     notebook = nbformat.read(path, 4)
     first, code = notebook.cells[0], [c for c in notebook.cells if c.cell_type == "code"]
-    assert first.cell_type == "markdown" and len(notebook.cells) - len(code) >= 5
     for part in ("# ", "**The question.**", "**What to expect.**", "**How long.**"):
         assert part in first.source
     (parameters,) = (c for c in code if "parameters" in c.metadata.get("tags", []))
     for line in filter(str.strip, parameters.source.splitlines()):
-        assert line.count("=") == 1, f"{line}: papermill knows no parameter of such a line"
         name, _, rest = line.partition(" = ")
         value, _, comment = rest.partition("  # ")
-        assert name.isidentifier() and comment, line
+        assert name.isidentifier() and comment and "=" not in rest, line  # papermill's grammar
         assert isinstance(eval(value, {}), str | int | float | bool), line
     for cell in code:
         lines = [*filter(str.strip, cell.source.splitlines())]
-        assert len(lines) <= MOST_LINES, cell.source
+        assert len(lines) <= 12, cell.source
         assert not any(line.startswith(("def ", "class ", "for ", "while ")) for line in lines)
         checked = "nbval-check-output" in cell.metadata.get("tags", [])
         assert bool(cell.outputs) == checked, f"outputs belong to checked cells: {cell.source}"
-    assert path.stat().st_size < 100_000 and "widgets" not in notebook.metadata
 
 
 @pytest.mark.notebook
@@ -141,21 +137,18 @@ def test_a_run_without_a_history_says_why_it_shows_none(tmp_path, cache, trained
 
 @papered
 def test_a_prior_is_fitted_and_files_are_written_for_any_method(tmp_path, cache, trained):
-    shutil.copytree(trained("fsq").path, tmp_path / "run")
+    run = shutil.copytree(trained("fsq").path, tmp_path / "run")
     steps = dict(num_steps=20, head_steps=3, many_codes=2100, largest=64)
-    text = printed(
-        execute("08_prior", tmp_path, run=str(tmp_path / "run"), cache=str(cache), **steps)
-    )
+    text = printed(execute("08_prior", tmp_path, run=str(run), cache=str(cache), **steps))
     assert "the picture came back bit for bit" in text and "dB against JPEG" in text
-    numbers = json.loads((tmp_path / "run" / "notebooks" / "08_prior.json").read_text())
+    numbers = json.loads((run / "notebooks" / "08_prior.json").read_text())
     assert 0 < numbers["prior"] < 8 and numbers["num_photographs"] == 9
 
 
 @papered
 def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
     folder = tmp_path / "study"
-    for method in ("lgq", "fsq"):
-        run = trained(method)
+    for run in (trained("lgq"), trained("fsq")):
         shutil.copytree(run.path, folder / run.name)
     text = printed(execute("06_compare", tmp_path, study=str(folder), cache=str(cache)))
     assert "2 of 2 runs finished, 2 cohorts" in text

@@ -114,16 +114,6 @@ def test_the_nearest_codes_equal_the_definition_where_nothing_is_outside(num_cod
     assert_same(one, other, tolerance=1e-7)
 
 
-def test_the_mass_outside_is_what_the_nearest_codes_leave():
-    z, e, _ = problem(150, 40, 5)
-    p = probabilities(z, e, 0.5)
-    kept = torch.zeros_like(p).scatter(1, p.topk(3).indices, 1) * p
-    outside = 1 - kept.sum(1).mean().item()
-    assert mass_outside(z, e, 0.5, num_nearest=3) == pytest.approx(outside) and outside > 0.05
-    usage = (kept / kept.sum(1, keepdim=True)).mean(0)
-    torch.testing.assert_close(nearest_assign(z, e, 0.5, num_nearest=3).usage, usage)
-
-
 def test_near_pairs_are_told_apart_at_low_temperature_in_float32():
     make = torch.Generator().manual_seed(0)
     e = 3 * torch.randn(500, 64, generator=make)

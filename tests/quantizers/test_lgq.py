@@ -111,19 +111,6 @@ def test_all_codes_are_looked_at_where_the_nearest_do_not_hold_all(tau, outside)
         torch.testing.assert_close(a.terms[name], value, rtol=2e-3, atol=1e-6, msg=name)
 
 
-def test_widths_start_at_exactly_one_and_change_the_assignment():
-    q, z = lgq(widths=True), latents()
-    assert torch.equal(q.widths, torch.ones(7))
-    terms = q(z, TAU).terms
-    assert terms.pop("widths").item() == 0
-    torch.testing.assert_close(terms, lgq()(z, TAU).terms)
-    with torch.no_grad():
-        q.width_logits[int(q.encode(z).flatten()[0])] = -20.0
-    out = q(z, TAU)
-    assert torch.equal(q.encode(z), out.indices) and out.terms["widths"].item() > 0
-    assert not torch.equal(q.encode(z), lgq().encode(z))
-
-
 def test_scalar_bins_round_each_channel_and_average_its_terms():
     torch.manual_seed(0)
     q = ScalarLGQ((4, 3), codebook_loss="free_energy", identity=1.0, active_floor=5.0)

@@ -18,7 +18,6 @@ from lgqlib.quantizers.vq import EMAVQ, IBQ, SimVQ
 
 K, C = 64, 6
 IMPLICIT = ("fsq", "ifsq", "lfq", "bsq")
-LEARNED = [name for name in METHODS if name not in IMPLICIT]
 KINDS = {
     "bins": LGQConfig(per_channel=True),
     "free energy": LGQConfig(codebook_loss="free_energy", identity=0.5, usage="entropy"),
@@ -106,13 +105,6 @@ def test_the_codebook_moves_unless_it_is_given(name):
     else:
         share = ((quantizer.codebook - before).abs().amax(1) > 1e-4).float().mean()
         assert share > 0.9, f"only {share:.0%} of the codes moved"
-
-
-@pytest.mark.parametrize("name", LEARNED)
-def test_codes_start_as_large_as_the_latents(name):
-    for scale in (0.01, 30.0):
-        ratio = started(name, scale=scale).codebook.square().mean().sqrt() / scale
-        assert 0.7 < ratio < 1.4
 
 
 @every_kind
@@ -256,7 +248,7 @@ def test_ema_is_the_library_s(rotate):
         torch.testing.assert_close(peer.codebook, reference.codebook)
 
 
-def test_ema_brings_dead_codes_back_and_kills_no_table_larger_than_the_batch():
+def test_ema_brings_dead_codes_back():
     peer = started("vq_ema")
     peer.library._codebook.embed[:, : K // 2] += 100.0
     peer.library._codebook.embed_avg[:, : K // 2] += 100.0
@@ -264,12 +256,6 @@ def test_ema_brings_dead_codes_back_and_kills_no_table_larger_than_the_batch():
     for step in range(300):
         peer(latents(step, shape=(2, C, 8, 8)), 1.0)
     assert (peer.codebook[: K // 2] - far).abs().amin() > 50, "a dead code stayed far away"
-
-    large = started("vq_ema", 512)
-    before = large.codebook.clone()
-    for step in range(20):
-        large(latents(step, shape=(1, C, 4, 4)), 1.0)  # 16 tokens for 512 codes
-    assert ((large.codebook - before).abs().amax(1) < 1.0).float().mean() > 0.9
 
 
 def test_ibq_gives_the_gradient_and_the_entropy_of_its_formula():

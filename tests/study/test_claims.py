@@ -5,13 +5,7 @@ import json
 import pytest
 from studies import finished_run, study_of
 
-from lgqlib.study.claims import (
-    NOT_REPRODUCED,
-    REPRODUCED,
-    UNDECIDED,
-    claims_table,
-    write_claims,
-)
+from lgqlib.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, claims_table, write_claims
 from lgqlib.study.results import finished
 
 NOISE = (0.0, 0.01, -0.01)
