@@ -60,21 +60,6 @@ def test_any_dtype_comes_back_and_what_is_not_finite_is_counted(name):
             q(z, TAU)
 
 
-@every_method
-def test_latents_of_any_rank_are_the_same_tokens(name):
-    q = quantizer(name).eval()
-    z = latents(q, 2, 4, 6)
-    indices = q.encode(z)
-    assert torch.equal(q.encode(z.movedim(1, -1).flatten(0, 2)), indices.flatten())
-    assert torch.equal(q.encode(z[:, :, None]), indices[:, None])
-    assert torch.equal(q.encode(z.movedim(1, -1), channels_last=True), indices)
-    out = q.train()(z.movedim(1, -1), TAU, channels_last=True)
-    assert out.z_q.shape == (2, 4, 6, q.dim) and out.indices.shape == (2, 4, 6)
-    assert q(z[:0], TAU).z_q.shape == z[:0].shape
-    with pytest.raises(ValueError, match=f"C = {q.dim}"):
-        q(z[:, 1:], TAU)
-
-
 def test_weights_that_do_not_fit_are_named(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"

@@ -3,6 +3,9 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +150,14 @@ def test_one_process_writes_a_run_and_sweeps_what_a_kill_left(run):
     with run.locked(), owner, Run(run.path).locked():
         pass
     assert not any(path.exists() for path in left)
+
+
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "soak.py"
+
+
+def test_kills_and_damages_lose_nothing():
+    command = [sys.executable, str(SCRIPT), "--seed", "5", "--kills", "10", "--damages", "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert "10 processes killed in" in done.stdout and "120 damages" in done.stdout
+    assert done.stdout.count("lost 0") == 2

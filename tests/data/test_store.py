@@ -1,16 +1,13 @@
 """Any image becomes the pixels that a person sees; their store is whole or not there."""
 
-import errno
-import fcntl
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
-from filesystem import folder_of, largest_file, noise, read
+from filesystem import folder_of, noise, read
 from PIL import Image
 
 from lgqlib.data import store
@@ -75,13 +72,3 @@ def test_it_decodes_once_and_again_when_something_changed(root, tmp_path, monkey
     folder_of(root / "train", "a/1.png", "a/0.png")
     assert read(root, tmp_path / "cache").content != first.content
     assert len(built) == 4
-
-
-def test_a_full_disk_names_the_path_and_leaves_nothing(root, tmp_path, monkeypatch):
-    # Room for three images of eight: 20 x 24 x 3 bytes each.
-    full = pytest.raises(OSError, match=r"could not write .*pixels.bin: File too")
-    with largest_file(4500), full:
-        read(root, tmp_path / "cache")
-    assert not list((tmp_path / "cache").rglob("*pixels.bin"))
-    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=OSError(errno.ENOLCK, "No locks")))
-    assert len(read(root, tmp_path / "cache")) == 8, "also where nothing can be locked"

@@ -1,13 +1,17 @@
 """Distances of feature sets against torchmetrics, scipy and their definitions."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from lgqlib.measure.distances import frechet_distance, kernel_distance
+from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, side
 
 
 def features(num, dim, *, seed, shift=0.0):
@@ -38,39 +42,6 @@ def test_frechet_distance_equals_torchmetrics_also_of_few_far_from_zero():
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
 
 
-def mmd(x, y, *, paired):
-    """KID by its definition, with whole kernel matrices."""
-
-    def kernel(u, v, *, off_diagonal):
-        k = (u @ v.T / u.shape[1] + 1) ** 3
-        return k[~torch.eye(len(u)).bool()].mean() if off_diagonal else k.mean()
-
-    within = kernel(x, x, off_diagonal=True) + kernel(y, y, off_diagonal=True)
-    return (within - 2 * kernel(x, y, off_diagonal=paired)).item()
-
-
-def leave_one_out(x, y, *, paired):
-    def spread(pairs):
-        values = np.array([mmd(*pair, paired=paired) for pair in pairs])
-        return (len(values) - 1) * values.var()
-
-    def dropped(z):
-        return [torch.cat([z[:i], z[i + 1 :]]) for i in range(len(z))]
-
-    if paired:
-        return spread(zip(dropped(x), dropped(y), strict=True)) ** 0.5
-    return (spread((d, y) for d in dropped(x)) + spread((x, d) for d in dropped(y))) ** 0.5
-
-
-@pytest.mark.parametrize("paired, num_y", [(False, 11), (True, 8)])
-def test_kernel_distance_is_its_definition_and_its_error_the_jackknife(paired, num_y):
-    x, y = features(8, 6, seed=0).double(), features(num_y, 6, seed=1, shift=0.5).double()
-    value, error = mmd(x, y, paired=paired), leave_one_out(x, y, paired=paired)
-    for block in (1, 3, 1024):
-        result = kernel_distance(x, y, paired=paired, block=block)
-        assert (result.value, result.standard_error) == pytest.approx((value, error), rel=1e-9)
-
-
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
 def test_kernel_distance_equals_torchmetrics_and_pairs_do_not_bias_it():
     x, y = features(40, 12, seed=0), features(40, 12, seed=1, shift=0.3)
@@ -90,3 +61,28 @@ def test_kernel_distance_is_unbiased_and_its_standard_error_honest():
     assert abs(values.mean() - truth) < 4 * values.std() / len(values) ** 0.5 + 0.02 * truth
     errors = np.array([d.standard_error for d in draws])
     assert (errors**2).mean() ** 0.5 == pytest.approx(values.std(), rel=0.25)
+
+
+def test_intervals_equal_scipys():
+    a, b = np.random.default_rng(0).normal(size=(2, 5))
+    theirs = stats.ttest_rel(a, b).confidence_interval()
+    expected = a.mean() - b.mean(), theirs.low, theirs.high
+    assert mean_interval(a - b) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_side_is_where_the_whole_interval_lies_and_one_seed_decides_nothing():
+    _, *ends = mean_interval(np.array([0.1, 0.11, 0.12]))
+    assert (side(*ends), side(*ends, 0.2), side(*ends, 0.1), side(0, 0)) == (1, -1, 0, 0)
+    assert mean_interval(np.array([3.0])) == (3, -math.inf, math.inf)
+    assert side(-math.inf, math.inf, -99) == 0
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        mean_interval(np.array([1.0, math.nan]))
+
+
+def test_interpolation_is_linear_between_points_in_any_order_and_silent_outside():
+    curve = np.array([4.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0])
+    read = [interpolate_at_rate(*curve, rate, log=False) for rate in (1, 1.5, 2, 3, 4)]
+    assert read == [10, 15, 20, 25, 30]
+    assert interpolate_at_rate(*curve, math.sqrt(8), log=True) == pytest.approx(25)
+    for log in (False, True):
+        assert np.isnan([interpolate_at_rate(*curve, x, log=log) for x in (0.999, 4.001)]).all()

@@ -9,9 +9,9 @@ from scipy.spatial import KDTree
 from sklearn.cluster import KMeans
 
 from lgqlib.measure import METRICS
-from lgqlib.measure.distortion import cell_shape, partial_distortion, squared_errors
+from lgqlib.measure.distortion import partial_distortion, squared_errors
 from lgqlib.measure.geometry import drift, measure_geometry
-from lgqlib.measure.neighbors import nearest_others
+from lgqlib.measure.theory import gersho_constant, mass_law_perplexity, water_filling
 
 
 def assign(latents, codes):
@@ -56,29 +56,6 @@ def test_the_slope_survives_few_tokens_and_its_interval_covers_and_is_over_image
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
 
 
-@pytest.mark.parametrize(("dim", "tokens", "cells"), [(2, 20, 4000), (4, 60, 600)])
-def test_the_shape_test_is_calibrated_on_round_cells_and_sees_long_ones(dim, tokens, cells):
-    rng = np.random.default_rng(0)
-    indices = rng.permutation(np.repeat(np.arange(cells), tokens))
-    latents = rng.standard_normal((len(indices), dim)) + indices[:, None]  # wherever a cell lies
-    null = cell_shape(latents, indices, cells, dim=dim)
-    assert null.share_long == pytest.approx(0.05, abs=0.02)
-    assert np.median(null.p_value) == pytest.approx(0.5, abs=0.06)
-    long = cell_shape(latents * [3, *[1] * (dim - 1)], indices, cells, dim=dim)
-    assert long.share_long > 0.95
-
-
-@pytest.mark.parametrize("dim", [2, 40])
-def test_neighbors_equal_brute_force_also_among_twins(dim):
-    points = np.random.default_rng(dim).standard_normal((400, dim)).astype(np.float32)
-    points[:30] = points[30:60]
-    distances, indices = nearest_others(points, 5)
-    brute = np.linalg.norm(points[:, None].astype(float) - points, axis=2)
-    np.fill_diagonal(brute, np.inf)
-    assert distances == pytest.approx(np.sort(brute, 1)[:, :5], abs=1e-5)
-    assert np.take_along_axis(brute, indices, 1) == pytest.approx(distances, abs=1e-5)
-
-
 def test_drift_of_known_displacement():
     codes = np.zeros((4, 3), np.float32)
     moved = codes + np.array([[3, 4, 0]], np.float32)
@@ -115,3 +92,20 @@ def test_geometry_with_dead_codes_a_larger_set_and_latents_on_their_codes():
     exact = measure_geometry(np.eye(3), np.repeat(np.eye(3), 30, 0), np.repeat(np.arange(3), 30))
     assert exact.distortion == 0 and np.isnan(exact.efficiency) and np.isnan(exact.intrinsic_dim)
     assert exact.rate == pytest.approx(math.log(3)), "a correction does not lead beyond log K"
+
+
+def test_water_filling_against_closed_form_and_definition():
+    assert water_filling(np.ones(4), 2.0) == pytest.approx(4 * math.exp(-1), rel=1e-12)
+    spectrum = np.array([4.0, 1.0, 0.25, 0.0])
+    level = np.array([3.0, 0.9, 0.3, 0.01])
+    rates = np.array([np.log(np.maximum(spectrum[:3] / t, 1)).sum() / 2 for t in level])
+    distortions = np.array([np.minimum(spectrum, t).sum() for t in level])
+    assert water_filling(spectrum, rates) == pytest.approx(distortions, rel=1e-12)
+    assert water_filling(spectrum, 0.0) == pytest.approx(spectrum.sum())
+
+
+def test_constants_of_many_codes_are_the_known_ones():
+    known = {1: 1 / 12, 2: 0.0802, 4: 0.0766, 1e5: 1 / (2 * math.pi * math.e)}
+    assert [gersho_constant(d) for d in known] == pytest.approx(list(known.values()), rel=1e-3)
+    shares = [mass_law_perplexity(d) for d in (1, 2, 4, 8, 16, 64)]
+    assert shares == pytest.approx([0.806, 0.824, 0.866, 0.912, 0.948, 0.985], abs=5e-4)

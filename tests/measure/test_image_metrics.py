@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
+from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import nn
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from lgqlib.measure import images as metrics
+from lgqlib.measure.codecs import CODECS, QUALITIES, at_rate, coded, curve
+from lgqlib.measure.images import psnr
 
 
 def image_pair(num, height, width, *, noise=0.1):
@@ -92,3 +95,20 @@ def test_octaves_share_the_error_by_the_period_of_its_waves():
         assert found[i] > 0.99 * found.sum()
         square = (metrics.quantize_8bit(x) - metrics.quantize_8bit(wave)).square().mean()
         torch.testing.assert_close(found.sum(), square)
+
+
+IMAGE = np.ascontiguousarray(astronaut()[64:192, 128:288])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_curve_rises_and_the_best_file_of_a_rate_is_found(codec):
+    points = curve(IMAGE, codec)
+    assert points.shape == (len(QUALITIES), 2)
+    more_bits, better = np.diff(points, axis=0).T
+    assert (better > 0).all() and (more_bits >= 0).all()
+    bits, decoded = coded(IMAGE, codec, QUALITIES[5])
+    x, y = (torch.from_numpy(z).permute(2, 0, 1)[None] / 255 for z in (decoded, IMAGE))
+    assert points[5] == pytest.approx([bits, psnr(x, y).item()], rel=1e-6)
+    sizes = [coded(IMAGE, codec, quality)[0] for quality in range(1, 96)]
+    for rate in (points[8, 0] + 1e-9, 1.0):
+        assert at_rate(IMAGE, codec, rate)[0] == max(size for size in sizes if size <= rate)

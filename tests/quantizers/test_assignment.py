@@ -181,19 +181,6 @@ def test_the_nearest_codes_are_those_of_lowest_energy(num_codes, energy):
             assert torch.equal(found, order[:, :m])
 
 
-@pytest.mark.parametrize("num_codes, copies", [(5, 3), (7, 40), (33, 31)])
-def test_the_first_of_equal_codes_wins_in_every_way_and_every_batch(num_codes, copies):
-    z, e, _ = problem(150, num_codes, 8, dtype=torch.float32)
-    many, right = e.repeat(copies, 1), torch.cdist(z, e).argmin(1)
-    for m in (1, 2, 8):
-        found = nearest(z, many, m)
-        assert torch.equal(found[:, 0], right)
-        assert all(len(row.unique()) == m for row in found)
-    parts = [nearest(z[i : i + 7], many)[:, 0] for i in range(0, 150, 7)]
-    for found in (torch.cat(parts), *(way(z, many, 0.01).indices for way in WAYS.values())):
-        assert torch.equal(found, right)
-
-
 LARGE = """
 import resource, psutil, torch
 from lgqlib.quantizers.assignment import soft_assign

@@ -70,20 +70,16 @@ def test_a_mistake_is_refused_with_its_key_or_its_run(change, message):
         parse_study(GRID | change)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
+def test_a_broken_file_is_named(tmp_path):
+    for text, message in (
         (b"name: s\nname: t\ngrid: {}", "a.yaml: 'name' is given twice"),
         (b"name: [", "a.yaml"),
         (b"\xff\xfe\x00", "a.yaml"),
         (b"name: !!python/object/apply:os.system [ls]", "a.yaml.*could not determine"),
-        (b"", "a.yaml"),
-    ],
-)
-def test_a_broken_file_is_named(tmp_path, text, message):
-    (tmp_path / "a.yaml").write_bytes(text)
-    with pytest.raises(ValueError, match=f"(?s){message}"):
-        read_study(tmp_path / "a.yaml")
+    ):
+        (tmp_path / "a.yaml").write_bytes(text)
+        with pytest.raises(ValueError, match=f"(?s){message}"):
+            read_study(tmp_path / "a.yaml")
     with pytest.raises(ValueError, match="b.yaml: .*No such file"):
         read_study(tmp_path / "b.yaml")
 
@@ -104,13 +100,3 @@ def test_the_studies_of_this_project_can_be_run(path, tmp_path):
     study = read_study(path)
     assert study.name == path.stem
     Work(study, ROOT / "notebooks", tmp_path / study.name, tmp_path).check()
-
-
-def test_patterns_choose_runs_by_name_or_variant(tmp_path):
-    study = parse_study(GRID | {"variants": [COSINE]})
-    chosen = Work(study, tmp_path, tmp_path, tmp_path).chosen
-    assert {p.config.quantizer.method for p in chosen(["fsq"])} == {"fsq"}
-    assert {p.variant for p in chosen(["cosine"])} == {"cosine"}
-    assert [p.config.seed for p in chosen(["fsq-*-s1-"])] == [1] and len(chosen([])) == 6
-    with pytest.raises(ValueError, match="--only bsq fits none of lgq-photos"):
-        chosen(["bsq"])

@@ -5,16 +5,20 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from safetensors.numpy import save_file
 from torch import nn
 
 from lgqlib import explore
+from lgqlib.config import Config
 from lgqlib.explorers import opening
 from lgqlib.explorers.layout import arrange, settle, trust
+from lgqlib.explorers.live import LiveCurves
 from lgqlib.explorers.opening import from_arrays, opened
 from lgqlib.explorers.preparing import prepare
+from lgqlib.explorers.runs import open_runs
 from lgqlib.quantizers.assignment import soft_assign
 
 
@@ -160,3 +164,33 @@ def test_a_model_like_diffusers_opens():
     assert about["decodes"] and about["pixels"]
     with pytest.raises(ValueError, match="needs images"):
         explore(VQModel())
+
+
+@pytest.fixture(scope="module")
+def runs(trained, cache):
+    lgq, fsq = trained("lgq"), trained("fsq")
+    others, root = f"{fsq.path} {lgq.name}", lgq.path.parent
+    return open_runs(str(lgq.path), others, runs=root, cache=cache, num_images=2)
+
+
+def test_runs_are_keyed_by_method_and_numbered(runs):
+    assert list(runs) == ["lgq", "fsq", "lgq 2"]
+    assert math.isfinite(runs["lgq"].tau) and math.isnan(runs["fsq"].tau)
+    first, *others = runs.values()
+    assert all(each.names == first.names for each in others), "all see the same photographs"
+
+
+def test_curves_follow_the_log_and_no_failure_to_draw_reaches_the_training():
+    run, columns = SimpleNamespace(config=Config(), rows=[]), ["step", "split", "loss", "tau"]
+    run.metrics = lambda: pandas.DataFrame(run.rows, columns=columns)
+    with LiveCurves(run, interval=0.001) as live:
+        run.rows += [(1, "train", 1.0, 0.5), (2, "train", 0.5, 0.5)]
+    assert live.failure is None
+    assert list(next(t for t in live.widget.data if t.name == "loss").x) == [1, 2]
+    with LiveCurves(run, interval=0.001) as live:
+        rows = vars(run).pop("rows")
+        live._thread.join(timeout=5)
+        run.rows = rows
+    assert isinstance(live.failure, AttributeError)
+    with pytest.raises(KeyboardInterrupt), LiveCurves(run, interval=0.01):
+        raise KeyboardInterrupt

@@ -1,0 +1,156 @@
+"""The house stays as drawn: floors, the public face, the environment, and what README shows."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+import pytest
+import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import lgqlib
+from lgqlib.run import Run
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = ROOT / "lgqlib"
+LINE = (
+    "config · files · quantizers · backbone · presets · measure · data · tokenizer · prior · losses"
+    " · run · evaluate · train · figures · explorers · study"
+)
+"""A module may import from its own floor and from floors to its left."""
+FLOORS = LINE.split(" · ")
+SOURCES = sorted(LIBRARY.rglob("*.py"))
+UNPICKLES = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+each_source = pytest.mark.parametrize("file", SOURCES, ids=lambda f: str(f.relative_to(LIBRARY)))
+
+
+def nodes(file: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(file.read_text())))
+
+
+def imports(file: Path) -> list[str]:
+    """Give the dotted names that a file imports, anywhere in it."""
+    found = []
+    for node in nodes(file):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}, line {node.lineno}: a relative import"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@each_source
+def test_a_module_imports_from_its_own_floor_and_from_floors_to_its_left(file):
+    parts = [name.split(".") for name in imports(file)]
+    floors = {part[1] for part in parts if part[0] == "lgqlib"}
+    own = file.relative_to(LIBRARY).with_suffix("").parts[0]
+    if own == "__init__":
+        assert not floors, "the public face imports when it is asked"
+        return
+    allowed = FLOORS[: FLOORS.index(own) + 1]  # a ValueError here: the module has no floor
+    assert floors <= {*allowed}, f"{own} imports {', '.join(floors - {*allowed})}"
+    assert own != "config" or {part[0] for part in parts} <= sys.stdlib_module_names
+
+
+@each_source
+def test_the_library_neither_prints_nor_unpickles(file):
+    assert not {name.split(".")[0] for name in imports(file)} & UNPICKLES
+    speaks = file.parent.name == "study" or file.name == "__main__.py"  # command lines
+    for node in nodes(file):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            options = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert speaks or called != "print", f"line {node.lineno} prints"
+            assert not called.endswith("read_pickle"), f"line {node.lineno} unpickles"
+            assert options.get("allow_pickle", "False") == "False", f"line {node.lineno}"
+            assert called != "torch.load" or options.get("weights_only") == "True", node.lineno
+
+
+def test_the_face_is_lazy_and_quick():
+    code = "import time; start = time.perf_counter(); import lgqlib; took = time.perf_counter()"
+    code += "; import sys; assert 'torch' not in sys.modules and took - start < 0.3, took - start"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", lgqlib.__all__)
+def test_every_public_name_is_there_and_says_what_it_is(name):
+    value = getattr(lgqlib, name)
+    first, _, _ = value.__doc__.partition("\n")
+    assert first.endswith((".", ":")), "a docstring's first line is whole"
+    methods = [m for k, m in vars(value).items() if callable(m) and not k.startswith("_")]
+    assert all(method.__doc__ for method in methods)
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LINES = (ROOT / "requirements.lock").read_text().splitlines()
+LOCK = [Requirement(line) for line in LINES if line and not line.startswith("#")]
+PINNED = {canonicalize_name(r.name) for r in LOCK}
+HERE = [r for r in LOCK if r.marker is None or r.marker.evaluate()]
+
+
+def test_the_lock_is_exact_and_complete_and_what_is_installed_for_the_oldest_python():
+    oldest = re.fullmatch(r">=(3\.\d+)", PROJECT["requires-python"]).group(1) + ".0"
+    assert all(re.fullmatch(r"==[^*]+", str(requirement.specifier)) for requirement in LOCK)
+    for requirement in HERE:
+        name, installed = requirement.name, version(requirement.name).split("+")[0]
+        assert requirement.specifier.contains(installed), f"{name} {installed}: {requirement}"
+        needs = distribution(name).metadata.get("Requires-Python")
+        assert needs is None or oldest in SpecifierSet(needs), f"{name} needs Python {needs}"
+        for text in distribution(name).requires or []:
+            needed = Requirement(text)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(needed.name) in PINNED, f"{name} needs {needed}: no lock"
+                found = version(needed.name).split("+")[0]
+                assert needed.specifier.contains(found, prereleases=True), text
+
+
+def test_the_package_needs_only_what_is_locked_and_pins_nothing():
+    extras = [item for group in PROJECT["optional-dependencies"].values() for item in group]
+    for text in PROJECT["dependencies"] + extras:
+        needed = Requirement(text)
+        assert canonicalize_name(needed.name) in PINNED, text
+        assert not needed.specifier, f"{text}: the lock holds the only pins"
+
+
+README = (ROOT / "README.md").read_text()
+
+
+def code(name: str) -> str:
+    return re.search(rf"<!-- test: {name} -->\n```python\n(.*?)```", README, re.DOTALL)[1]
+
+
+def test_the_quantizer_alone_in_ten_lines():
+    names: dict = {}
+    exec(code("quantizer"), names)
+    assert names["latents"].grad.abs().sum() > 0
+    assert names["quantizer"].codes.grad.abs().sum() > 0
+    assert len(code("quantizer").strip().splitlines()) <= 11
+
+
+def test_saving_loading_and_sharing(trained, tmp_path, monkeypatch):
+    run = trained("lgq")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(run.path.parent)
+    monkeypatch.setattr(Run, "latest", classmethod(lambda cls, root: run))
+    names = {"images": torch.rand(2, 3, 32, 32) * 2 - 1}
+    exec(code("tokenizer"), names)
+    assert names["indices"].shape == (2, 8, 8)
+    assert names["images"].shape == (2, 3, 32, 32)
+    saved = {file.name for file in (tmp_path / "my-tokenizer").iterdir()}
+    assert {"config.json", "model.safetensors"} <= saved
+
+
+def test_every_file_and_make_target_that_it_names_is_there():
+    named = re.findall(r"\]\(([^)#]+)\)|`((?:lgqlib|data|notebooks)/[\w./]+)`", README)
+    names = [one or other for one, other in named]
+    assert [name for name in names if not (ROOT / name).exists()] == []
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make (\w+)", README)) <= targets | {"a"}
