@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import folder_of
 from conftest import TINY
-from filesystem import folder_of
 from safetensors.torch import load_file, save_file
 
 from lgqlib.config import TERMS, DataConfig, pairs
@@ -172,7 +172,7 @@ def test_one_or_two_codes_train_and_evaluate_or_are_refused(name, own_config, tr
     """Also with fewer images than a batch, and four that are held out."""
     if name in ("fsq", "ifsq", "lfq", "bsq"):
         with pytest.raises(ValueError, match="num_codes = 1:"):
-            own_config(name, 1)
+            trained_in("runs", own_config(name, 1))
         return
     for num_codes in (1, 2):
         run = trained_in("runs", own_config(name, num_codes))

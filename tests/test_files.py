@@ -8,7 +8,7 @@ from urllib.response import addinfourl
 
 import numpy as np
 import pytest
-from filesystem import largest_file
+from builders import largest_file
 
 from lgqlib import files
 from lgqlib.config import DataConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filesystem import largest_file
+from builders import largest_file
 
 from lgqlib.files import read_json, write_json
 from lgqlib.presets import preset

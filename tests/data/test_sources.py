@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from filesystem import archive_of, folder_of, noise, read
+from builders import archive_of, folder_of, noise, read
 from PIL import Image
 
 from lgqlib.data import SPLITS

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from filesystem import folder_of, noise, read
+from builders import folder_of, noise, read
 from PIL import Image
 
 from lgqlib.data import store

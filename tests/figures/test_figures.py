@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pandas
 import pytest
-from drawn import assert_readable, pixels
+from builders import assert_readable, pixels
 
-from lgqlib.figures import comparison, entropy, evaluation, fixed_latents, plane, prior, style
+from lgqlib.figures import comparison, entropy, evaluation, plane, prior, style
 from lgqlib.figures.pictures import as_pixels, colored, data_uri
 from lgqlib.measure.annealing import anneal
 from lgqlib.quantizers import METHODS
@@ -31,12 +31,6 @@ KEYS = ["at", "a", "b", "metric", "difference", "low", "high", "seeds", "verdict
 DECIDED = ("K = 1,024", "lgq", "fsq", "psnr", 0.7, 0.2, 1.2, 3, "better")
 OPEN = ("K = 1,024", "lgq", "vq", "psnr", 0.1, -np.inf, np.inf, 1, "undecided")
 DIFFERENCES = pandas.DataFrame([DECIDED, OPEN], columns=KEYS)
-TRIALS = pandas.DataFrame(
-    {"setting": s, "start": start, "seed": 0, "distortion": d, "active_share": 0.5, "bits": 4.0}
-    | {"efficiency": 0.1 / d, "method": "lgq"}
-    for s, d in (("authors", 0.2), ("k-means", 0.1))
-    for start in ("random", "far")
-)
 FIGURES = {
     "50 % of the tokens are sure (below 0.1 bits), 25 %": lambda: entropy.histogram(SURE, 32),
     "LGQ 0.00; FSQ 0.65": lambda: entropy.evenness(USES),
@@ -55,7 +49,6 @@ FIGURES = {
     "2 of 4 codes used by 8 tokens; perplexity 2, 50 %": lambda: evaluation.usage_histogram(
         np.array([4, 4, 0, 0]), method="lgq"
     ),
-    "It: authors errs least, +100.0%": lambda: fixed_latents.ladder(TRIALS, 0.05, what="It"),
     "4.50 bits when its neighbors are known, 9.50 by": lambda: prior.costs(COSTS, num_codes=1024),
     "A quarter of the tokens takes 75% of the bits; the mean is 2.00": lambda: prior.bit_map(
         *PIXELS, np.array([[0.0, 1.0], [1.0, 6.0]])

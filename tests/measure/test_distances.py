@@ -11,7 +11,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from lgqlib.measure.distances import frechet_distance, kernel_distance
-from lgqlib.measure.intervals import interpolate_at_rate, mean_interval, side
+from lgqlib.measure.intervals import mean_interval, side
 
 
 def features(num, dim, *, seed, shift=0.0):
@@ -77,12 +77,3 @@ def test_a_side_is_where_the_whole_interval_lies_and_one_seed_decides_nothing():
     assert side(-math.inf, math.inf, -99) == 0
     with pytest.raises(ValueError, match="must be finite numbers"):
         mean_interval(np.array([1.0, math.nan]))
-
-
-def test_interpolation_is_linear_between_points_in_any_order_and_silent_outside():
-    curve = np.array([4.0, 1.0, 2.0]), np.array([30.0, 10.0, 20.0])
-    read = [interpolate_at_rate(*curve, rate, log=False) for rate in (1, 1.5, 2, 3, 4)]
-    assert read == [10, 15, 20, 25, 30]
-    assert interpolate_at_rate(*curve, math.sqrt(8), log=True) == pytest.approx(25)
-    for log in (False, True):
-        assert np.isnan([interpolate_at_rate(*curve, x, log=log) for x in (0.999, 4.001)]).all()

@@ -9,7 +9,7 @@ from torch import nn
 
 from lgqlib.evaluate import evaluate_run
 from lgqlib.measure import features
-from lgqlib.measure.features import LiteFeatures, ScriptedFeatures, build_extractor
+from lgqlib.measure.features import LiteFeatures, build_extractor
 
 scripted = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -85,15 +85,3 @@ def test_a_run_is_evaluated_with_the_networks_of_its_config(
     # This distance is the mean squared error, which PSNR also knows.
     mse = 10 ** (-per_image["psnr"] / 10)
     np.testing.assert_allclose(per_image["perceptual"], mse, rtol=0.05, atol=1e-4)
-
-
-@scripted
-def test_what_was_given_wrong_is_named(tmp_path):
-    (tmp_path / "text.pt").write_text("not a network")
-    for use, says in [
-        (lambda: LiteFeatures("lite7"), r"'lite7'.*lite0.*lite2"),
-        (lambda: ScriptedFeatures(tmp_path / "gone.pt"), r"no feature extractor at .*gone.*lite2"),
-        (lambda: ScriptedFeatures(tmp_path / "text.pt"), r"text\.pt is not a TorchScript file"),
-    ]:
-        with pytest.raises(ValueError, match=says):
-            use()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lgqlib.measure import projection
-from lgqlib.measure.projection import faithfulness, project
+from lgqlib.measure.projection import project
 
 
 @pytest.fixture
@@ -48,14 +48,3 @@ def test_umap_keeps_clusters_apart_and_is_cached(tmp_path, monkeypatch):
     assert np.array_equal(again.codes, result.codes)
     with pytest.raises(RuntimeError, match="fitted again"):
         project([latents[:8] + 1], [latents], method="umap", cache=tmp_path)
-
-
-def test_a_projection_loses_neighbors_and_a_turn_loses_none():
-    points = np.random.default_rng(3).standard_normal((600, 5))
-    plane = points[:, :2]
-    kept = faithfulness(points, plane, num_neighbors=10)
-    assert 0.1 < kept.recall < kept.trustworthiness < kept.continuity < 0.99
-    sampled = faithfulness(points, plane, num_neighbors=10, limit=300)
-    assert sampled.trustworthiness == pytest.approx(kept.trustworthiness, abs=0.04)
-    marks = faithfulness(3 * plane @ np.array([[0, 1], [-1, 0]]), plane)
-    assert (marks.trustworthiness, marks.continuity, marks.recall) == (1, 1, 1)

@@ -11,8 +11,8 @@ import numpy as np
 import papermill
 import plotly.graph_objects as go
 import pytest
+from builders import assert_readable
 from conftest import TINY
-from drawn import assert_readable
 
 from lgqlib.figures.plane import clusters
 from lgqlib.study.engine import parameters_of

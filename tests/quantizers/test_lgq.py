@@ -8,7 +8,6 @@ from einops import rearrange
 
 from lgqlib.quantizers.assignment import probabilities
 from lgqlib.quantizers.lgq import LGQ, OUTSIDE
-from lgqlib.quantizers.scalar import ScalarLGQ
 
 TAU = 0.7
 either_way = pytest.mark.parametrize("num_nearest", [0, 8], ids=["all codes", "nearest"])
@@ -109,16 +108,3 @@ def test_all_codes_are_looked_at_where_the_nearest_do_not_hold_all(tau, outside)
     assert torch.equal(a.indices, b.indices)
     for name, value in b.terms.items():
         torch.testing.assert_close(a.terms[name], value, rtol=2e-3, atol=1e-6, msg=name)
-
-
-def test_scalar_bins_round_each_channel_and_average_its_terms():
-    torch.manual_seed(0)
-    q = ScalarLGQ((4, 3), codebook_loss="free_energy", identity=1.0, active_floor=5.0)
-    z = latents(c=2).requires_grad_()
-    q.initialize(flat(z.detach()))
-    out = q(z, 0.1)
-    assert torch.equal(out.indices.flatten(), torch.cdist(flat(z), q.codebook).argmin(1))
-    alone = [channel(z[:, c : c + 1], 0.1).terms for c, channel in enumerate(q.channels)]
-    assert set(out.terms) == {"free_energy", "commit", "peak", "usage", "floor"}
-    for name, value in out.terms.items():
-        torch.testing.assert_close(value, (alone[0][name] + alone[1][name]) / 2)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from studies import finished_run, study_of
+from builders import finished_run, study_of
 
 from lgqlib.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, claims_table, write_claims
 from lgqlib.study.results import finished

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from studies import finished_run, study_of
+from builders import finished_run, study_of
 
 from lgqlib.study.comparison import (
     ablations,

@@ -1,17 +1,11 @@
 """Quantizers on fixed latents: known geometry, fits that reach k-means, honest verdicts."""
 
-import numpy as np
-import pandas as pd
-import pytest
-
 from lgqlib.measure.temperature import critical_temperature
 from lgqlib.study.fixed_latents import (
     CHANGES,
     PEERS,
-    QUESTIONS,
     WHOLE,
     compare,
-    effects,
     gaussian_latents,
     geometric_spectrum,
     lgq_settings,
@@ -38,22 +32,3 @@ def test_every_setting_runs_and_none_passes_the_bound(latents):
     trials = compare({0: latents}, LGQ | PEERS, QUICK, encoder_dim=6)
     assert len(trials) == 1 + 2 + 2 * len(CHANGES) + len(PEERS)
     assert (trials["distortion"] > least_error(latents, 16)).all()
-
-
-def test_each_hypothesis_is_asked_alone_and_last_paired_by_seed():
-    authors = np.array([1.0, 2.0, 3.0])  # seeds differ by far more than the settings do
-    errors = {"authors": authors, "+ self-tempering": 0.9 * authors}
-    errors[WHOLE] = authors - [0.5, -0.6, 0.2]
-    errors["all but self-tempering"] = 0.5 * errors[WHOLE]
-    rows = [
-        {"setting": name, "start": "random", "seed": seed, "distortion": value}
-        for name, values in errors.items()
-        for seed, value in enumerate(values)
-    ]
-    trials = pd.DataFrame(rows).sample(frac=1, random_state=0)
-    table = effects(trials).set_index("question")
-    assert {*table.index} < {*QUESTIONS} and len(table) == 3
-    alone = table.loc["self-tempering, added to the authors'"]
-    assert alone["change"] == pytest.approx(-10) and alone["verdict"] == "better"
-    assert table.loc[WHOLE, "verdict"] == "undecided"
-    assert table.loc["self-tempering, added to all the others", "verdict"] == "worse"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from filesystem import folder_of
+from builders import folder_of
 
 import lgqlib
 from lgqlib.presets import preset

@@ -6,8 +6,7 @@ from urllib.parse import unquote
 import nbformat
 import pandas
 import pytest
-from filesystem import folder_of
-from studies import finished_run, study_of
+from builders import finished_run, folder_of, study_of
 
 from lgqlib.figures.style import figure, show
 from lgqlib.files import write_json

@@ -5,7 +5,7 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from studies import finished_run
+from builders import finished_run
 
 from lgqlib.evaluate import evaluate_run
 from lgqlib.files import read_json, write_json
