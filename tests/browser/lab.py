@@ -163,18 +163,12 @@ def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -
     raise AssertionError(f"{name} did not finish in {seconds} s")
 
 
-def trace(page: Page, plot: str, name: str, attribute: str) -> Any:
+def trace(page: Page, plot: str, name: str, attribute: str) -> list:
     """Read an attribute of a named trace in the figure that has a trace called `plot`.
 
     A busy browser draws a figure some time after its cell is done: it is waited for.
     """
     page.wait_for_function(f"plot => Boolean(({FIND})(plot))", arg=plot, timeout=60_000)
-    return page.evaluate(
-        f"""([plot, name, attribute]) => {{
-            const found = ({FIND})(plot).data.find(t => t.name === name);
-            const value = attribute.split('.').reduce((o, k) => o && o[k], found);
-            return JSON.stringify(value && value.length !== undefined && typeof value !== 'string'
-                ? Array.from(value) : value);
-        }}""",
-        [plot, name, attribute],
-    )
+    trace = f"({FIND})(plot).data.find(t => t.name === name)"
+    read = f"([plot, name, attribute]) => Array.from({trace}[attribute] || [])"
+    return page.evaluate(read, [plot, name, attribute])

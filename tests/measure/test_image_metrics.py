@@ -86,17 +86,6 @@ def test_ms_ssim_is_the_product_over_scales():
     assert np.allclose(metrics.ms_ssim(x, y), theirs, atol=3e-3)
 
 
-def test_octaves_share_the_error_by_the_period_of_its_waves():
-    x = torch.full((1, 3, 48, 96), 0.5)
-    column = torch.arange(96.0)
-    for i, period in enumerate((3, 6, 12, 48)):
-        wave = x + 0.2 * torch.sin(2 * torch.pi * column / period)
-        found = metrics.octave_errors(x, wave)[0]
-        assert found[i] > 0.99 * found.sum()
-        square = (metrics.quantize_8bit(x) - metrics.quantize_8bit(wave)).square().mean()
-        torch.testing.assert_close(found.sum(), square)
-
-
 IMAGE = np.ascontiguousarray(astronaut()[64:192, 128:288])
 
 

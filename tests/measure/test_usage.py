@@ -1,5 +1,7 @@
 """Code usage against scipy; the coded rate in real bytes, decoded back, near its model's bound."""
 
+from unittest.mock import Mock
+
 import constriction
 import numpy as np
 import pytest
@@ -52,14 +54,9 @@ def test_a_token_costs_the_cross_entropy_of_the_model(num_codes):
 
 
 def test_a_decoder_that_returns_other_tokens_is_an_error(monkeypatch):
-    class Wrong:
-        def __init__(self, words):
-            pass
-
-        def decode(self, model, size):
-            return np.zeros(size, dtype=np.int32)
-
-    monkeypatch.setattr(constriction.stream.queue, "RangeDecoder", Wrong)
+    wrong = Mock()
+    wrong.return_value.decode.return_value = np.zeros(3, np.int32)
+    monkeypatch.setattr(constriction.stream.queue, "RangeDecoder", wrong)
     with pytest.raises(RuntimeError, match="did not return the tokens"):
         coded_rate(torch.tensor([0, 1, 1]), torch.tensor([1, 2]))
 

@@ -7,14 +7,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import papermill
 import plotly.graph_objects as go
 import pytest
 from builders import assert_readable
 from conftest import TINY
 
-from lgqlib.figures.plane import clusters
 from lgqlib.study.engine import parameters_of
 from lgqlib.study.report import to_html
 
@@ -83,15 +81,6 @@ def printed(notebook) -> str:
 
 
 @papered
-def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
-    parameters = dict(num_points=200, num_codes=5, seed=4, hottest=1.2, coldest=0.01, num_taus=24)
-    notebook = execute("00_lgq_in_the_plane", tmp_path, **parameters)
-    covariance = np.cov(clusters(200, seed=4).T, bias=True)
-    tau_c = 2 * np.linalg.eigvalsh(covariance)[-1]
-    assert f"tau_c = {tau_c:.3f}" in printed(notebook)
-
-
-@papered
 @pytest.mark.parametrize("method", ["fsq", "pca_kmeans"])
 def test_training_and_evaluating_a_peer_and_what_learns_nothing(
     method, tmp_path, cache, tiny_config
@@ -154,18 +143,6 @@ def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
     assert "2 of 2 runs finished, 2 cohorts" in text
     assert "C1: undecided at this scale" in text and "C7: reproduced" in text
     assert len(json.loads((folder / "claims.json").read_text())["claims"]) == 10
-
-
-@papered
-def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cache, trained):
-    parameters = dict(num_codes=16, num_points=256, num_steps=2, batch_size=64, num_seeds=2)
-    parameters |= dict(run=str(trained("lgq").path), cache=str(cache), out=str(tmp_path))
-    execute("07_laboratory", tmp_path, **parameters)
-    numbers = json.loads((tmp_path / "07_laboratory.json").read_text())
-    assert "latents of lgq" in numbers["about"]["latents"] and len(numbers["tables"]) == 7
-    error = next(table for table in numbers["tables"] if table["title"] == "Error")
-    verdicts = {row[error["columns"].index("verdict")] for row in error["data"]}
-    assert verdicts <= {"better", "worse", "undecided"}
 
 
 @papered

@@ -1,6 +1,11 @@
 """Quantizers on fixed latents: known geometry, fits that reach k-means, honest verdicts."""
 
+import numpy as np
+import pytest
+
+from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.temperature import critical_temperature
+from lgqlib.measure.theory import water_filling
 from lgqlib.study.fixed_latents import (
     CHANGES,
     PEERS,
@@ -11,8 +16,7 @@ from lgqlib.study.fixed_latents import (
     lgq_settings,
 )
 
-COMMON = {"quantizer.num_codes": 16, "train.batch_size": 64, "train.lr": 0.05}
-QUICK = COMMON | {"train.num_steps": 3}
+COMMON = {"train.batch_size": 64, "train.lr": 0.05}
 LGQ = lgq_settings()
 
 
@@ -28,7 +32,13 @@ def test_annealed_free_energy_forgets_a_bad_start_and_the_authors_setting_does_n
     assert trials["active_share"][WHOLE] == 1
 
 
-def test_every_setting_runs_and_none_passes_the_bound(latents):
-    trials = compare({0: latents}, LGQ | PEERS, QUICK, encoder_dim=6)
+def test_every_setting_runs_and_none_passes_the_bound():
+    values = geometric_spectrum(6, 4)
+    latents = gaussian_latents(2048, values, seed=0)
+    basis = spectrum(latents.held_out)
+    assert basis.eigenvalues == pytest.approx(values, rel=0.25)
+    few = COMMON | {"quantizer.num_codes": 16, "train.num_steps": 3}
+    trials = compare({0: latents}, LGQ | PEERS, few)
     assert len(trials) == 1 + 2 + 2 * len(CHANGES) + len(PEERS)
-    assert (trials["distortion"] > least_error(latents, 16)).all()
+    bound = water_filling(basis.eigenvalues, np.log(16)) / basis.total
+    assert (trials["distortion"] > bound).all() and (trials["efficiency"] < 1).all()

@@ -148,13 +148,6 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
     assert summary.stat().st_mtime_ns == again
 
 
-def test_notebooks_that_ran_to_their_ends_without_a_result_are_a_failure(project, scheduler):
-    write_notebook(project / "notebooks" / "02_evaluate.ipynb", "run = ''", "print('nothing')")
-    assert main(write_study(project) + scheduler) == 1
-    (run,) = (project / "runs" / "s").glob("lgq-*")
-    assert "is not trained and evaluated" in json.loads((run / FAILURE_FILE).read_text())["error"]
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_a_study_that_is_stopped_or_killed_goes_on(project, scheduler, number):
     arguments = write_study(project, method="[fsq, lgq]")

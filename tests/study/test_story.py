@@ -1,42 +1,31 @@
 """The first page of a report: its words follow the intervals, whatever the study has or lacks."""
 
 import re
+import shutil
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from builders import finished_run
 
-from lgqlib.evaluate import evaluate_run
 from lgqlib.files import read_json, write_json
-from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.study import story
 from lgqlib.study.report import build_report
 from lgqlib.study.story import Standing, readme_picture, said
-from lgqlib.train import train
 
 HOSTILE = "<script>alert('x')</script>&\""
-SMALL = (
-    "quantizer.num_codes=64 train.num_steps=3 data.eval_crops=16 backbone.depth=1"
-    " evaluation.extractor='' evaluation.photographs=2"
-)
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """Two trained methods, of few codes and steps."""
+def study(tmp_path_factory, trained):
     folder = tmp_path_factory.mktemp("a study & more") / "s"
-    for method in ("lgq", "pca_kmeans"):
-        own = SMALL if method == "lgq" else SMALL.replace("num_steps=3", "num_steps=0")
-        run = Run.create(folder, preset(method=method).override(own))
-        train(run.config, run, cache=folder.parent / "cache", progress=False)
-        evaluate_run(run, cache=folder.parent / "cache", train_batches=2, progress=False)
+    for run in (trained("lgq"), trained("pca_kmeans")):
+        shutil.copytree(run.path, folder / run.name)
     return folder
 
 
-def test_all_blocks_are_told_once_and_need_no_network(study, monkeypatch):
-    cache = study.parent / "cache"
+def test_all_blocks_are_told_once_and_need_no_network(study, cache, monkeypatch):
     text = build_report(study, story=True, cache=cache).read_text()
     assert "report/index.html" in ZipFile(study / "report.zip").namelist()
     assert text.count("<section>") == 9 and "Not told" not in text
