@@ -64,7 +64,7 @@ def marks(timeout: int) -> list[pytest.MarkDecorator]:
         pytest.mark.browser,
         pytest.mark.timeout(timeout),
         pytest.mark.xdist_group("browser"),
-        pytest.mark.skipif(chromium_path() is None, reason=there),
+        pytest.mark.skipif(CHROMIUM is None, reason=there),
     ]
 
 
