@@ -42,29 +42,29 @@ def assert_same(one, other, *, parts=("tokenizer", "training")):
     ("method", "at", "number"),
     [("lgq", 1, signal.SIGTERM), ("lgq", 5, signal.SIGINT), ("vq_ema", 5, signal.SIGTERM)],
 )
-def test_resumed_equals_uninterrupted(
-    method, at, number, trained_in, tiny_config, tmp_path, monkeypatch
-):
-    config, advance = tiny_config(method, EVERYTHING), Job.advance
-    whole, broken = trained_in("whole", config), Run.create(tmp_path / "broken", config)
+def test_resumed_equals_uninterrupted(method, at, number, trained_in, tiny_config, monkeypatch):
+    config, advance, pending, drawn = tiny_config(method, EVERYTHING), Job.advance, [], {}
 
-    def interrupted(job, bar):
-        if job.step == at:
-            os.kill(os.getpid(), number)
+    def watched(job, bar):
+        if pending and job.step == at:
+            os.kill(os.getpid(), pending.pop())
         advance(job, bar)
+        drawn.setdefault(job.step, set()).add(torch.rand(()).item())
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "advance", interrupted)
-        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as left:
-            trained_in("broken", config)
+    monkeypatch.setattr(Job, "advance", watched)
+    whole, pending = trained_in("whole", config), [number]
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as left:
+        trained_in("broken", config)
     assert number == signal.SIGINT or left.value.code == 128 + number
-    assert broken.step == at + 1
-    with open(broken.path / "metrics.jsonl", "a") as file:
+    [path] = (whole.path.parents[1] / "broken").iterdir()
+    assert Run(path).step == at + 1
+    with open(path / "metrics.jsonl", "a") as file:
         file.write('{"step": 8, "split": "tra')  # what a kill leaves
-    trained_in("broken", config)
+    broken = trained_in("broken", config)
 
     assert_same(whole, broken, parts=("tokenizer", "training", "ema", "judge"))
     assert logged(whole) == logged(broken)
+    assert all(len(streams) == 1 for streams in drawn.values()), "a step has a random stream"
     for a, b in zip(whole.snapshots(), broken.snapshots(), strict=True):
         for name in ("step", "codebook", "counts", "last_used", "latents"):
             assert np.array_equal(getattr(a, name), getattr(b, name)), (a.step, name)

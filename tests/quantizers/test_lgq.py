@@ -95,6 +95,8 @@ def test_free_energy_moves_codes_by_its_own_gradient_and_the_encoder_by_commitme
     sum(terms.values()).backward(retain_graph=True)
     pull = 2 * (z.detach() - q.lookup(q.encode(z)).detach()) / z.numel()
     torch.testing.assert_close(z.grad, pull)  # no other term moves latents
+    moved = torch.autograd.grad(terms["commit"], q.codes, retain_graph=True, allow_unused=True)
+    assert moved == (None,), "commitment is the encoder's"
     (codes,) = torch.autograd.grad(terms["free_energy"], q.codes)
     torch.testing.assert_close(codes, 2 * (p.sum(0)[:, None] * e - p.T @ x) / len(x) / q.dim)
 
