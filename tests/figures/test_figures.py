@@ -65,7 +65,7 @@ def test_a_figure_says_what_it_found(found):
 
 
 def test_entropies_are_in_bits():
-    (lorenz,) = (t for t in entropy.evenness(USES).data if (t.name or "").startswith("FSQ"))
+    (lorenz,) = (t for t in entropy.evenness(USES).data if (t.name or "").startswith("FSQ, G"))
     assert np.allclose(lorenz.y, [0, 0, 0, 20, 100])
     changes = entropy.bars(SURE, SURE < 0.3, 5.0)
     assert [change["y"].sum() for change in changes.values()] == [100, 50]

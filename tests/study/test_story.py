@@ -1,27 +1,31 @@
 """The first page of a report: its words follow the intervals, whatever the study has or lacks."""
 
 import re
-import shutil
 from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from builders import finished_run
 
+from lgqlib.evaluate import evaluate_run
 from lgqlib.files import read_json, write_json
 from lgqlib.run import Run
 from lgqlib.study import story
 from lgqlib.study.report import build_report
 from lgqlib.study.story import Standing, readme_picture, said
+from lgqlib.train import train
 
 HOSTILE = "<script>alert('x')</script>&\""
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, trained):
+def study(tmp_path_factory, tiny_config, cache):
     folder = tmp_path_factory.mktemp("a study & more") / "s"
-    for run in (trained("lgq"), trained("pca_kmeans")):
-        shutil.copytree(run.path, folder / run.name)
+    for method in ("lgq", "pca_kmeans"):
+        more = "train.probe=1024 evaluation.extractor="  # as many latents as the page draws
+        run = Run.create(folder, tiny_config(method, more))
+        train(run.config, run, cache=cache, progress=False)
+        evaluate_run(run, cache=cache, train_batches=2, progress=False)
     return folder
 
 
