@@ -339,17 +339,16 @@ def test_painting_decodes_and_is_taken_back_by_strokes(page, widget):
 
 
 def test_a_selection_is_taken_away_as_csv_and_as_a_link(page, browser, file, widget):
-    page.keyboard.press("/")
-    page.keyboard.type("3, 17-20")
-    page.keyboard.press("Enter")
-    chosen = [3, 17, 18, 19, 20]
+    chosen = [3, 5]
+    page.fill("input.text", "3, 5")
+    page.press("input.text", "Enter")
     with page.expect_download() as download:
         press(page, "CSV")
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
     assert [int(row["code"]) for row in rows] == chosen
     counts = widget.tables[0]["count"][chosen].tolist()
     assert [int(float(row["mass"] or 0)) for row in rows] == counts
-    page.wait_for_url(lambda url: '"codes":[3,17,18,19,20]' in unquote(url))
+    page.wait_for_url(lambda url: '"codes":[3,5]' in unquote(url))
     with opened(browser, file) as other:
         other.goto(page.url)
         other.reload()
