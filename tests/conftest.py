@@ -20,7 +20,8 @@ from lgqlib.train import train
 TINY = (
     "data.eval_crops=32 backbone.width=16 backbone.depth=1 quantizer.num_codes=64 "
     "train.num_steps=8 train.batch_size=8 train.log_every=2 train.eval_every=4 "
-    "train.checkpoint_every=4 train.num_snapshots=4 train.probe=128 evaluation.prior_steps=2"
+    "train.checkpoint_every=4 train.num_snapshots=4 train.probe=128 "
+    "evaluation.prior_steps=2 evaluation.photographs=2"
 )
 """Overrides under which a run takes seconds and still does all that a run does."""
 
@@ -57,5 +58,17 @@ def trained(tmp_path_factory, cache, tiny_config):
             train(config, runs[method], cache=cache, progress=False)
             evaluate_run(runs[method], cache=cache, train_batches=2, progress=False)
         return runs[method]
+
+    return give
+
+
+@pytest.fixture
+def trained_in(tmp_path, cache):
+    """Give what trains a config in a folder of its own, or goes on there."""
+
+    def give(name: str, config) -> Run:
+        run = Run.create(tmp_path / name, config)
+        train(config, run, cache=cache, progress=False)
+        return run
 
     return give

@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from lgqlib.config import BackboneConfig, Config, QuantizerConfig
 from lgqlib.data.batches import to_model, to_uint8
-from lgqlib.evaluate import OCTAVES, evaluate, evaluate_whole, latent_geometry, reference_features
+from lgqlib.evaluate import OCTAVES, evaluate, evaluate_whole, reference_features
 from lgqlib.measure import METRICS
 from lgqlib.measure.distances import kernel_distance
 from lgqlib.measure.features import LiteFeatures
@@ -64,7 +64,7 @@ def whole(tokenizer, everything):
 
 
 def test_numbers_are_those_of_decoding_the_code(tokenizer, extractor, everything, whole):
-    x = images(20)
+    x, numbers = images(20), whole.numbers
     with torch.no_grad():
         indices = tokenizer.encode(to_model(x))
         decoded = to_uint8(tokenizer.decode(indices))
@@ -72,7 +72,6 @@ def test_numbers_are_those_of_decoding_the_code(tokenizer, extractor, everything
         perceptual = extractor.perceptual(decoded.float() / 255, x.float() / 255)
     pairs = list(zip(x.numpy(), decoded.numpy(), strict=True))
     psnr = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in pairs]
-    numbers = whole.numbers
     assert np.array_equal(whole.indices, indices)
     assert np.allclose(whole.per_image["psnr"], psnr, rtol=1e-12)
     assert numbers["psnr"] == pytest.approx(np.mean(psnr), rel=1e-12)
@@ -86,15 +85,12 @@ def test_numbers_are_those_of_decoding_the_code(tokenizer, extractor, everything
     for rate, bits in {"nominal": 6, "entropy": numbers["entropy"], "coded": coded}.items():
         assert numbers[f"bits_per_token_{rate}"] == bits
         assert numbers[f"bits_per_pixel_{rate}"] == pytest.approx(bits * 64 / 32**2)
-    about = {"num_images": 20, "num_tokens": 20 * 64, "tokens_per_image": 64}
-    about |= {"extractor": extractor.name, "preprocessing": extractor.preprocessing}
+    about = {"num_images": 20, "num_tokens": 20 * 64, "extractor": extractor.name}
     assert about.items() <= numbers.items(), "the protocol stands beside the numbers"
-    assert all(type(value) in (float, int, str) for value in numbers.values())
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_no_number_depends_on_the_batches(tokenizer, everything, whole, batch_size):
-    parts = evaluate(tokenizer, images(20), batch_size=batch_size, **everything)
+def test_no_number_depends_on_the_batches(tokenizer, everything, whole):
+    parts = evaluate(tokenizer, images(20), batch_size=7, **everything)
     assert np.array_equal(parts.indices, whole.indices)
     assert parts.numbers.keys() == whole.numbers.keys()
     for name, value in parts.numbers.items():
@@ -112,25 +108,13 @@ def test_evaluation_writes_no_weight_no_buffer_and_no_mode(method):
     seen = []
     tokenizer.decoder.register_forward_hook(lambda module, *_: seen.append(module.training))
     first, second = (evaluate(tokenizer, images(6), batch_size=4, progress=False) for _ in range(2))
-    assert seen == [False] * 4
+    assert seen == [False] * 4 and first.numbers == second.numbers
+    assert modes == [module.training for module in tokenizer.modules()]
     after = tokenizer.state_dict()
-    assert before.keys() == after.keys()
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=0, equal_nan=True)
-    assert modes == [module.training for module in tokenizer.modules()]
-    assert first.numbers == second.numbers
-    # and training goes on
-    tokenizer(to_model(images(4)), 1.0).images.square().mean().backward()
+    tokenizer(to_model(images(4)), 1.0).images.square().mean().backward()  # training goes on
     assert all(p.grad is not None for p in tokenizer.decoder.parameters())
-
-
-def test_what_is_not_asked_for_is_left_out_and_large_images_get_ms_ssim(tokenizer, whole):
-    light = evaluate(tokenizer, images(20), progress=False).numbers
-    features = {"perceptual", "kid", "kid_se", "fd", "extractor", "preprocessing"}
-    coded = {"bits_per_token_coded", "bits_per_pixel_coded"}
-    assert light.keys() == whole.numbers.keys() - features - coded
-    assert light == {name: whole.numbers[name] for name in light}
-    assert "ms_ssim" in evaluate(tokenizer, images(1, 176), progress=False).numbers
 
 
 def test_photographs_of_any_sides_are_measured_whole(tokenizer, everything):
@@ -155,39 +139,19 @@ def test_photographs_of_any_sides_are_measured_whole(tokenizer, everything):
         evaluate_whole(tokenizer, {"odd": images(1, 30)[0]}, train_counts=counts)
 
 
-def test_latents_are_held_against_their_codes(tokenizer):
-    x = images(6)
-    with torch.no_grad():
-        z = rearrange(tokenizer.latents(to_model(x)), "b c h w -> (b h w) c").double()
-    error = torch.cdist(z, tokenizer.codebook.double()).amin(1).square().mean()
-    spectrum = torch.linalg.eigvalsh(torch.cov(z.T, correction=0))
-    for batch_size in (1, 6):
-        found = latent_geometry(tokenizer, x, batch_size=batch_size)
-        assert found["latent_error"] == pytest.approx((error / spectrum.sum()).item(), rel=1e-4)
-        dimension = spectrum.sum().square() / spectrum.square().sum()
-        assert found["effective_dim"] == pytest.approx(dimension.item(), rel=1e-4)
-    assert set(found) <= set(METRICS)
-
-
 def test_features_of_originals_are_computed_once_and_never_confused_or_torn(
-    tokenizer, extractor, whole, tmp_path, monkeypatch
+    extractor, tmp_path, monkeypatch
 ):
-    x = images(20)
+    x, calls, compute = images(20), [], extractor.pooled
+    monkeypatch.setattr(extractor, "pooled", lambda z: calls.append(len(z)) or compute(z))
     options = dict(cache=tmp_path, progress=False)
     reference = reference_features(x, extractor, **options)
-    cached = evaluate(tokenizer, x, extractor=extractor, reference=reference, progress=False)
-    for name in ("kid", "kid_se", "fd", "perceptual"):
-        assert cached.numbers[name] == pytest.approx(whole.numbers[name], rel=1e-3, abs=1e-6)
-
-    calls, compute = [], extractor.pooled
-    monkeypatch.setattr(extractor, "pooled", lambda z: calls.append(len(z)) or compute(z))
-    again = reference_features(x, extractor, batch_size=3, **options)
-    assert np.array_equal(again, reference) and not calls
+    assert np.array_equal(reference_features(x, extractor, batch_size=3, **options), reference)
+    assert calls == [20]
     (path,) = tmp_path.iterdir()
-    for damage in (b"", path.read_bytes()[:200], b"not an array"):
+    for damage in (path.read_bytes()[:200], b"not an array"):
         path.write_bytes(damage)
         assert np.array_equal(reference_features(x, extractor, **options), reference)
-        assert np.array_equal(np.load(path), reference)
     other = x.clone()
     other[7, 1, 2, 3] ^= 1
     reference_features(other, extractor, **options)
@@ -197,10 +161,11 @@ def test_features_of_originals_are_computed_once_and_never_confused_or_torn(
 
 
 def test_what_does_not_fit_is_named(tokenizer, extractor):
-    x = images(4)
-    with pytest.raises(ValueError, match="reference has 3 rows for 4 images"):
-        evaluate(tokenizer, x, extractor=extractor, reference=np.zeros((3, 8), np.float32))
-    with pytest.raises(ValueError, match="train_counts has 9 codes, the tokenizer 64"):
-        evaluate(tokenizer, x, train_counts=torch.ones(9, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"uint8 of shape \(0, 3, 32, 32\)"):
-        evaluate(tokenizer, x[:0])
+    x, three = images(4), np.zeros((3, 8), np.float32)
+    for given, options, says in (
+        (x, {"extractor": extractor, "reference": three}, "reference has 3 rows for 4 images"),
+        (x, {"train_counts": torch.ones(9).long()}, "train_counts has 9 codes, the tokenizer 64"),
+        (x[:0], {}, r"uint8 of shape \(0, 3, 32, 32\)"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            evaluate(tokenizer, given, **options)

@@ -1,28 +1,25 @@
 """What people do to a tokenizer that its own training never does, for every method alike."""
 
-import copy
 import os
 import pickle
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from builders import folder_of
 from conftest import TINY
-from filesystem import folder_of
 from safetensors.torch import load_file, save_file
 
-from lgqlib.config import Config, pairs
-from lgqlib.data import to_model
+from lgqlib.config import TERMS, DataConfig, pairs
+from lgqlib.data import load, to_model, whole_images
 from lgqlib.evaluate import evaluate_run
-from lgqlib.figures.evaluation import code_map, metric_table, usage_histogram
+from lgqlib.figures.evaluation import code_map, usage_histogram
 from lgqlib.files import write_json
 from lgqlib.measure.geometry import geometry_table, measure_geometry
 from lgqlib.presets import preset
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import NonFinite
-from lgqlib.quantizers.lgq import LGQ
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 from lgqlib.train import train
@@ -48,114 +45,33 @@ def tokenizer():
 
 
 @every_method
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
-def test_any_dtype_comes_back_and_weights_keep_at_least_float32(name, dtype):
-    q = quantizer(name).to(dtype).train()
-    z = latents(q, 2, 4, 4)
-    out = q(z.to(dtype), TAU)
-    assert out.z_q.dtype == dtype and out.z_q.isfinite().all()
-    real = [v for v in q.state_dict().values() if v.is_floating_point()]
-    assert all(v.dtype in (torch.float32, torch.float64) for v in real)
+def test_any_dtype_comes_back_and_what_is_not_finite_is_counted(name):
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        q = quantizer(name).to(dtype).train()
+        z = latents(q, 2, 4, 4).to(dtype)
+        out = q(z, TAU)
+        assert out.z_q.dtype == dtype and out.z_q.isfinite().all()
+        real = [v for v in q.state_dict().values() if v.is_floating_point()]
+        assert all(v.dtype in (torch.float32, torch.float64) for v in real)
+        assert torch.equal(pickle.loads(pickle.dumps(q)).encode(z), q.encode(z))
+    for value in (torch.nan, torch.inf):
+        z[0, 0, 0, :3] = value
+        with pytest.raises(NonFinite, match="latents hold 3 values"):
+            q(z, TAU)
 
 
-@every_method
-def test_latents_of_any_rank_are_the_same_tokens(name):
-    q = quantizer(name).eval()
-    z = latents(q, 2, 4, 6)
-    indices = q.encode(z)
-    flat = z.movedim(1, -1).flatten(0, 2)
-    assert torch.equal(q.encode(flat), indices.flatten())
-    assert torch.equal(q.encode(z.flatten(2)), indices.flatten(1))
-    assert torch.equal(q.encode(z[:, :, None]), indices[:, None])
-    assert torch.equal(q.encode(z.movedim(1, -1), channels_last=True), indices)
-    assert torch.equal(q.encode(z.to(memory_format=torch.channels_last)), indices)
-    out = q.train()(z.movedim(1, -1), TAU, channels_last=True)
-    assert out.z_q.shape == (2, 4, 6, q.dim) and out.indices.shape == (2, 4, 6)
-    assert q(z[:0], TAU).z_q.shape == z[:0].shape and q(z[:1, :, :1, :1], TAU).indices.numel() == 1
-    with pytest.raises(ValueError, match=f"C = {q.dim}"):
-        q(z[:, 1:], TAU)
-
-
-@every_method
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_latents_that_are_not_finite_are_counted(name, value):
-    q = quantizer(name)
-    z = latents(q, 2, 4, 4)
-    z[0, 0, 0, :3] = value
-    with pytest.raises(NonFinite, match="latents hold 3 values"):
-        q.train()(z, TAU)
-
-
-@every_method
-def test_copies_and_pickles_choose_the_same_codes(name):
-    q = quantizer(name).eval()
-    z = latents(q, 2, 4, 4)
-    for again in (copy.deepcopy(q), pickle.loads(pickle.dumps(q))):
-        assert torch.equal(again.encode(z), q.encode(z))
-
-
-@pytest.mark.parametrize("name", ["lgq", "fsq", "simvq"])
-def test_encode_and_decode_are_exported(name):
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(preset(method=name, num_codes=64)).eval()
-    images = torch.rand(2, 3, 32, 32) * 2 - 1
-    indices = tokenizer.encode(images)
-    for method, given in (("encode", images), ("decode", indices)):
-        module = torch.nn.Module()
-        module.tokenizer = tokenizer
-        module.forward = getattr(tokenizer, method)
-        program = torch.export.export(module.eval(), (given,)).module()
-        assert torch.allclose(program(given), getattr(tokenizer, method)(given))
-
-
-def test_indices_of_any_integer_type(tokenizer):
-    indices = torch.randint(64, (2, 8, 8))
-    images = tokenizer.decode(indices)
-    for given in (indices.int(), indices.numpy(), indices.numpy().astype(np.uint16)):
-        assert torch.equal(tokenizer.decode(given), images)
-    with pytest.raises(ValueError, match="must be integers"):
-        tokenizer.decode(indices.float())
-    counts = np.arange(64)
-    assert tokenizer.pruned(counts)[0].num_codes == tokenizer.pruned(counts.tolist())[0].num_codes
-    with pytest.raises(ValueError, match="must be integers"):
-        tokenizer.pruned(counts / 2)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"codebook_loss": "free-energy"},
-        {"usage": "entropyy"},
-        {"identity": 5.0},
-        {"energy": "euclid"},
-        {"num_nearest": -1},
-        {"active_floor": -1.0},
-    ],
-    ids=lambda wrong: next(iter(wrong)),
-)
-def test_wrong_arguments_are_refused_by_their_values(wrong):
-    [(name, value)] = wrong.items()
-    with pytest.raises(ValueError, match=rf"{name} = {value!r}: it must be"):
-        LGQ(8, 4, **wrong)
-    with pytest.raises(ValueError, match="tau = None"):
-        LGQ(8, 4).train()(torch.randn(2, 4))
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        (lambda w: {k: v for k, v in w.items() if k != "quantizer.codes"}, "quantizer.codes"),
-        (lambda w: w | {"extra": torch.ones(1)}, "extra"),
-        (lambda w: w | {"quantizer.codes": torch.ones(64, 4)}, "size mismatch"),
-    ],
-    ids=["missing", "besides", "shape"],
-)
-def test_weights_that_do_not_fit_are_named(tokenizer, tmp_path, change, said):
+def test_weights_that_do_not_fit_are_named(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
-    save_file(change(load_file(file)), file)
-    with pytest.raises(ValueError, match=said):
-        Tokenizer.from_pretrained(tmp_path)
+    right = load_file(file)
+    for wrong, said in (
+        ({k: v for k, v in right.items() if k != "quantizer.codes"}, "quantizer.codes"),
+        (right | {"extra": torch.ones(1)}, "extra"),
+        (right | {"quantizer.codes": torch.ones(64, 4)}, "size mismatch"),
+    ):
+        save_file(wrong, file)
+        with pytest.raises(ValueError, match=said):
+            Tokenizer.from_pretrained(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config\.json"):
         Tokenizer.from_pretrained(tmp_path)
@@ -163,9 +79,6 @@ def test_weights_that_do_not_fit_are_named(tokenizer, tmp_path, change, said):
 
 @pytest.mark.parametrize("name", ["lgq-f4-1024", "vq-f4-1024"])
 def test_a_tokenizer_that_ships_opens_by_its_name(name, cache):
-    from lgqlib.config import DataConfig
-    from lgqlib.data import load, to_model, whole_images
-
     tokenizer = Tokenizer.from_pretrained(name).eval()
     held_out = load(DataConfig(), "val", cache=cache)
     images = to_model(dict(whole_images(held_out, multiple=4, limit=9))["chelsea"][None])
@@ -174,8 +87,6 @@ def test_a_tokenizer_that_ships_opens_by_its_name(name, cache):
     assert 10 * torch.log10(4 / (decoded - images).square().mean()) > 28
     assert tokenizer.config.data.root == ""
 
-
-# A run and its images ----------------------------------------------------------------------------
 
 FEW = pairs(f"{TINY} data.size=16 data.name=imagefolder evaluation.extractor=")
 
@@ -194,36 +105,29 @@ def own_config(tmp_path):
     return give
 
 
-@pytest.mark.parametrize(
-    "change, same",
-    [
-        ({"data.eval_crops": 7}, True),
-        ({"evaluation.batch_size": 3, "evaluation.extractor": "lite0"}, True),
-        ({"data.content": "other"}, False),
-        ({"train.num_steps": 9}, False),
-        ({"train.after": "a run"}, False),
-        ({"data.resize": 64}, False),
-        ({"seed": 1}, False),
-    ],
-)
-def test_what_decides_the_weights_decides_the_name(change, same):
+def test_what_decides_the_weights_decides_the_name():
     config = preset()
-    assert (config.override(change).run_name == config.run_name) == same
+    same = [{"data.eval_crops": 7}, {"evaluation.batch_size": 3, "evaluation.extractor": "lite0"}]
+    others = [{"data.content": "other"}, {"train.num_steps": 9}, {"train.after": "a run"}]
+    others += [{"data.resize": 64}, {"seed": 1}, *({f"loss.{term}": 0.123} for term in TERMS)]
+    assert {config.override(change).run_name for change in same} == {config.run_name}
+    names = {config.override(change).run_name for change in others}
+    assert len(names - {config.run_name}) == len(others)
 
 
 def test_a_run_is_its_images_wherever_they_lie(own_config, tmp_path, cache):
     own = own_config()
-    run, root = Run.create(tmp_path / "runs", own), Path(own.data.root)
+    run, root, other = Run.create(tmp_path / "runs", own), Path(own.data.root), tmp_path / "other"
     train(own, run, cache=cache, progress=False)
     saved = [file.stat().st_mtime_ns for file in run.path.glob("checkpoints/*")]
-    root.rename(tmp_path / "elsewhere")
+    root.rename(other)
     with pytest.raises(ValueError, match=r"data.root = .*my images.*Run\(\.\.\.\)\.moved"):
         evaluate_run(run, cache=cache, train_batches=1, progress=False)
-    run = Run(run.path).moved(tmp_path / "elsewhere")
+    run = Run(run.path).moved(other)
     assert evaluate_run(Run(run.path), cache=cache, train_batches=1, progress=False).held_out.any()
 
     # The same config at the new place is the same run; more crops are evaluated, not trained.
-    there = own.override({"data.root": str(tmp_path / "elsewhere"), "data.eval_crops": 2})
+    there = own.override({"data.root": str(other), "data.eval_crops": 2})
     again = Run.create(tmp_path / "runs", there)
     assert again.path == run.path and again.is_complete and not again.is_evaluated
     train(there, again, cache=cache, progress=False)
@@ -232,23 +136,10 @@ def test_a_run_is_its_images_wherever_they_lie(own_config, tmp_path, cache):
     assert saved == [file.stat().st_mtime_ns for file in run.path.glob("checkpoints/*")]
 
     folder_of(root, "train/0.png", "val/1.png")
-    other = own.override("train.num_steps=9")
     assert Run.create(tmp_path / "runs", own).path != run.path
     with pytest.raises(ValueError, match="must hold the images of this run"):
         run.moved(root)
-    started = Run.create(tmp_path / "runs", other)
-    folder_of(root, "train/new.png")
-    with pytest.raises(ValueError, match="must hold the images of this run"):
-        train(other, started, cache=cache, progress=False)
 
-
-def test_a_config_of_before_these_fields_is_read():
-    values = preset().to_dict()
-    del values["data"]["content"], values["train"]["after"], values["evaluation"]["prior_steps"]
-    assert Config.from_dict(values) == preset()
-
-
-# Going on ----------------------------------------------------------------------------------------
 
 CONSTANT = (
     "train.decay=constant train.warmup=0 temperature.kind=constant train.num_snapshots=0 "
@@ -257,19 +148,17 @@ CONSTANT = (
 
 
 @pytest.mark.parametrize("method", ["lgq", "vq_ema"])
-def test_going_on_after_a_finished_run_equals_one_longer_run(method, tiny_config, tmp_path, cache):
-    def trained(config):
-        run = Run.create(tmp_path, config)
-        train(config, run, cache=cache, progress=False)
-        return run
-
+def test_going_on_after_a_finished_run_equals_one_longer_run(
+    method, tiny_config, trained_in, tmp_path
+):
     short = tiny_config(method, CONSTANT)
-    first, whole = trained(short), trained(short.override("train.num_steps=16"))
+    first = trained_in("runs", short)
+    whole = trained_in("runs", short.override("train.num_steps=16"))
     after = first.config.override({"train.num_steps": 16, "train.after": first.name})
     for config in (after.override("train.num_steps=8"), after.override("train.after=nowhere")):
         with pytest.raises(ValueError, match=r"train.after = .*fewer steps than|nowhere"):
-            Run.create(tmp_path, config)
-    longer = trained(after)
+            Run.create(tmp_path / "runs", config)
+    longer = trained_in("runs", after)
     assert first.step == 8 and longer.step == 16 and longer.path != whole.path
     a, b = (run.load_checkpoint().tensors for run in (whole, longer))
     for part in a:
@@ -278,48 +167,35 @@ def test_going_on_after_a_finished_run_equals_one_longer_run(method, tiny_config
     assert losses[0] == losses[1] and len(losses[0]) == 8
 
 
-# Few codes, few images ---------------------------------------------------------------------------
-
-
 @every_method
-@pytest.mark.parametrize("num_codes", [1, 2])
-def test_one_or_two_codes_train_and_evaluate_or_are_refused(
-    name, num_codes, own_config, tmp_path, cache
-):
+def test_one_or_two_codes_train_and_evaluate_or_are_refused(name, own_config, trained_in, cache):
     """Also with fewer images than a batch, and four that are held out."""
-    try:
-        config = own_config(name, num_codes)
-        run = Run.create(tmp_path, config)
-        train(config, run, cache=cache, progress=False)
-    except ValueError as refusal:
-        assert name in ("fsq", "ifsq", "lfq", "bsq") and f"num_codes = {num_codes}:" in str(refusal)
+    if name in ("fsq", "ifsq", "lfq", "bsq"):
+        with pytest.raises(ValueError, match="num_codes = 1:"):
+            trained_in("runs", own_config(name, 1))
         return
-    found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
-    assert (found.numbers["bits_per_token_coded"] == 0) == (num_codes == 1)
-    assert any("costs no bit" in said for said in found.caveats) == (num_codes == 1)
-    sites = found.tokenizer.quantizer.sites.detach()
-    code_map(found.held_out[0] / 255, found.evaluation.indices[0], sites)
-    usage_histogram(found.evaluation.counts, method=name)
-    metric_table(found.numbers)
-    assert (found.numbers["bits_per_token_prior"] == 0) == (num_codes == 1)
-    z = found.tokenizer.latents(to_model(found.held_out))
-    z = found.tokenizer.quantizer.points(z).detach().flatten(0, -2).numpy()
-    geometry_table({name: measure_geometry(sites.numpy(), z, found.evaluation.indices.ravel())})
+    for num_codes in (1, 2):
+        run = trained_in("runs", own_config(name, num_codes))
+        found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
+        assert (found.numbers["bits_per_token_coded"] == 0) == (num_codes == 1)
+        assert (found.numbers["bits_per_token_prior"] == 0) == (num_codes == 1)
+        assert any("costs no bit" in said for said in found.caveats) == (num_codes == 1)
+        sites = found.tokenizer.quantizer.sites.detach()
+        code_map(found.held_out[0] / 255, found.evaluation.indices[0], sites)
+        usage_histogram(found.evaluation.counts, method=name)
+        z = found.tokenizer.latents(to_model(found.held_out))
+        z = found.tokenizer.quantizer.points(z).detach().flatten(0, -2).numpy()
+        geometry_table({name: measure_geometry(sites.numpy(), z, found.evaluation.indices.ravel())})
 
 
-@pytest.mark.parametrize("num_images", [1, 2, 3])
-def test_few_held_out_images_say_what_their_numbers_mean(num_images, trained, cache, tmp_path):
+def test_few_held_out_images_say_what_their_numbers_mean(trained, cache, tmp_path):
     run = Run(shutil.copytree(trained("lgq").path, tmp_path / "run"))
-    run.config = run.config.override({"data.eval_crops": num_images})
-    found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
-    assert {"psnr", "ssim", "perceptual", "bits_per_token_coded"} <= found.numbers.keys()
-    assert ("kid" in found.numbers, "fd" in found.numbers) == (num_images > 2, num_images > 1)
-    assert f"{num_images} held-out image" in found.caveats[0]
-    assert any("KID needs 3" in said for said in found.caveats) == (num_images < 3)
-    assert len(found.at_percentiles("psnr", (5, 25, 50, 75, 95))) == num_images
-
-
-# Places that cannot be written -------------------------------------------------------------------
+    for num_images in (1, 2, 3):
+        run.config = run.config.override({"data.eval_crops": num_images})
+        found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
+        assert {"psnr", "ssim", "perceptual", "bits_per_token_coded"} <= found.numbers.keys()
+        assert ("kid" in found.numbers, "fd" in found.numbers) == (num_images > 2, num_images > 1)
+        assert f"{num_images} held-out image" in found.caveats[0]
 
 
 def test_a_run_on_a_read_only_disk_is_looked_at_and_nothing_is_written(

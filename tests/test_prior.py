@@ -14,19 +14,17 @@ from lgqlib.measure.codecs import curve
 from lgqlib.prior import (
     HEADS,
     Prior,
-    cheaper_tokens,
     compress,
     count_bits,
     decompress,
     file_rates,
     fit,
-    head_rates,
     pretrained,
     prior_bits,
     tokens_of,
 )
 from lgqlib.prior.codec import HEADER
-from lgqlib.prior.model import NEIGHBORS, principal
+from lgqlib.prior.model import NEIGHBORS
 
 K = 50
 
@@ -71,25 +69,12 @@ def test_the_loss_and_its_gradient_are_those_of_the_probabilities(head, monkeypa
     dense, ours = -probs[torch.arange(7), tokens].log(), prior(neighbors, tokens)
     torch.testing.assert_close(ours, dense)
     weights, parameters = torch.rand(7).double(), list(prior.parameters())
-    for a, b in zip(
-        torch.autograd.grad(ours @ weights, parameters),
-        torch.autograd.grad(dense @ weights, parameters),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b)
-
-
-def test_drawn_codes_stand_for_all():
-    prior = prior_of(num_codes=400)
-    neighbors, tokens = torch.randint(401, (64, 12)), torch.randint(400, (64,))
-    exact = prior(neighbors, tokens)
-    torch.testing.assert_close(prior(neighbors, tokens, torch.randperm(400)), exact)
-    draws = [prior(neighbors, tokens, torch.randperm(400)[:100]) for _ in range(300)]
-    sums = torch.stack(draws).exp().mean(0)  # 1 / p, of which an estimate is unbiased
-    torch.testing.assert_close(sums, exact.exp(), rtol=0.1, atol=0)
+    grads = [torch.autograd.grad(value @ weights, parameters) for value in (ours, dense)]
+    torch.testing.assert_close(*grads)
 
 
 def test_a_token_changes_the_cost_of_itself_and_of_those_that_see_it():
+    assert all(place < (0, 0) for place in NEIGHBORS), "only what was decoded before"
     tokens = torch.randint(K, (9, 10))
     other = tokens.clone()
     other[4, 5] = (tokens[4, 5] + 1) % K
@@ -97,20 +82,6 @@ def test_a_token_changes_the_cost_of_itself_and_of_those_that_see_it():
     changed = (prior.nll(other) - prior.nll(tokens)).abs() > 1e-6
     seeing = {(4, 5), *((4 - i, 5 - j) for i, j in NEIGHBORS)}
     assert {tuple(place) for place in changed.nonzero().tolist()} == seeing
-
-
-@pytest.mark.parametrize("shape", [(7, 9), (1, 5), (6, 1)])
-def test_the_wavefront_meets_every_token_with_the_probabilities_of_its_cost(shape):
-    prior, tokens = prior_of(), torch.randint(K, shape)
-    bits = torch.zeros(shape)
-
-    def known(probs, rows, columns):
-        chosen = tokens[rows, columns]
-        bits[rows, columns] = -probs[torch.arange(len(chosen)), chosen].log2()
-        return chosen
-
-    assert torch.equal(prior.along(*shape, known), tokens)
-    torch.testing.assert_close(bits, prior.nll(tokens), rtol=1e-4, atol=1e-3)
 
 
 def test_codes_in_another_order_have_the_same_probabilities():
@@ -134,12 +105,10 @@ def test_it_learns_what_neighbors_tell_the_same_for_a_seed(head):
     costs = [prior.nll(held_out) for prior in priors]
     assert torch.equal(costs[0], costs[1]) and not torch.equal(costs[0], costs[2])
     (counted,) = count_bits(maps, [held_out], codebook)
-    assert costs[0].mean() < counted - 0.3
-    if head == "geometric":
-        assert costs[0].mean() < counted - 1.5
+    assert costs[0].mean() < counted - (1.5 if head == "geometric" else 0.3)
 
 
-def test_counts_of_codes_and_of_pairs():
+def test_counts_of_codes_and_of_pairs_are_in_bits():
     maps, held_out = [walk(64, 64)], walk(16, 16, seed=3)
     codebook = torch.linspace(-1, 1, K)[:, None]
     n = np.bincount(maps[0].flatten(), minlength=K)
@@ -150,66 +119,48 @@ def test_counts_of_codes_and_of_pairs():
     assert np.log2(3) < float(left) < np.log2(3) + 1  # three steps are equally likely
 
 
-def test_samples_are_tokens_and_have_a_seed():
-    samples = [prior_of().sample(5, 6, seed=seed) for seed in (0, 0, 1)]
-    assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
-    assert samples[0].min() >= 0 and samples[0].max() < K
-
-
 def test_a_photograph_comes_back_bit_for_bit_from_as_many_bytes_as_the_model_says(pair):
     tokenizer, prior = pair
-    image = photograph(203, 301)  # no multiples of four
+    image, threads = photograph(203, 301), torch.get_num_threads()  # no multiples of four
     content = compress(*pair, image)
-    tokens = tokens_of(tokenizer, image)
-    back = decompress(*pair, content)
-    assert back.shape == image.shape
+    try:
+        torch.set_num_threads(4)
+        assert compress(*pair, image) == content, "also with another number of threads"
+        decompress(*pair, content)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(threads)
+    tokens, back = tokens_of(tokenizer, image), decompress(*pair, content)
     whole = to_uint8(tokenizer.decode(tokens[None]))[0]
     assert torch.equal(back, whole[:, :203, :301])
     bits = float(prior.nll(tokens).sum())
     assert bits < 8 * (len(content) - HEADER.size) < 1.005 * bits + 32
 
 
-def test_a_file_does_not_depend_on_the_number_of_threads(pair):
-    threads = torch.get_num_threads()
-    image, files = photograph(256, 256), []
-    try:
-        for number in (1, 4):
-            torch.set_num_threads(number)
-            files.append(compress(*pair, image))
-            assert torch.get_num_threads() == number
-        assert files[0] == files[1]
-        decompress(*pair, files[0])
-    finally:
-        torch.set_num_threads(threads)
-
-
 def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
     tokenizer, content = pair[0], compress(*pair, photograph())
-    with pytest.raises(ValueError, match="begin with LGQ1"):
-        decompress(*pair, b"\x89PNG" + content)
+
+    def refused(says, content, prior=pair[1]):
+        with pytest.raises(ValueError, match=says):
+            decompress(tokenizer, prior, bytes(content))
+
+    refused("begin with LGQ1", b"\x89PNG" + content)
     for end in range(0, len(content), 7):
-        with pytest.raises(ValueError, match="begin with LGQ1|torn or damaged"):
-            decompress(*pair, content[:end])
+        refused("begin with LGQ1|torn or damaged", content[:end])
     for place in range(4, len(content), 5):
         damaged = bytearray(content)
         damaged[place] ^= 16
-        with pytest.raises(ValueError, match="torn or damaged"):
-            decompress(*pair, bytes(damaged))
+        refused("torn or damaged", damaged)
     other = fit(tokenizer.codebook, [tokens_of(tokenizer, photograph())], num_steps=1)
-    with pytest.raises(ValueError, match="of another tokenizer or prior, with K = 64"):
-        decompress(tokenizer, other, content)
+    refused("of another tokenizer or prior, with K = 64", content, other)
     probs = Prior.probs
     monkeypatch.setattr(Prior, "probs", lambda self, x: probs(self, x) ** 1.01)
-    with pytest.raises(ValueError, match="floats differ"):
-        decompress(*pair, content)
+    refused("floats differ", content)
 
 
 def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
     tokenizer, prior = pair
     images = {"a": photograph(64, 64), "b": photograph(50, 70, seed=3)}
-    assert torch.equal(
-        cheaper_tokens(*pair, images["a"], weight=0.0), tokens_of(tokenizer, images["a"])
-    )
     near, cheap = (file_rates(*pair, images, weight=weight) for weight in (0.0, 1.0))
     assert (cheap["bits_per_token"] < near["bits_per_token"]).all()
     assert (cheap["psnr"] < near["psnr"]).all()
@@ -218,63 +169,41 @@ def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
         assert row["bits_per_pixel"] == 8 * len(content) / image[0].numel()
         error = (decompress(*pair, content).double() - image).div(255).square().mean()
         assert row["psnr"] == pytest.approx(float(-10 * error.log10()))
-        tokens = tokens_of(tokenizer, image)
-        assert row["bits_per_token"] == pytest.approx(float(prior.nll(tokens).mean()))
+        bits = float(prior.nll(tokens_of(tokenizer, image)).mean())
+        assert row["bits_per_token"] == pytest.approx(bits)
         points = curve(image.permute(1, 2, 0).numpy(), "JPEG")
         assert points[:, 1].min() <= row["JPEG"] <= points[:, 1].max()
 
 
-def test_every_head_is_fitted_in_equal_steps():
-    maps, codebook = [walk(16, 16)], torch.linspace(-1, 1, K)[:, None]
-    table = head_rates(codebook, maps, maps, num_steps=3, progress=False).set_index("head")
-    assert list(table.index) == list(HEADS) and set(table["steps"]) == {3}
-    prior = fit(codebook, maps, head="softmax", num_steps=3, progress=False)
-    assert table.loc["softmax", "bits"] == pytest.approx(float(prior.nll(maps[0]).mean()))
-    assert table.loc["softmax", "parameters"] == sum(p.numel() for p in prior.parameters())
+def test_from_the_command_line_and_back(pair, tmp_path):
+    ours, names = tmp_path / "ours", ("a.png", "a.lgq", "b.png")
+    picture, file, back = (tmp_path / name for name in names)
+    pair[0].save_pretrained(ours)
+    pair[1].save(ours / "prior.safetensors")
+    assert compress(*pretrained(ours), photograph()) == compress(*pair, photograph())
+    Image.fromarray(photograph().permute(1, 2, 0).numpy()).save(picture)
+
+    def call(*paths):
+        command = [sys.executable, "-m", "lgqlib.prior", *map(str, paths), "--folder", str(ours)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert "bits a pixel" in call(picture, file).stderr
+    assert call(file, back).returncode == 0
+    want = decompress(*pair, file.read_bytes()).permute(1, 2, 0)
+    assert np.array_equal(np.asarray(Image.open(back)), want.numpy())
+    file.write_bytes(b"LGQ1")
+    assert "no file of tokens" in call(file, back).stderr
+    with pytest.raises(ValueError, match="no tokenizer with a prior"):
+        pretrained(tmp_path)
+    with pytest.raises(ValueError, match="not of this codebook"):
+        Prior.load(ours / "prior.safetensors", torch.randn(9, 2))
 
 
-def test_of_many_channels_the_prior_sees_the_principal_ones_however_they_are_turned():
-    narrow = torch.randn(64, 5) * torch.tensor([5.0, 4, 3, 2, 1])
-    wide = narrow @ torch.linalg.qr(torch.randn(48, 48))[0][:5]
-    seen = principal(wide - wide.mean(0))
-    assert seen.shape == (64, 8) and torch.equal(principal(narrow), narrow)
-    assert torch.allclose(torch.pdist(seen), torch.pdist(narrow), atol=1e-3)
-    assert torch.allclose(principal(-seen).abs(), seen.abs(), atol=1e-3)
-
-
-@pytest.mark.parametrize("method", ["lgq", "fsq", "simvq"])
-def test_the_bits_of_any_method_under_its_own_prior(method, trained):
-    tokenizer = trained(method).tokenizer()
+def test_the_bits_of_a_token_under_a_prior_of_its_own(trained):
+    tokenizer = trained("lgq").tokenizer()
     train_images, held_out = [photograph(seed=s) for s in range(4)], [photograph(40, 40, seed=7)]
-    options = {"num_steps": 40, "progress": False}
-    numbers, bits = prior_bits(tokenizer, train_images, held_out, **options)
-    assert numbers == prior_bits(tokenizer, train_images, held_out, **options)[0]
+    numbers, bits = prior_bits(tokenizer, train_images, held_out, num_steps=40, progress=False)
     assert bits.tolist() == pytest.approx([numbers["bits_per_pixel_prior"]])
     assert 0 < numbers["bits_per_token_prior"] < numbers["bits_per_token_counted"] + 1
     assert numbers["bits_per_pixel_prior"] == numbers["bits_per_token_prior"] / 16
     assert numbers["prior_tokens"] == 100
-
-
-def test_from_the_command_line_and_back(pair, tmp_path):
-    tokenizer, prior = pair
-    tokenizer.save_pretrained(tmp_path / "ours")
-    prior.save(tmp_path / "ours" / "prior.safetensors")
-    again = pretrained(tmp_path / "ours")
-    assert compress(*again, photograph()) == compress(*pair, photograph())
-    Image.fromarray(photograph().permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
-
-    def call(*names):
-        paths = [str(tmp_path / name) for name in names]
-        command = [sys.executable, "-m", "lgqlib.prior", *paths, "--folder", str(tmp_path / "ours")]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    assert "bits a pixel" in call("a.png", "a.lgq").stderr
-    assert call("a.lgq", "b.png").returncode == 0
-    want = decompress(*pair, (tmp_path / "a.lgq").read_bytes())
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "b.png")), want.permute(1, 2, 0).numpy())
-    (tmp_path / "a.lgq").write_bytes(b"LGQ1")
-    assert "no file of tokens" in call("a.lgq", "b.png").stderr
-    with pytest.raises(ValueError, match="no tokenizer with a prior"):
-        pretrained(tmp_path)
-    with pytest.raises(ValueError, match="not of this codebook"):
-        Prior.load(tmp_path / "ours" / "prior.safetensors", torch.randn(9, 2))

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from lgqlib.quantizers import METHODS
-from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
-from lgqlib.train import train
 
 
 def images(n=2, size=32, seed=0):
@@ -50,55 +48,28 @@ def test_what_does_not_fit_is_refused(tiny_config):
         tokenizer.pruned(torch.ones(64, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("energy", ["squared", "norm"])
-def test_tau_c_follows_the_latents_that_were_observed(energy, tiny_config):
-    tokenizer = Tokenizer(tiny_config("lgq", f"quantizer.lgq.energy={energy}"))
+def test_tau_c_follows_the_latents_that_were_observed(tiny_config):
+    tokenizer = Tokenizer(tiny_config("lgq"))
     assert math.isnan(tokenizer.tau_c)
     torch.manual_seed(0)
     z = torch.randn(4, 5, 50, 50) * torch.tensor([3.0, 1, 1, 1, 1]).reshape(5, 1, 1)
     indices = torch.zeros(4, 50, 50, dtype=torch.int64)
-    tokenizer.observe(z, indices)
-    first = tokenizer.tau_c
-    if energy == "squared":
-        assert first == pytest.approx(2 * 9, rel=0.05)
     for _ in range(20):
         tokenizer.observe(z, indices)
-    assert tokenizer.tau_c == pytest.approx(first, rel=1e-4)
+        assert tokenizer.tau_c == pytest.approx(2 * 9, rel=0.05)
     tokenizer.observe(3 * z, indices)
-    assert first < tokenizer.tau_c < 9.1 * first
+    assert 18 < tokenizer.tau_c < 9.1 * 18
 
 
 def test_the_width_is_twice_the_running_error_a_channel(tiny_config):
-    tokenizer = Tokenizer(tiny_config("lgq")).train()
+    tokenizer, errors = Tokenizer(tiny_config("lgq")).train(), []
     assert math.isnan(tokenizer.width)
-    errors = []
     for seed in range(2):
         z = tokenizer.latents(images(seed=seed))
         out = tokenizer.quantizer(z, 0.5)
         tokenizer.observe(z, out.indices)
         errors.append((z - out.z_q).square().sum(1).mean().item())
     assert tokenizer.width == pytest.approx(2 * (0.9 * errors[0] + 0.1 * errors[1]) / 5, rel=1e-5)
-
-
-@pytest.mark.parametrize("method, family", [("lgq", "patch"), ("fsq", "patch"), ("lgq", "vqgan")])
-def test_the_start_is_of_the_images_alone_and_better_than_none(method, family, tiny_config):
-    photographs = torch.nn.functional.avg_pool2d(images(16), 9, 1, 4) * 4
-    found = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        tokenizer = Tokenizer(tiny_config(method, f"backbone.family={family}"))
-        tokenizer.initialize(photographs)
-        found.append(tokenizer.eval()(photographs).images)
-    assert torch.equal(*found)
-    assert (found[0] - photographs).square().mean() < 0.7 * photographs.var()
-
-
-def test_per_channel_bins_train_by_the_default_recipe(tiny_config, tmp_path, cache):
-    run = Run.create(tmp_path / "runs", tiny_config("lgq", BINS))
-    train(run.config, run, cache=cache, progress=False)
-    logged = run.metrics().query("split == 'train'")
-    assert logged[["free_energy", "commit", "usage", "peak", "loss"]].notna().all(axis=None)
-    assert run.tokenizer()(images()).quantized.terms == {}, "terms are for training"
 
 
 @torch.no_grad()

@@ -568,8 +568,9 @@ def how_it_learned(p: Encoded) -> Block:
     parts = []
     for s in shown:
         codes, latents = in_plane(basis, s.codebook), in_plane(basis, s.latents)
-        drawn = draw.plane(latents[:900], ["var(--muted)"] * 900, codes, inks, wide, within=within,
-                           radius=2.6)  # fmt: skip
+        some = latents[:900]
+        grays = ["var(--muted)"] * len(some)
+        drawn = draw.plane(some, grays, codes, inks, wide, within=within, radius=2.6)
         used = len(np.unique(s.indices))
         name = f"<b>step {s.step:,}</b> {used:,} codes for {len(s.indices):,} tokens"
         parts.append(draw.panel(drawn, wide, name))

@@ -1,7 +1,6 @@
-"""JupyterLab on loopback and a real Chromium in front of it, for tests and screenshots."""
+"""JupyterLab on loopback and a real Chromium in front of it."""
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -17,20 +16,21 @@ import nbformat
 import pytest
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from playwright.sync_api import Page, TimeoutError, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 SETTINGS = {
     # News would be a question on the screen; windowing takes cells off the page.
-    "@jupyterlab/apputils-extension/notification": {"fetchNews": "false"},
-    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/apputils-extension/notification": '{"fetchNews": "false"}',
+    "@jupyterlab/notebook-extension/tracker": '{"windowingMode": "none"}',
 }
 STATUS = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
 ERRORS = """() => [...document.querySelectorAll(
     '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"],'
     + '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]'
-)].map(node => node.innerText)"""
+)].map(node => node.innerText).filter(  // a progress bar writes to stderr too
+    text => !['it/s', 'Warning', '%|'].some(part => text.includes(part)))"""
 RESTORED = """async () => {
     // JupyterLab first asks the kernel which widgets there are; no hand runs cells before that.
     const context = window.jupyterapp.shell.currentWidget.sessionContext;
@@ -51,20 +51,10 @@ PATIENT = """
 """anywidget gives the code of a widget two seconds to load. plotly's 5 MB take longer in a busy
 browser, which then draws the figure but drops every later message to it: no key would ever move it.
 """
-SEEN = """() => ({
-    figures: [...document.querySelectorAll('.js-plotly-plot')].map(
-        plot => (plot.data || []).map(trace => trace.name)),
-    widgets: [...document.querySelectorAll('.jp-OutputArea-output')].filter(
-        node => (node.dataset.mimeType || '').includes('widget')
-            || node.querySelector('.jupyter-widgets, .lm-Panel')).map(
-        node => node.outerHTML.replace(/<svg.*?<[/]svg>/gs, '').slice(0, 3000)),
-})"""
 
 
-def chromium_path() -> str | None:
-    """Find a Chromium or Chrome of this machine."""
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for name in names if (path := shutil.which(name))), None)
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def marks(timeout: int) -> list[pytest.MarkDecorator]:
@@ -74,19 +64,18 @@ def marks(timeout: int) -> list[pytest.MarkDecorator]:
         pytest.mark.browser,
         pytest.mark.timeout(timeout),
         pytest.mark.xdist_group("browser"),
-        pytest.mark.skipif(chromium_path() is None, reason=there),
+        pytest.mark.skipif(CHROMIUM is None, reason=there),
     ]
 
 
 @contextlib.contextmanager
-def jupyterlab(folder: Path, *, theme: str = "light") -> Iterator[str]:
+def jupyterlab(folder: Path) -> Iterator[str]:
     """Run JupyterLab over `folder` with private configuration; give its address with the token."""
     private = folder / ".private"
-    look = {"@jupyterlab/apputils-extension/themes": {"theme": f"JupyterLab {theme.title()}"}}
-    for name, value in (SETTINGS | look).items():
+    for name, value in SETTINGS.items():
         file = private / "settings" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(value))
+        file.write_text(value)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -95,9 +84,7 @@ def jupyterlab(folder: Path, *, theme: str = "light") -> Iterator[str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
-        "JUPYTER_CONFIG_DIR": str(private / "config"),
-        "JUPYTER_DATA_DIR": str(private / "data"),
-        "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
+        **{f"JUPYTER_{x.upper()}_DIR": str(private / x) for x in ("config", "data", "runtime")},
         "IPYTHONDIR": str(private / "ipython"),
         "JUPYTERLAB_SETTINGS_DIR": str(private / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(private / "workspaces"),
@@ -105,44 +92,46 @@ def jupyterlab(folder: Path, *, theme: str = "light") -> Iterator[str]:
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1"]
     command += [f"--port={port}", f"--IdentityProvider.token={token}", "--allow-root"]
     command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
-    log = open(folder / "jupyterlab.log", "w")  # noqa: SIM115
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    try:
-        for _ in range(240):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            if server.poll() is not None:
-                raise RuntimeError((folder / "jupyterlab.log").read_text()[-2000:])
-            time.sleep(0.25)
-        yield f"http://127.0.0.1:{port}/lab/tree/{{name}}?reset&token={token}"
-    finally:
-        server.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(15)
-        server.kill()
-        server.wait()
-        log.close()
+    with open(folder / "jupyterlab.log", "w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                if server.poll() is not None:
+                    raise RuntimeError((folder / "jupyterlab.log").read_text()[-2000:])
+                time.sleep(0.25)
+            yield f"http://127.0.0.1:{port}/lab/tree/{{name}}?reset&token={token}"
+        finally:
+            server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(15)
+            server.kill()
+            server.wait()
 
 
 @contextlib.contextmanager
-def chromium(*, height: int = 1100) -> Iterator[Page]:
-    """Open a page of Chromium with software rendering; `page.errors` collects its console's
-    errors.
-    """
+def browsing() -> Iterator[Browser]:
+    """Start a Chromium with software rendering."""
+    options = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium_path(),
-            args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
-        )
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         try:
-            page = browser.new_page(viewport={"width": 1400, "height": height})
-            page.add_init_script(PATIENT)
-            page.errors = []
-            page.on("pageerror", lambda error: page.errors.append(str(error)))
-            page.on("console", lambda message: _note(page, message))
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Page]:
+    """Open a page of a Chromium; `page.errors` collects its console's errors."""
+    with browsing() as browser:
+        page = browser.new_page(viewport={"width": 1400, "height": 1100})
+        page.add_init_script(PATIENT)
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("console", lambda message: _note(page, message))
+        yield page
 
 
 def _note(page: Page, message: Any) -> None:
@@ -151,84 +140,35 @@ def _note(page: Page, message: Any) -> None:
         page.errors.append(message.text)
 
 
-def place_notebook(
-    name: str, folder: Path, parameters: Mapping[str, Any], *, until: str = ""
-) -> str:
-    """Copy a notebook with other parameters into a folder; give the copy's name.
-
-    `until`: leave out what comes after the first code cell that has this text.
-    """
+def place_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Copy a notebook with other parameters into a folder."""
     node = load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb"))
     node = parameterize_notebook(node, dict(parameters), kernel_name="python3", language="python")
-    if until:
-        cells = node.cells
-        last = next(i for i, c in enumerate(cells) if c.cell_type == "code" and until in c.source)
-        imports = any(line.startswith("from") for line in cells[last].source.splitlines())
-        if imports:  # the name is imported first and used later
-            more = enumerate(cells[last + 1 :], last + 1)
-            last = next(i for i, c in more if c.cell_type == "code" and until in c.source)
-        node.cells = cells[: last + 1]
     nbformat.write(node, folder / f"{name}.ipynb")
-    return f"{name}.ipynb"
 
 
 def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -> None:
-    """Open a notebook, run all its cells, and wait for the last; raise when a cell writes an
-    error.
-    """
+    """Open a notebook, run all its cells, and wait for the last; raise when one writes an error."""
     page.goto(address.format(name=name), timeout=120_000)
-    _wait(page, f"() => {STATUS} === 'idle'", 90)
+    page.wait_for_function(f"() => {STATUS} === 'idle'", timeout=90_000)
     page.evaluate(RESTORED)
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         errors = page.evaluate(ERRORS)
-        # A progress bar writes to stderr too.
-        errors = [e for e in errors if "it/s" not in e and "Warning" not in e and "%|" not in e]
-        if errors:
-            raise AssertionError("a cell wrote to stderr:\n" + "\n".join(errors)[-3000:])
+        assert not errors, "a cell wrote to stderr:\n" + "\n".join(errors)[-3000:]
         if page.evaluate(PENDING) == 0 and page.evaluate(f"() => {STATUS}") == "idle":
             return
         time.sleep(0.5)
     raise AssertionError(f"{name} did not finish in {seconds} s")
 
 
-def _wait(page: Page, condition: str, seconds: float) -> None:
-    page.wait_for_function(condition, timeout=1000 * seconds)
-
-
-def trace(page: Page, plot: str, name: str, attribute: str) -> Any:
+def trace(page: Page, plot: str, name: str, attribute: str) -> list:
     """Read an attribute of a named trace in the figure that has a trace called `plot`.
 
     A busy browser draws a figure some time after its cell is done: it is waited for.
     """
-    try:
-        page.wait_for_function(f"plot => Boolean(({FIND})(plot))", arg=plot, timeout=60_000)
-    except TimeoutError as error:
-        seen = page.evaluate(SEEN)
-        raise AssertionError(
-            f"no figure with a trace {plot!r}; there are {seen}; the console said {page.errors}"
-        ) from error
-    return page.evaluate(
-        f"""([plot, name, attribute]) => {{
-            const found = ({FIND})(plot);
-            const trace = found && found.data.find(t => t.name === name);
-            const value = trace && attribute.split('.').reduce((o, k) => o && o[k], trace);
-            return JSON.stringify(value && value.length !== undefined && typeof value !== 'string'
-                ? Array.from(value) : value);
-        }}""",
-        [plot, name, attribute],
-    )
-
-
-def wait_for_change(
-    page: Page, plot: str, name: str, attribute: str, before: Any, *, seconds: float = 60
-) -> Any:
-    """Wait until a trace's attribute is another; give the new value."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        now = trace(page, plot, name, attribute)
-        if now != before:
-            return now
-        page.wait_for_timeout(20)
-    raise AssertionError(f"{name}.{attribute} did not change in {seconds} s")
+    page.wait_for_function(f"plot => Boolean(({FIND})(plot))", arg=plot, timeout=60_000)
+    trace = f"({FIND})(plot).data.find(t => t.name === name)"
+    read = f"([plot, name, attribute]) => Array.from({trace}[attribute] || [])"
+    return page.evaluate(read, [plot, name, attribute])

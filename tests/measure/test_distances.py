@@ -1,13 +1,17 @@
 """Distances of feature sets against torchmetrics, scipy and their definitions."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from lgqlib.measure.distances import frechet_distance, kernel_distance
+from lgqlib.study.comparison import mean_interval, side
 
 
 def features(num, dim, *, seed, shift=0.0):
@@ -23,14 +27,12 @@ def updated(reference, x, y):
     return reference.compute()
 
 
-def test_frechet_distance_equals_torchmetrics():
+def test_frechet_distance_equals_torchmetrics_also_of_few_far_from_zero():
     x, y = features(200, 12, seed=0), features(150, 12, seed=1, shift=0.3)
     reference = FrechetInceptionDistance(nn.Flatten(), input_img_size=(12, 1, 1), normalize=True)
     reference.set_dtype(torch.float64)
     assert frechet_distance(x, y) == pytest.approx(updated(reference, x, y).item(), rel=1e-4)
 
-
-def test_frechet_distance_of_singular_covariances_far_from_zero():
     x, y = (features(10, 40, seed=seed).double() + 1e3 for seed in (0, 1))
     # tr (A^(1/2) B A^(1/2))^(1/2) is the nuclear norm of X Y' for A = X'X and B = Y'Y.
     p, q = (x - x.mean(0)) / 3, (y - y.mean(0)) / 3
@@ -38,48 +40,15 @@ def test_frechet_distance_of_singular_covariances_far_from_zero():
     shift = (x.mean(0) - y.mean(0)).square().sum()
     expected = (shift + p.square().sum() + q.square().sum()).item() - 2 * nuclear
     assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
-
-
-def mmd(x, y, *, paired):
-    """KID by its definition, with whole kernel matrices."""
-
-    def kernel(u, v, *, off_diagonal):
-        k = (u @ v.T / u.shape[1] + 1) ** 3
-        return k[~torch.eye(len(u)).bool()].mean() if off_diagonal else k.mean()
-
-    within = kernel(x, x, off_diagonal=True) + kernel(y, y, off_diagonal=True)
-    return (within - 2 * kernel(x, y, off_diagonal=paired)).item()
-
-
-def leave_one_out(x, y, *, paired):
-    def spread(pairs):
-        values = np.array([mmd(*pair, paired=paired) for pair in pairs])
-        return (len(values) - 1) * values.var()
-
-    def dropped(z):
-        return [torch.cat([z[:i], z[i + 1 :]]) for i in range(len(z))]
-
-    if paired:
-        return spread(zip(dropped(x), dropped(y), strict=True)) ** 0.5
-    return (spread((d, y) for d in dropped(x)) + spread((x, d) for d in dropped(y))) ** 0.5
-
-
-@pytest.mark.parametrize("paired, num_y", [(False, 11), (True, 8)])
-@pytest.mark.parametrize("block", [1, 3, 1024])
-def test_kernel_distance_is_its_definition_and_its_error_the_jackknife(paired, num_y, block):
-    x, y = features(8, 6, seed=0).double(), features(num_y, 6, seed=1, shift=0.5).double()
-    result = kernel_distance(x, y, paired=paired, block=block)
-    assert result.value == pytest.approx(mmd(x, y, paired=paired), rel=1e-10)
-    assert result.standard_error == pytest.approx(leave_one_out(x, y, paired=paired), rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
-def test_kernel_distance_equals_torchmetrics():
+def test_kernel_distance_equals_torchmetrics_and_pairs_do_not_bias_it():
     x, y = features(40, 12, seed=0), features(40, 12, seed=1, shift=0.3)
     reference = KernelInceptionDistance(nn.Flatten(), subsets=1, subset_size=40, normalize=True)
     expected = updated(reference, x, y)[0].item()
     assert kernel_distance(x, y).value == pytest.approx(expected, rel=1e-4)
+    assert kernel_distance(x, x, paired=True) == pytest.approx((0, 0), abs=1e-12)
 
 
 def test_kernel_distance_is_unbiased_and_its_standard_error_honest():
@@ -94,17 +63,17 @@ def test_kernel_distance_is_unbiased_and_its_standard_error_honest():
     assert (errors**2).mean() ** 0.5 == pytest.approx(values.std(), rel=0.25)
 
 
-def test_pairs_of_an_image_and_its_reconstruction_do_not_bias_the_kernel_distance():
-    x = features(20, 6, seed=0)
-    assert kernel_distance(x, x, paired=True) == pytest.approx((0, 0), abs=1e-12)
-    assert kernel_distance(x, x, paired=False).value < -0.1
+def test_intervals_equal_scipys():
+    a, b = np.random.default_rng(0).normal(size=(2, 5))
+    theirs = stats.ttest_rel(a, b).confidence_interval()
+    expected = a.mean() - b.mean(), theirs.low, theirs.high
+    assert mean_interval(a - b) == pytest.approx(expected, rel=1e-9)
 
 
-def test_too_few_or_unpaired_rows_are_refused():
-    x = features(5, 3, seed=0)
-    with pytest.raises(ValueError, match="x has 5 rows and y 2"):
-        kernel_distance(x, x[:2])
-    with pytest.raises(ValueError, match="equally many when paired"):
-        kernel_distance(x, x[:4], paired=True)
-    with pytest.raises(ValueError, match="give at least 2"):
-        frechet_distance(x, x[:1])
+def test_a_side_is_where_the_whole_interval_lies_and_one_seed_decides_nothing():
+    _, *ends = mean_interval(np.array([0.1, 0.11, 0.12]))
+    assert (side(*ends), side(*ends, 0.2), side(*ends, 0.1), side(0, 0)) == (1, -1, 0, 0)
+    assert mean_interval(np.array([3.0])) == (3, -math.inf, math.inf)
+    assert side(-math.inf, math.inf, -99) == 0
+    with pytest.raises(ValueError, match="must be finite numbers"):
+        mean_interval(np.array([1.0, math.nan]))

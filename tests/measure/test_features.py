@@ -9,9 +9,7 @@ from torch import nn
 
 from lgqlib.evaluate import evaluate_run
 from lgqlib.measure import features
-from lgqlib.measure.features import LiteFeatures, ScriptedFeatures, build_extractor
-from lgqlib.run import Run
-from lgqlib.train import train
+from lgqlib.measure.features import LiteFeatures, build_extractor
 
 scripted = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -31,27 +29,13 @@ def installed_network(variant):
     return network.eval()
 
 
-@pytest.mark.parametrize(("variant", "side"), [("lite0", 64), ("lite0", 75), ("lite2", 75)])
+@pytest.mark.parametrize(("variant", "side"), [("lite0", 75), ("lite2", 75)])
 def test_folding_changes_no_feature_and_no_mode_matters(variant, side):
     x, extractor = images(2, side), LiteFeatures(variant, side=side)
     with torch.no_grad():
         expected = installed_network(variant).extract_features((x * 255 - 127) / 128).mean((2, 3))
-    assert not any(p.requires_grad for p in extractor.parameters())
-    for result in (extractor.eval().pooled(x), extractor.train().pooled(x), extractor.pooled(x)):
-        assert result.shape == (2, 1280)
+    for result in (extractor.train().pooled(x), extractor.eval().pooled(x)):
         assert torch.allclose(result, expected, atol=1e-4)
-
-
-def test_a_comparison_is_that_of_each_image_whatever_the_batch(lite0, monkeypatch):
-    x, y = images(5, 32), images(5, 32, seed=1)
-    right = (lite0.perceptual(y, x), lite0.pooled(x), lite0.pooled(y))
-    for pixels in (features.CHUNK_PIXELS, 2 * 64 * 64):
-        monkeypatch.setattr(features, "CHUNK_PIXELS", pixels)
-        pairs = zip(x.split(3), y.split(3), strict=True)
-        parts = zip(*(lite0.compare(a, b) for a, b in pairs), strict=True)
-        for part, value in zip(parts, right, strict=True):
-            assert torch.allclose(torch.cat(part), value, atol=1e-5)
-    assert lite0.compare(x, y, with_original=False).original is None
 
 
 def test_perceptual_distance_equals_its_definition_also_under_mixed_precision(lite0):
@@ -74,20 +58,6 @@ def test_perceptual_distance_equals_its_definition_also_under_mixed_precision(li
     assert torch.allclose(mixed, expected, rtol=0.05)
 
 
-def test_the_perceptual_gradient_is_finite_and_the_images_only():
-    lite0 = LiteFeatures("lite0", side=32).double()
-    x, y = (images(2, 32, seed=seed).double().requires_grad_() for seed in (0, 1))
-    (gradient,) = torch.autograd.grad(lite0.perceptual(x, y).sum(), x)
-    way = torch.randn_like(x)
-    with torch.no_grad():
-        ends = [lite0.perceptual(x + s * 1e-6 * way, y).sum() for s in (1, -1)]
-    numeric = (ends[0] - ends[1]) / 2e-6
-    torch.testing.assert_close((gradient * way).sum(), numeric, rtol=1e-4, atol=1e-7)
-    flat = torch.zeros_like(x).requires_grad_()  # features of length zero
-    lite0.perceptual(flat, y).sum().backward()
-    assert flat.grad.isfinite().all() and y.grad is None
-
-
 POOL = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
@@ -102,11 +72,12 @@ def saved(module, path):
 
 
 @scripted
-def test_a_run_is_evaluated_with_the_networks_that_its_config_names(tiny_config, tmp_path, cache):
+def test_a_run_is_evaluated_with_the_networks_of_its_config(
+    tiny_config, trained_in, tmp_path, cache
+):
     own, distance = saved(POOL, tmp_path / "own.pt"), saved(Distance(), tmp_path / "lpips.pt")
     more = f"evaluation.extractor={own} evaluation.distance={distance} train.num_steps=1"
-    run = Run.create(tmp_path / "runs", tiny_config("fsq", more))
-    train(run.config, run, cache=cache, progress=False)
+    run = trained_in("runs", tiny_config("fsq", more))
     per_image = evaluate_run(run, cache=cache, train_batches=1, progress=False).evaluation.per_image
     numbers = run.evaluation()
     assert numbers["extractor"] == build_extractor(str(own), str(distance)).name
@@ -114,18 +85,3 @@ def test_a_run_is_evaluated_with_the_networks_that_its_config_names(tiny_config,
     # This distance is the mean squared error, which PSNR also knows.
     mse = 10 ** (-per_image["psnr"] / 10)
     np.testing.assert_allclose(per_image["perceptual"], mse, rtol=0.05, atol=1e-4)
-
-
-@scripted
-def test_what_was_given_wrong_is_named(tmp_path):
-    (tmp_path / "text.pt").write_text("not a network")
-    maps = ScriptedFeatures(saved(nn.Identity(), tmp_path / "maps.pt"))
-    for use, says in [
-        (lambda: LiteFeatures("lite7"), r"'lite7'.*lite0.*lite2"),
-        (lambda: LiteFeatures("lite0", side=16), "side is 16"),
-        (lambda: ScriptedFeatures(tmp_path / "gone.pt"), r"no feature extractor at .*gone.*lite2"),
-        (lambda: ScriptedFeatures(tmp_path / "text.pt"), r"text\.pt is not a TorchScript file"),
-        (lambda: maps.pooled(images(2, 8)), r"shape \(2, 3, 8, 8\).*\[B, D\]"),
-    ]:
-        with pytest.raises(ValueError, match=says):
-            use()

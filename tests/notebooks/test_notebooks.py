@@ -7,19 +7,16 @@ import sys
 from pathlib import Path
 
 import nbformat
-import numpy as np
-import pandas
 import papermill
+import plotly.graph_objects as go
 import pytest
+from builders import assert_readable
+from conftest import TINY
 
-from lgqlib.figures.plane import clusters
-from lgqlib.run import Run
 from lgqlib.study.engine import parameters_of
 from lgqlib.study.report import to_html
-from lgqlib.train import train
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-MOST_LINES = 12
 
 
 def papered(test):
@@ -31,23 +28,20 @@ def papered(test):
 def test_a_notebook_tells_and_the_library_does(path):
     notebook = nbformat.read(path, 4)
     first, code = notebook.cells[0], [c for c in notebook.cells if c.cell_type == "code"]
-    assert first.cell_type == "markdown" and len(notebook.cells) - len(code) >= 5
     for part in ("# ", "**The question.**", "**What to expect.**", "**How long.**"):
         assert part in first.source
     (parameters,) = (c for c in code if "parameters" in c.metadata.get("tags", []))
     for line in filter(str.strip, parameters.source.splitlines()):
-        assert line.count("=") == 1, f"{line}: papermill knows no parameter of such a line"
         name, _, rest = line.partition(" = ")
         value, _, comment = rest.partition("  # ")
-        assert name.isidentifier() and comment, line
+        assert name.isidentifier() and comment and "=" not in rest, line  # papermill's grammar
         assert isinstance(eval(value, {}), str | int | float | bool), line
     for cell in code:
         lines = [*filter(str.strip, cell.source.splitlines())]
-        assert len(lines) <= MOST_LINES, cell.source
+        assert len(lines) <= 12, cell.source
         assert not any(line.startswith(("def ", "class ", "for ", "while ")) for line in lines)
         checked = "nbval-check-output" in cell.metadata.get("tags", [])
         assert bool(cell.outputs) == checked, f"outputs belong to checked cells: {cell.source}"
-    assert path.stat().st_size < 100_000 and "widgets" not in notebook.metadata
 
 
 @pytest.mark.notebook
@@ -71,16 +65,13 @@ def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
     source = next(path for path in NOTEBOOKS if path.stem == name)
     known = parameters_of(source)
     assert set(parameters) <= known, f"{name} has no {set(parameters) - known}"
-    return papermill.execute_notebook(
-        str(source),
-        str(folder / f"{name}.ipynb"),
-        parameters=parameters,
-        cwd=str(folder),
-        execution_timeout=300,
-        start_timeout=60,
-        progress_bar=False,
-        engine_name="lgqlib",
-    )
+    how = dict(execution_timeout=300, start_timeout=60, progress_bar=False, engine_name="lgqlib")
+    result = str(folder / f"{name}.ipynb")
+    notebook = papermill.execute_notebook(str(source), result, parameters, cwd=str(folder), **how)
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        if figure := output.get("data", {}).get("application/vnd.plotly.v1+json"):
+            assert_readable(go.Figure(figure["data"], figure["layout"]))
+    return notebook
 
 
 def printed(notebook) -> str:
@@ -90,40 +81,21 @@ def printed(notebook) -> str:
 
 
 @papered
-def test_the_plane_with_other_points_codes_and_temperatures(tmp_path):
-    parameters = dict(num_points=200, num_codes=5, seed=4, hottest=1.2, coldest=0.01, num_taus=24)
-    notebook = execute("00_lgq_in_the_plane", tmp_path, **parameters)
-    covariance = np.cov(clusters(200, seed=4).T, bias=True)
-    tau_c = 2 * np.linalg.eigvalsh(covariance)[-1]
-    assert f"tau_c = {tau_c:.3f}" in printed(notebook)
-
-
-@papered
-def test_training_and_evaluating_a_peer(tmp_path, cache, tiny_config):
-    overrides = (
-        "data.eval_crops=32 backbone.width=16 backbone.depth=1 train.num_steps=8 "
-        "train.batch_size=8 train.log_every=2 train.eval_every=4 backbone.dim=4 "
-        "evaluation.extractor="
-    )
+@pytest.mark.parametrize("method", ["fsq", "pca_kmeans"])
+def test_training_and_evaluating_a_peer_and_what_learns_nothing(
+    method, tmp_path, cache, tiny_config
+):
+    overrides = f"{TINY} backbone.dim=4 evaluation.extractor="
+    if method == "pca_kmeans":
+        overrides += " train.num_steps=0"
     shared = dict(cache=str(cache))
-    parameters = dict(method="fsq", num_codes=64, seed=3, overrides=overrides) | shared
+    parameters = dict(method=method, num_codes=64, seed=3, overrides=overrides) | shared
     text = printed(execute("01_train", tmp_path, runs=str(tmp_path), **parameters))
-    assert "fsq-photos-K64-s3" in text and "step 8: held-out PSNR" in text
-    (run,) = tmp_path.glob("fsq-photos-K64-s3-*")
+    assert ("step 8: held-out PSNR" if method == "fsq" else "Nothing was trained.") in text
+    (run,) = tmp_path.glob(f"{method}-photos-K64-s3-*")
     text = printed(execute("02_evaluate", tmp_path, run=str(run), train_batches=2, **shared))
     assert "of 64 codes over 2048 tokens" in text and "no KID (n = 32)" in text
     assert (run / "evaluation.json").is_file()
-
-
-@papered
-def test_no_learning_goes_the_same_way(tmp_path, cache):
-    more = "data.eval_crops=32 evaluation.extractor= evaluation.prior_steps=2"
-    parameters = dict(method="pca_kmeans", num_codes=64, overrides=more, cache=str(cache))
-    text = printed(execute("01_train", tmp_path, runs=str(tmp_path), **parameters))
-    assert "Nothing was trained." in text
-    (run,) = tmp_path.glob("pca_kmeans-*")
-    text = printed(execute("02_evaluate", tmp_path, run=str(run), cache=str(cache)))
-    assert "under a prior" in text and (run / "evaluation.json").is_file()
 
 
 @papered
@@ -135,12 +107,8 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
     run = tmp_path / "run"
     shutil.copytree(trained(method).path, run)
     notebook = execute(name, tmp_path, run=str(run), cache=str(cache), num_images=2)
-    assert any(
-        "application/vnd.plotly.v1+json" in o.get("data", {})
-        for cell in notebook.cells
-        for o in cell.get("outputs", [])
-    )
-    assert "widgets" not in notebook.metadata
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert any("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
     assert (tmp_path / f"{name}.ipynb").stat().st_size < 5_000_000
     page = to_html(tmp_path / f"{name}.ipynb")
     assert len(page) < 6_000_000 and 'class="lgx-page"' in page and "srcdoc=" in page
@@ -148,37 +116,28 @@ def test_what_a_run_learned_is_shown_for_every_kind_of_method(
 
 
 @papered
-@pytest.mark.parametrize("num_snapshots", [0, 1])
-def test_geometry_of_a_run_without_a_history_says_why_it_shows_none(
-    num_snapshots, tmp_path, cache, tiny_config
-):
-    config = tiny_config("vq", f"evaluation.extractor= train.num_snapshots={num_snapshots}")
-    run = Run.create(tmp_path, config)
-    train(config, run, cache=cache, progress=False)
+def test_a_run_without_a_history_says_why_it_shows_none(tmp_path, cache, trained_in, tiny_config):
+    run = trained_in("runs", tiny_config("vq", "evaluation.extractor= train.num_snapshots=1"))
     options = dict(run=str(run.path), cache=str(cache), num_images=2)
     text = printed(execute("03_geometry", tmp_path, **options))
-    assert "for want of two snapshots" in text
-    assert "train.num_snapshots=2" in text and "Numbers in 03_geometry.json" in text
+    assert "for want of two snapshots" in text and "train.num_snapshots=2" in text
     assert json.loads((run.notebooks / "03_geometry.json").read_text())["births"] is None
 
 
 @papered
 def test_a_prior_is_fitted_and_files_are_written_for_any_method(tmp_path, cache, trained):
-    shutil.copytree(trained("fsq").path, tmp_path / "run")
+    run = shutil.copytree(trained("fsq").path, tmp_path / "run")
     steps = dict(num_steps=20, head_steps=3, many_codes=2100, largest=64)
-    text = printed(
-        execute("08_prior", tmp_path, run=str(tmp_path / "run"), cache=str(cache), **steps)
-    )
+    text = printed(execute("08_prior", tmp_path, run=str(run), cache=str(cache), **steps))
     assert "the picture came back bit for bit" in text and "dB against JPEG" in text
-    numbers = json.loads((tmp_path / "run" / "notebooks" / "08_prior.json").read_text())
+    numbers = json.loads((run / "notebooks" / "08_prior.json").read_text())
     assert 0 < numbers["prior"] < 8 and numbers["num_photographs"] == 9
 
 
 @papered
 def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
     folder = tmp_path / "study"
-    for method in ("lgq", "fsq"):
-        run = trained(method)
+    for run in (trained("lgq"), trained("fsq")):
         shutil.copytree(run.path, folder / run.name)
     text = printed(execute("06_compare", tmp_path, study=str(folder), cache=str(cache)))
     assert "2 of 2 runs finished, 2 cohorts" in text
@@ -187,28 +146,8 @@ def test_methods_are_compared_and_claims_judged(tmp_path, cache, trained):
 
 
 @papered
-def test_the_laboratory_judges_the_hypotheses_on_latents_of_a_run(tmp_path, cache, trained):
-    parameters = dict(num_codes=16, num_points=256, num_steps=2, batch_size=64, num_seeds=2)
-    parameters |= dict(run=str(trained("lgq").path), cache=str(cache), out=str(tmp_path))
-    text = printed(execute("07_laboratory", tmp_path, **parameters))
-    assert "free energy, added to the authors'" in text
-    numbers = json.loads((tmp_path / "07_laboratory.json").read_text())
-    tables = {
-        t["title"]: pandas.DataFrame(t["data"], columns=t["columns"]) for t in numbers["tables"]
-    }
-    assert set(tables["Error"]["verdict"]) <= {"better", "worse", "undecided"}
-    assert "latents of lgq" in numbers["about"]["latents"] and len(tables) == 7
-
-
-@papered
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
 def test_without_a_run_the_tokenizer_that_ships_is_shown(name, tmp_path, cache):
     options = dict(runs=str(tmp_path), cache=str(cache), num_images=1)
     text = printed(execute(name, tmp_path, **options))
     assert "this is lgq-f4-1024, which ships" in text
-
-
-@papered
-def test_without_a_run_it_says_what_to_do(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError, match="no finished run"):
-        execute("06_compare", tmp_path, runs=str(tmp_path))

@@ -10,15 +10,15 @@ from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lgqlib.config import TERMS, LGQConfig, LossConfig, QuantizerConfig
+from lgqlib.config import LGQConfig, LossConfig, QuantizerConfig
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.assignment import nearest
 from lgqlib.quantizers.fsq import BSQ, FSQ, IFSQ, LFQ, matching_levels
+from lgqlib.quantizers.start import STARTS, anneal, initial_codes
 from lgqlib.quantizers.vq import EMAVQ, IBQ, SimVQ
 
 K, C = 64, 6
 IMPLICIT = ("fsq", "ifsq", "lfq", "bsq")
-LEARNED = [name for name in METHODS if name not in IMPLICIT]
 KINDS = {
     "bins": LGQConfig(per_channel=True),
     "free energy": LGQConfig(codebook_loss="free_energy", identity=0.5, usage="entropy"),
@@ -57,14 +57,6 @@ def weights_of(name):
     """Give a method's own weights of its terms."""
     own = METHODS[name].weights if name in METHODS else {}
     return {key.removeprefix("loss."): value for key, value in own.items()}
-
-
-@every_method
-def test_every_term_has_a_weight(name):
-    weights, terms = weights_of(name), set(started(name)(latents(), 1.0).terms)
-    assert set(weights) <= terms <= set(TERMS) <= set(vars(LossConfig()))
-    if name not in ("lgq", "bins"):
-        assert terms == set(weights)
 
 
 @every_kind
@@ -116,16 +108,6 @@ def test_the_codebook_moves_unless_it_is_given(name):
         assert share > 0.9, f"only {share:.0%} of the codes moved"
 
 
-@pytest.mark.parametrize("name", LEARNED)
-@pytest.mark.parametrize("scale", [0.01, 30.0])
-def test_codes_start_as_large_as_the_latents(name, scale):
-    ratio = started(name, scale=scale).codebook.square().mean().sqrt() / scale
-    assert 0.7 < ratio < 1.4
-    for wrong in (torch.zeros(5, C + 1), torch.zeros(0, C)):
-        with pytest.raises(ValueError, match=f"expected .n >= 1, {C}."):
-            started(name).initialize(wrong)
-
-
 @every_kind
 @settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @given(
@@ -155,40 +137,33 @@ def test_extreme_latents_have_finite_values_and_gradients(name, case, scale, sta
 
 
 @every_method
-@pytest.mark.parametrize("tau", [0.5, 0.01])
-def test_autocast_does_not_lower_the_precision(name, tau):
-    plain, mixed, z = started(name), started(name), latents(9).requires_grad_()
-    expected = plain(z, tau)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = mixed(z, tau)
-        table = mixed.codebook
-        assert torch.equal(mixed.encode(z), plain.encode(z))
-    assert out.z_q.dtype == table.dtype == torch.float32
-    assert torch.equal(table, plain.codebook)
-    assert torch.equal(out.z_q, expected.z_q)
-    assert all(torch.equal(out.terms[key], term) for key, term in expected.terms.items())
-    grads = [torch.autograd.grad(o.z_q.square().sum(), z)[0] for o in (out, expected)]
-    torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
-    assert tau < 0.5 or (grads[0] != 0).float().mean() > 0.9, "the encoder gets a gradient"
-
-
-def test_an_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"method = 'pq': it must be one of lgq, fsq, vq"):
-        made("pq")
+def test_autocast_does_not_lower_the_precision(name):
+    for tau in (0.5, 0.01):
+        plain, mixed, z = started(name), started(name), latents(9).requires_grad_()
+        expected = plain(z, tau)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = mixed(z, tau)
+            assert torch.equal(mixed.encode(z), plain.encode(z))
+            assert torch.equal(mixed.codebook, plain.codebook)
+        assert out.z_q.dtype == torch.float32 and torch.equal(out.z_q, expected.z_q)
+        assert all(torch.equal(out.terms[key], term) for key, term in expected.terms.items())
+        grads = [torch.autograd.grad(o.z_q.square().sum(), z)[0] for o in (out, expected)]
+        torch.testing.assert_close(*grads, rtol=1e-5, atol=1e-5)
+        assert tau < 0.5 or (grads[0] != 0).float().mean() > 0.9, "the encoder gets a gradient"
 
 
 def test_levels_multiply_to_the_size_or_the_nearest_that_do_are_named():
     # The second and third are sets that the FSQ paper recommends.
     for levels in [(32, 8, 8, 8), (8, 6, 5), (8, 5, 5, 5), (7, 5, 5, 5, 5), (3,)]:
         assert matching_levels(math.prod(levels)) == levels
-    for num_codes, near in [(1021, "1020 or 1023"), (2, "3"), (94, "93 or 95")]:
-        with pytest.raises(ValueError, match=f"num_codes = {num_codes}.*; {near} would do"):
-            FSQ(num_codes, 4)
-    for levels in [(2, 32), (8, 7), (64, 1)]:
-        with pytest.raises(ValueError, match="product num_codes = 64"):
-            FSQ(64, 4, levels=levels)
-    with pytest.raises(ValueError, match=r"num_codes = 1000.*512 or 1024 would do"):
-        LFQ(1000, 10)
+    for make, says in (
+        *((lambda k=k: FSQ(k, 4), f"num_codes = {k}.*would do") for k in (1021, 2, 94)),
+        *((lambda x=x: FSQ(64, 4, levels=x), "product num_codes = 64") for x in [(8, 7), (64, 1)]),
+        (lambda: LFQ(1000, 10), r"num_codes = 1000.*512 or 1024 would do"),
+        (lambda: made("pq"), r"method = 'pq': it must be one of lgq, fsq, vq"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            make()
 
 
 def assert_agree(
@@ -274,51 +249,71 @@ def test_ema_is_the_library_s(rotate):
         torch.testing.assert_close(peer.codebook, reference.codebook)
 
 
-def test_ema_brings_dead_codes_back_and_kills_no_table_larger_than_the_batch():
-    torch.manual_seed(0)
-    peer = EMAVQ(K, C)
-    peer.initialize(flat(latents(1, shape=(16, C, 4, 4))))
+def test_ema_brings_dead_codes_back():
+    peer = started("vq_ema")
     peer.library._codebook.embed[:, : K // 2] += 100.0
     peer.library._codebook.embed_avg[:, : K // 2] += 100.0
     far = peer.codebook[: K // 2].clone()
     for step in range(300):
         peer(latents(step, shape=(2, C, 8, 8)), 1.0)
     assert (peer.codebook[: K // 2] - far).abs().amin() > 50, "a dead code stayed far away"
-    assert len(peer.encode(latents(999, shape=(8, C, 16, 16))).unique()) > 0.9 * K
-
-    large = started("vq_ema", 512)
-    before = large.codebook.clone()
-    for step in range(20):
-        large(latents(step, shape=(1, C, 4, 4)), 1.0)  # 16 tokens for 512 codes
-    assert ((large.codebook - before).abs().amax(1) < 1.0).float().mean() > 0.9
 
 
-def test_ibq_gives_the_gradient_of_its_formula():
-    torch.manual_seed(0)
-    peer = started("ibq", num_codes=16).double()
-    z1, z2 = (flat(latents(2)).double().requires_grad_() for _ in range(2))
+def test_ibq_gives_the_gradient_and_the_entropy_of_its_formula():
+    peer = started("ibq", num_codes=16)
+    z1, z2 = (latents(2).requires_grad_() for _ in range(2))
     table = peer.codes.detach().clone().requires_grad_()
-    soft = (z1 @ table.T).softmax(1)
-    hard = F.one_hot(soft.argmax(1), 16).double()
+    soft = (flat(z1) @ table.T).softmax(1)
+    hard = F.one_hot(soft.argmax(1), 16).float()
     expected = (hard - soft.detach() + soft) @ table
     # The double quantization loss: index path, commitment, codes.
-    commit = (expected - z1).square().mean() + ((hard @ table).detach() - z1).square().mean()
+    commit = (expected - flat(z1)).square().mean()
+    commit = commit + ((hard @ table).detach() - flat(z1)).square().mean()
     weight = torch.randn_like(expected)
     ((expected * weight).sum() + commit).backward()
 
-    peer.float()
-    out = peer(rearrange(z2.float(), "(b h w) c -> b c h w", b=3, h=4, w=5), 1.0)
-    z_q = flat(out.z_q)
-    torch.testing.assert_close(z_q.double(), expected, atol=1e-5, rtol=1e-5)
-    ((z_q * weight).sum() + out.terms["commit"]).backward()
+    out = peer(z2, 1.0)
+    torch.testing.assert_close(flat(out.z_q), expected, atol=1e-5, rtol=1e-5)
+    ((flat(out.z_q) * weight).sum() + out.terms["commit"]).backward()
     torch.testing.assert_close(z2.grad, z1.grad, atol=1e-4, rtol=1e-4)
     # A code's gradient comes from the tokens that chose it, and through the index from all.
-    torch.testing.assert_close(peer.codes.grad.double(), table.grad, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(peer.codes.grad, table.grad, atol=1e-4, rtol=1e-4)
+    p = (flat(z2) @ peer.codes.T / IBQ.temperature).softmax(1)
+    sample, batch = torch.special.entr(p).sum(1).mean(), torch.special.entr(p.mean(0)).sum()
+    torch.testing.assert_close(out.terms["entropy"], sample - batch, atol=1e-4, rtol=1e-4)
 
 
-def test_ibq_entropy_is_that_of_its_dense_definition():
-    peer, z = started("ibq"), latents(3, scale=0.05)
-    p = (flat(z) @ peer.codes.T / IBQ.temperature).softmax(1)
-    sample = -torch.xlogy(p, p).sum(1).mean()
-    batch = -torch.xlogy(p.mean(0), p.mean(0)).sum()
-    torch.testing.assert_close(peer(z, 1.0).terms["entropy"], sample - batch, atol=1e-4, rtol=1e-4)
+SCALES = torch.tensor([1.0, 2, 0.1, 5])
+
+
+def cloud(n=500):
+    torch.manual_seed(0)
+    return torch.randn(n, 4) * SCALES + 3
+
+
+def distortion(x, codes):
+    return torch.cdist(x, codes).amin(1).square().mean().item()
+
+
+@pytest.mark.parametrize("how", STARTS)
+def test_codes_start_where_the_name_says_and_all_apart(how):
+    x = cloud()
+    codes, few = initial_codes(x, 32, how), initial_codes(x[:3], 32, how)
+    assert all(c.shape == (32, 4) and len(c.unique(dim=0)) == 32 for c in (codes, few))
+    shift, spread = ((codes.mean(0) - x.mean(0)) / x.std(0), codes.std(0) / x.std(0))
+    where, wide = {"far": (4, 1), "mean": (0, 1e-3), "uniform": (0, 1.8)}.get(how, (0, 1))
+    assert (shift - where).abs().max() < 0.6 * max(wide, 1)
+    assert torch.isin(codes, x).all() == (how == "random")
+    if how == "kmeans":  # which spends codes where the variance is
+        assert distortion(x, codes) < 0.9 * distortion(x, initial_codes(x, 32, "random"))
+    else:
+        assert (spread / wide - 1).abs().max() < 0.5
+
+
+def test_annealing_forgets_the_start():
+    x = cloud(4000)
+    starts = {how: initial_codes(x, 64, how) for how in ("random", "uniform", "far", "mean")}
+    found = {how: distortion(x, anneal(x, codes)) for how, codes in starts.items()}
+    # 1.10 was measured, of starts whose errors are 80 : 1, and 0.60 against the draw.
+    assert max(found.values()) < 1.15 * min(found.values())
+    assert max(found.values()) < 0.7 * distortion(x, starts["random"])

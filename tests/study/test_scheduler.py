@@ -15,37 +15,12 @@ from dask.distributed import Client
 
 import lgqlib
 from lgqlib.files import locked
-from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.__main__ import _gpus, cluster, fitting_workers, main, progress_of
-from lgqlib.study.engine import Job, execute, parameters_of
+from lgqlib.study.__main__ import _gpus, cluster, main
+from lgqlib.study.engine import Job, execute
 from lgqlib.study.results import FAILURE_FILE, collect
 
 ROOT = Path(lgqlib.__file__).parent.parent
-
-
-@pytest.mark.parametrize(
-    "runs, gpus, cores, gib, fitting",
-    [(8, 0, 2, 24, 2), (8, 0, 16, 7, 3), (1, 0, 16, 64, 1), (8, 2, 16, 64, 2), (8, 0, 1, 1, 1)],
-)
-def test_workers_are_as_many_as_fit(runs, gpus, cores, gib, fitting):
-    assert fitting_workers(runs, gpus, cores, gib * 2**30) == fitting
-
-
-def test_progress_is_read_from_the_metrics(tmp_path):
-    run = Run.create(tmp_path, preset().override("train.num_steps=200 train.batch_size=50"))
-    assert progress_of(tmp_path) == progress_of(run.path) == "running"
-    run.log(40, "train", loss=1.0)
-    run.log(40, "timing", images_per_second=100.0)
-    with open(run.path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 200, "spl')  # a line that is being written does not disturb
-    assert progress_of(run.path) == "step 40/200, 100 images/s, 80 s left"
-    run.rewind_metrics(40)
-    run.log(200, "train", loss=1.0)
-    assert progress_of(run.path) == "trained, evaluating"
-
-
-# One notebook ------------------------------------------------------------------------------------
 
 
 def write_notebook(path, parameters, *cells):
@@ -56,53 +31,15 @@ def write_notebook(path, parameters, *cells):
     return path
 
 
-@pytest.fixture
-def run_cells(tmp_path, monkeypatch):
-    """Give a function that executes cells in a notebook with one parameter, `x`."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # to be put back afterwards
-    output = tmp_path / "out" / "a.ipynb"
-
-    def run(*cells, limit=60.0, **parameters):
-        notebook = write_notebook(tmp_path / "a.ipynb", "x = 1", *cells)
-        how = {"environment": {"OMP_NUM_THREADS": "7"}, "cell_limit": limit, "gpus": []}
-        return execute([Job(notebook, output, parameters)], stop=tmp_path / "stop", **how)
-
-    run.output, run.part = output, output.with_suffix(".part.ipynb")
-    return run
-
-
-def test_a_notebook_runs_in_its_folder_with_its_parameters_and_threads(run_cells):
-    check = "import os\nassert (x, os.environ['OMP_NUM_THREADS'], os.path.exists('a.ipynb')) == "
-    assert run_cells(check + "(5, '7', True)", x=5) == {}
-    assert run_cells.output.exists() and not run_cells.part.exists()
-
-
-@pytest.mark.parametrize(
-    "cell, limit, error",
-    [
-        ("1 / 0", 60, "ZeroDivisionError: division by zero"),
-        ("import os, time\ntime.sleep(0.5)\nos.kill(os.getpid(), 9)", 60, "DeadKernelError"),
-        ("import time\ntime.sleep(1000)", 1, "CellTimeoutError"),
-    ],
-    ids=["error", "dead kernel", "hangs"],
-)
-def test_what_does_not_end_is_a_failure_with_half_the_notebook(run_cells, cell, limit, error):
-    failure = run_cells("print('before')", cell, "print('after')", limit=limit)
-    assert error in failure["error"] and "Traceback" in failure["traceback"]
+def test_a_cell_that_hangs_is_a_failure_with_half_the_notebook(tmp_path):
+    cells = ("print('before')", "import time\ntime.sleep(1000)", "print('after')")
+    job = Job(write_notebook(tmp_path / "a.ipynb", "x = 1", *cells), tmp_path / "b.ipynb", {"x": 2})
+    how = dict(stop=tmp_path / "stop", cell_limit=1, environment={}, gpus=[])
+    failure = execute([job], **how)
+    assert "CellTimeoutError" in failure["error"] and "Traceback" in failure["traceback"]
     assert failure["notebook"] == "a.ipynb" and "\x1b" not in json.dumps(failure)
-    assert "before" in run_cells.part.read_text() and not run_cells.output.exists()
+    assert "before" in (tmp_path / "b.part.ipynb").read_text() and not job.output.exists()
 
-
-def test_a_notebook_says_which_parameters_it_takes(tmp_path):
-    notebook = write_notebook(tmp_path / "a.ipynb", "x = 1  # x = a number\ny = ''")
-    assert parameters_of(notebook) == {"x", "y"}
-    (tmp_path / "c.ipynb").write_text("{}")
-    for name in ("b", "c"):  # missing; no notebook
-        with pytest.raises(ValueError, match=rf"{name}\.ipynb"):
-            parameters_of(tmp_path / f"{name}.ipynb")
-
-
-# A study -----------------------------------------------------------------------------------------
 
 TRAIN = """
 import json, os, pathlib, time
@@ -192,42 +129,23 @@ def test_a_failure_leaves_the_rest_and_the_next_command_only_repeats_it(project,
     # What failed is repeated; a notebook that the study got later is executed for all.
     (project / "notebooks" / "repaired").touch()
     write_notebook(project / "notebooks" / "03_more.ipynb", "run = ''", "print(run)")
-    kept = (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns
-    arguments = write_study(project, seed="[0, 1]") + scheduler
-    assert main([*arguments, "--dry-run"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["done", "failed"]
+    trained, (summary,) = good / "notebooks" / "01_train.ipynb", study.rglob("06_compare.ipynb")
+    kept, made = trained.stat().st_mtime_ns, summary.stat().st_mtime_ns
     more = "notebooks: [01_train, 02_evaluate, 03_more]"
     arguments = write_study(project, seed="[0, 1]", more=more) + scheduler
-    assert main(arguments) == 0
-    assert set(collect(study)["state"]) == {"done"} and not (bad / FAILURE_FILE).exists()
-    assert all((path / "notebooks" / "03_more.ipynb").exists() for path in (good, bad))
-    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
-    assert main(arguments) == 0 and "2 of 2 runs are done already" in capsys.readouterr().err
-
-    # What is over all runs is redone when the study's file changes, which is said, and only then.
-    (summary,) = (study / "notebooks").glob("06_compare.ipynb")
-    made = summary.stat().st_mtime_ns
-    arguments = write_study(project, seed="[0]", more=more) + scheduler
+    assert main([*arguments, "--dry-run"]) == 0
+    states = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert states == ["partial", "failed"]
     assert main(arguments) == 0
     assert "study.json changes: 0 runs are new, 1 leave it" in capsys.readouterr().err
+    assert set(collect(study)["state"]) == {"done"} and not (bad / FAILURE_FILE).exists()
+    assert all((path / "notebooks" / "03_more.ipynb").exists() for path in (good, bad))
+    assert trained.stat().st_mtime_ns == kept
+
+    # What is over all runs is redone when they change, and only then.
     assert made < (again := summary.stat().st_mtime_ns)
-    assert main(arguments) == 0 and summary.stat().st_mtime_ns == again
-    assert "changes" not in capsys.readouterr().err
-
-    # More crops are evaluated anew, by the same run.
-    crops = arguments[0], "data.eval_crops: 9, train.num_steps: 60"
-    text = Path(crops[0]).read_text().replace("train.num_steps: 60", crops[1])
-    Path(crops[0]).write_text(text)
-    assert main([*arguments, "--dry-run"]) == 0 and "partial" in capsys.readouterr().out
-    assert main(arguments) == 0 and made < again < summary.stat().st_mtime_ns
-    assert (good / "notebooks" / "01_train.ipynb").stat().st_mtime_ns == kept
-
-
-def test_notebooks_that_ran_to_their_ends_without_a_result_are_a_failure(project, scheduler):
-    write_notebook(project / "notebooks" / "02_evaluate.ipynb", "run = ''", "print('nothing')")
-    assert main(write_study(project) + scheduler) == 1
-    (run,) = (project / "runs" / "s").glob("lgq-*")
-    assert "is not trained and evaluated" in json.loads((run / FAILURE_FILE).read_text())["error"]
+    assert main(arguments) == 0 and "2 of 2 runs are done already" in capsys.readouterr().err
+    assert summary.stat().st_mtime_ns == again
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
@@ -281,19 +199,15 @@ def test_each_worker_has_a_gpu_of_its_own(tmp_path, scheduler, monkeypatch):
 
 
 def test_mistakes_are_said_before_anything_starts(project, capsys):
-    assert main(write_study(project, method="[lgq, vgq]")) == 2
-    assert "s.yaml: run method=vgq" in capsys.readouterr().err
+    def refused(arguments):
+        assert main(arguments) == 2
+        return capsys.readouterr().err
+
+    assert "s.yaml: run method=vgq" in refused(write_study(project, method="[lgq, vgq]"))
     arguments = write_study(project)
-    write_notebook(project / "notebooks" / "01_train.ipynb", "preset = ''")
-    assert main(arguments) == 2
-    assert "has no parameter cache, method" in capsys.readouterr().err
-    arguments += ["--notebooks", str(project / "elsewhere")]
-    assert main(arguments) == 2
-    assert re.search(r"elsewhere/01_train.ipynb is missing: .*--notebooks", capsys.readouterr().err)
-    assert not (project / "runs").exists()
-
-
-def test_a_study_is_run_by_one_command_at_a_time(project, capsys):
+    elsewhere = [*arguments, "--notebooks", str(project / "elsewhere")]
+    assert re.search(r"elsewhere/01_train.ipynb is missing: .*--notebooks", refused(elsewhere))
     with locked(project / "runs" / "s" / "lock", wait=False):
-        assert main(write_study(project)) == 2
-    assert "is being run by another process" in capsys.readouterr().err
+        assert "is being run by another process" in refused(arguments)
+    write_notebook(project / "notebooks" / "01_train.ipynb", "preset = ''")
+    assert "has no parameter cache, method" in refused(arguments)
