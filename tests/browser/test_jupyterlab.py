@@ -113,9 +113,10 @@ def test_the_widget_asks_the_kernel_and_tells_it(page, address):
 
 
 def test_an_executed_notebook_holds_the_explorer_without_a_kernel(tmp_path, folder, page):
-    source, executed = str(folder / "live.ipynb"), tmp_path / "executed.ipynb"
+    notebook, executed = nbformat.read(folder / "live.ipynb", 4), tmp_path / "executed.ipynb"
+    notebook.cells.append(nbformat.v4.new_code_cell("w.show()"))
     how = dict(cwd=str(tmp_path), progress_bar=False, engine_name="lgqlib")
-    assert "widgets" not in papermill.execute_notebook(source, str(executed), **how).metadata
+    assert "widgets" not in papermill.execute_notebook(notebook, str(executed), **how).metadata
     (tmp_path / "executed.html").write_text(to_html(executed))
     page.goto(f"file://{tmp_path / 'executed.html'}")
     inside = page.frame_locator("iframe.lgx-page")
