@@ -22,7 +22,7 @@ UNITS = ("absolute", "tau_c", "self")
 TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
 """Names that a quantizer's terms may have; each has its weight in `LossConfig`."""
 VERSION = 1
-SMALLEST = 11  # side of the smallest image that SSIM can judge, in pixels
+SMALLEST = 11  # side of the smallest image that SSIM can judge, as evaluation does, in pixels
 LATER = {"data.content": "", "train.after": "", "evaluation.prior_steps": 200}
 """Fields that a file of an older run may lack, and what they then are."""
 
@@ -74,7 +74,7 @@ class DataConfig(_Section):
     """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any images)."""
     root: str = ""  # a folder or tar of one's own; `imagefolder` needs it
     content: str = ""  # digest of what lies at `root`: it decides the run, not the place
-    size: int = number(32, 8, 4096)  # side of the square images that the model sees, in pixels
+    size: int = number(32, SMALLEST, 4096)  # side of the images that the model sees, in pixels
     resize: int = number(0, 0, 8192)  # short side of the stored images, in pixels; 0 keeps it
     flip: bool = True  # mirror half of the training crops
     eval_crops: int = number(512, 0)  # held-out crops that an evaluation looks at; 0 is all
@@ -125,7 +125,7 @@ class LGQConfig(_Section):
     per_channel: bool = False  # learn scalar bins for each channel (`quantizer.levels`)
     active_floor: float = number(0.0, 0)  # P_min of the floor term, in codes (or in bins)
     num_nearest: int = number(8, 0, 2**24)
-    """A token's nearest codes, looked at where they hold all but 1e-3 of p; 0: always all."""
+    """A token's nearest codes, alone while they hold all but 1e-3 of p on the mean; 0: all."""
 
     def _together(self):
         whole = self.widths or self.energy != "squared"
@@ -202,7 +202,7 @@ class TrainConfig(_Section):
     batch_size: int = number(64, 1, 2**20)  # images a step, over all processes
     lr: float = number(2e-3, 0, 1.0, above=True)
     codebook_lr: float = number(1.0, 0, 1e3, above=True)
-    """Of codes, as a multiple of `lr`: Adam moves one by at most about the sum of the rates."""
+    """Of all of the quantizer, a multiple of `lr`: Adam moves a code by about the sum of rates."""
     weight_decay: float = number(1e-4, 0, 1e3)
     warmup: float = number(0.05, 0, 1)  # share of the steps over which the learning rate rises
     decay: str = one_of("cosine", "cosine", "constant")  # of the learning rate, after the warm-up
@@ -248,7 +248,7 @@ class EvaluationConfig(_Section):
 
 @dataclass(frozen=True)
 class Config(_Section):
-    """One run; `run_name` carries the hash of what decides its weights."""
+    """One run; `run_name` carries a hash of all but its images' place and its evaluation."""
 
     version: int = VERSION  # of this format; a run of another version is refused
     seed: int = 0
@@ -269,8 +269,6 @@ class Config(_Section):
     def _together(self):
         size, factor, lgq = self.data.size, self.backbone.downsample, self.quantizer.lgq
         yield 0 <= self.seed < 2**32, "seed", "between 0 and 2**32 - 1"
-        right = f"at least {SMALLEST}, the side of SSIM's window, by which a run is evaluated"
-        yield size >= SMALLEST, "data.size", right
         yield size % factor == 0, "data.size", f"a multiple of backbone.downsample = {factor}"
         bins = len(self.quantizer.levels)
         right = f"the number of quantizer.levels, {bins}, with bins per channel"
@@ -306,7 +304,7 @@ class Config(_Section):
 
     @classmethod
     def from_dict(cls, values: Mapping) -> "Config":
-        """Read what `to_dict` wrote; every field must be there, and none besides."""
+        """Read what `to_dict` wrote: every field but those of `LATER`, and none besides."""
         return _read(cls, values, "")
 
     @property

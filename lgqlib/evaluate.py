@@ -39,7 +39,7 @@ CACHE_VERSION = 1  # part of the key of cached features: raise it when their com
 class Evaluation(NamedTuple):
     """What an evaluation found, over N images of h x w tokens and K codes."""
 
-    numbers: dict[str, float | int | str]  # by the keys of `METRICS`, and what measured them
+    numbers: dict[str, float | int | str]  # by name; those that are shown have a row in METRICS
     per_image: dict[str, np.ndarray]
     counts: Int[np.ndarray, " K"]
     indices: Int[np.ndarray, "N h w"]
@@ -58,10 +58,11 @@ def evaluate(
 ) -> Evaluation:
     """Measure a tokenizer on images: fidelity, distribution distances, code usage and rate.
 
-    An `extractor` adds perceptual, kernel (`kid` with its standard error `kid_se`) and Fréchet
-    (`fd`) distance, `reference` its features of the images, `train_counts` of codes the rate that a
-    range coder reaches. The tokenizer must be on `device`. PSNR is in dB, entropies and rates in
-    bits. ValueError when arguments do not fit.
+    An `extractor` adds the perceptual, the kernel (`kid`, with its standard error `kid_se`) and the
+    Fréchet distance (`fd`); `reference` is its features of the images, where they are known.
+    `train_counts`, how often codes occur in training, adds the rate that a range coder reaches.
+    The tokenizer must be on `device`. PSNR is in dB, entropies and rates are in bits. Raises
+    ValueError when arguments do not fit.
     """
     _check(images, tokenizer.num_codes, train_counts, reference)
     parts: dict[str, list[Tensor]] = {}
@@ -111,7 +112,7 @@ class RunEvaluation:
     held_out: UInt8[Tensor, "N 3 S S"]
     labels: Int[Tensor, " N"]
     evaluation: Evaluation
-    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]  # seen whole; none where crops are
+    photographs: dict[str, UInt8[np.ndarray, "_ _ 3"]]  # none where crops are whole images
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -209,7 +210,8 @@ def evaluate_whole(
 
     Numbers are means over photographs: `whole_psnr`, `whole_ssim`, coded bits a pixel of all of
     them, and the squared error by octave of spatial frequency, at edges and in flat regions.
-    Arrays: the same for each under `whole.`, and its bytes [H, W, 3] under `decoded.` and its name.
+    Arrays: the same for each photograph under `whole.`, with `whole.bits` its own coded bits a
+    pixel, and what it decodes to, bytes [H, W, 3], under `decoded.` and its name.
     """
     tokenizer.eval()
     rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "octaves", "edges")}
@@ -377,7 +379,7 @@ def _rates(
 
 
 def _as_saved(originals: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
-    """Give bytes and what was made of them in [0, 1], of 8 bits, in float64, which no MPS has."""
+    """Give both in [0, 1], of 8 bits and in float64, which MPS does not have."""
     off = [x.cpu() if x.device.type == "mps" else x for x in (originals, decoded)]
     return off[0].double() / 255, metrics.quantize_8bit(off[1])
 

@@ -40,11 +40,11 @@ def train(config: Config, run: Run, *, cache: Path | str, progress: bool = True)
     600, "train.after": run.name}))`. `cache`: folder of data stores. Ctrl-C and SIGTERM save a
     checkpoint, then leave with KeyboardInterrupt or SystemExit. Raises NonFiniteLoss with the step,
     the terms and the last good checkpoint; RuntimeError when another process holds the run;
-    ValueError when a checkpoint or the images are others than the run's.
+    ValueError when the checkpoint or the images do not belong to the run.
     """
     if run.is_complete:
         return
-    identified(config.override({"data.content": run.config.data.content}))
+    identified(config.override({"data.content": run.config.data.content}))  # ValueError for others
     AcceleratorState._reset_state()  # what an earlier run of this process left: its precision
     accelerator = Accelerator(mixed_precision=config.train.precision)
     main = accelerator.is_main_process
@@ -258,6 +258,7 @@ class Job:
         """Look at every step on a CPU; on a GPU, where looking waits, before a write."""
         train, step = self.config.train, self.step + 1
         writes = step % train.log_every == 0 or step % train.checkpoint_every == 0
+        writes |= step == train.num_steps or step in self.snapshot_steps
         if (self.device.type == "cuda" and not writes) or torch.isfinite(total):
             return
         values = ", ".join(f"{k} = {v.item():.4g}" for k, v in terms.items())
@@ -392,7 +393,7 @@ def snapshot_steps(num_steps: int, num_snapshots: int) -> set[int]:
 def parameter_groups(
     tokenizer: Tokenizer, *, weight_decay: float, codebook_lr: float = 1.0
 ) -> list[dict]:
-    """Group parameters: matrices, which decay; norms and biases; codes at `codebook_lr` x lr."""
+    """Group matrices, which decay, norms and biases, and the quantizer, at `codebook_lr` x lr."""
     named = [(k, v) for k, v in tokenizer.named_parameters() if v.requires_grad]
     own = [v for k, v in named if k.startswith("quantizer.")]
     backbone = [v for k, v in named if not k.startswith("quantizer.")]

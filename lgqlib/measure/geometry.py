@@ -1,7 +1,7 @@
 """What a codebook looks like: use of codes, dimension, spacing, drift, and all of it in numbers.
 
 Latents [N, D] and codes [K, D] live in the space where the nearest code is chosen; `indices` [N]
-say which code a latent takes. Errors are summed over channels; entropies are in nats.
+say which code a latent takes. Errors are summed over channels. `rate` is in nats, `usage` in bits.
 """
 
 import math

@@ -18,7 +18,7 @@ from torch import Tensor
 ENERGIES = ("squared", "norm", "cosine", "dot")
 CHUNK = 2**20  # entries of a tile: what a core's cache holds; on a GPU, 64 times as many
 FLOOR = -60.0  # of a logit below a token's largest: underflow is ten times slower on a CPU
-GROUP = 16  # codes whose best is looked at before their own: a search sorts K / 16 numbers a token
+GROUP = 16  # codes a group: a search sorts the groups' minima, K / 16 numbers a token, first
 
 Latents, Codes = Float[Tensor, "tokens dim"], Float[Tensor, "codes dim"]
 Tau, Widths = float | Float[Tensor, ""], Float[Tensor, " codes"] | None
@@ -106,9 +106,9 @@ def soft_assign(
 
 
 class _Again(torch.autograd.Function):
-    """Compute a function of tensors, and again in the backward for the outputs that need it.
+    """Compute a function of tensors, and once more in the backward instead of keeping its tiles.
 
-    `torch.utils.checkpoint` keeps what outputs without a gradient saved: two tiles for each chunk.
+    `torch.utils.checkpoint` would keep two tiles a chunk, of outputs that have no gradient.
     """
 
     @staticmethod
@@ -164,7 +164,7 @@ def nearest_assign(
 
 @torch.no_grad()
 def mass_outside(latents: Latents, codebook: Codes, tau: Tau, *, num_nearest: int = 8) -> float:
-    """Return the mean share of p outside the nearest codes, with [tokens, codes]: of a sample."""
+    """Return the mean share of p outside the nearest codes; it holds [tokens, codes]: give few."""
     p = probabilities(latents, codebook, tau)
     return 1 - p.topk(min(num_nearest, p.shape[1]), 1).values.sum(1).mean().item()
 
@@ -180,7 +180,7 @@ def nearest(
 ) -> Int[Tensor, "tokens m"]:
     """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first; at most all K.
 
-    The best lie in the groups with the best bests: sorting starts with a number for each `GROUP`.
+    The m nearest lie in the m groups of lowest minima: those are found first, then codes in them.
     """
     z, e, s = _checked(latents, codebook, energy, widths)
     m, groups, short = min(num_nearest, len(e)), -(-len(e) // GROUP), -len(e) % GROUP
@@ -207,8 +207,8 @@ def _lowest(d: Tensor, m: int) -> Tensor:
     first = d.argmin(1, keepdim=True)
     if m == 1:
         return first
-    any_equal = d.topk(m, largest=False).indices
-    rest = torch.where(any_equal == first, any_equal[:, :1], any_equal)[:, 1:]
+    lowest = d.topk(m, largest=False).indices  # of equal ones in any order
+    rest = torch.where(lowest == first, lowest[:, :1], lowest)[:, 1:]
     return torch.cat([first, rest], 1)
 
 

@@ -8,8 +8,9 @@ energy, tau > 0 the temperature:
     z_q     = q_soft + sg(q_hard - q_soft)               straight-through                   (3)
     q_soft  = sum_k p_nk e_k,   q_hard = e_{i_n}
 
-and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`). That is the paper. The
-recipe of the presets `laptop` and `paper` differs from it in five points:
+and four terms, unweighted here: commit, peak, usage, floor (`LGQ.forward`). That is the paper, and
+the preset `authors`. The recipe of the presets `laptop` and `paper` weighs neither peak nor usage,
+the commitment by 0.25, and:
 
     tau     = r 2 D / C,  D = mean_n ||z_n - e_{i_n}||^2  self-tempered: a mixture of K Gaussians of
               variance tau / 2, fitted to hard assignments, has r = 1; r falls from 0.1 to 0.005
@@ -59,8 +60,8 @@ class LGQ(Table):
         active_floor: P_min of the floor term, in codes.
         move: move starved codes, at most 2 % of K a step.
         widths: learn a width s_k > 0 for each code, d_nk / (tau s_k), starting at exactly 1.
-        num_nearest: m, a token's nearest codes that are looked at where they hold all but 1e-3 of
-            p, with the squared energy; 0 always looks at all.
+        num_nearest: m, a token's nearest codes: only they are looked at, with the squared energy,
+            while they hold all but 1e-3 of p on the mean of a sample; 0 always looks at all.
     """
 
     def __init__(
@@ -112,15 +113,15 @@ class LGQ(Table):
         a = self._assign(z.detach() if free else z, e, tau)
 
         q_hard = F.embedding(a.indices, e)  # (N, C)
-        q_soft = z  # (N, C), and the identity path where its share is all
+        path = z  # (N, C): of the gradient, q_soft in equation (3), z where `identity` is 1
         if self.identity < 1:
             soft = self._assign(z, e, tau) if free else a
-            q_soft = torch.lerp(soft.average, z, self.identity)
-        z_q = straight_through(q_soft, q_hard)  # equation (3): hard forward, soft backward
+            path = torch.lerp(soft.average, z, self.identity)
+        z_q = straight_through(path, q_hard)  # equation (3): hard forward, backward along the path
 
         if free:
             terms = {
-                "free_energy": a.free_energy.mean() / self.dim,  # gradient sum_n p_nk 2 (e_k - z_n)
+                "free_energy": a.free_energy.mean() / self.dim,  # gradient: equation (4) over C
                 "commit": (z - q_hard.detach()).square().mean(),
             }
         else:
@@ -144,7 +145,9 @@ class LGQ(Table):
         )
 
     def _assign(self, z: Tensor, e: Tensor, tau: float | Tensor) -> Assignment:
-        """Equations (1) and (2), over the nearest codes where p has nothing else, or over all."""
+        """Equations (1) and (2): over the nearest codes where a sample of this call's tokens has
+        less than `OUTSIDE` of p elsewhere, or over all.
+        """
         if self.num_nearest and self.energy == "squared" and self.widths is None and len(z):
             sample = z[:: -(-len(z) // SAMPLE)].detach()
             m = self.num_nearest

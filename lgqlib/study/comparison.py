@@ -181,12 +181,13 @@ def comparison_note(runs: DataFrame) -> str:
     sizes = runs.reindex(columns=["num_images", "num_tokens"]).dropna().drop_duplicates()
     said = [f"{n:,.0f} held-out images, {tokens:,.0f} tokens" for n, tokens in sizes.values]
     features = {*runs.get("extractor", pandas.Series(dtype=str)).dropna()} or {"no"}
+    shipped = any(name.startswith("efficientnet-lite") for name in features)
+    own = ": they are neither LPIPS nor FID" if shipped else ""
     devices = {*runs.get("device", pandas.Series(dtype=str)).dropna()}
     where = f" Computed on {', '.join(sorted(devices))}." if devices else ""
     return (
         "Mean ± standard deviation over seeds; every number through decode(encode(x)), on "
         f"{'; '.join(said)}. Arrows point where better is; active codes and perplexity grow with "
         "the tokens looked at. Perceptual and Fréchet distance and KID are on "
-        f"{', '.join(sorted(features))} features: they are neither LPIPS nor FID."
-        f"{where}"
+        f"{', '.join(sorted(features))} features{own}.{where}"
     )
