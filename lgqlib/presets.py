@@ -82,8 +82,12 @@ COARSE: dict[str, Any] = WHITENED | {"quantizer.scale": 0.4}
 LEVELS: dict[str, Any] = COARSE | {"train.lr": 4e-3}
 """Bounds reach farther into the latents, and few channels have many levels each."""
 SIGNS: dict[str, Any] = WHITENED | {"backbone.dim": 10}  # one channel a bit: K = 2^10
-SLOW: dict[str, Any] = {"backbone.norm": "layer", "train.codebook_lr": 1.0}
-"""IBQ's gradient reaches all codes: faster, without a norm, nine of 1,024 are left."""
+SLOW: dict[str, Any] = WHITENED | {
+    "backbone.norm": "layer",
+    "train.codebook_lr": 1.0,
+    "train.lr": 4e-3,
+}
+"""IBQ's gradient reaches all codes: without a norm, a tenth of 1,024 are left."""
 UNLEARNED: dict[str, Any] = {
     "backbone.family": "linear",
     "backbone.start": "pca",
@@ -102,8 +106,8 @@ PEERS: dict[str, dict[str, Any]] = {
     "fsq": LEVELS,
     "ifsq": LEVELS | {"quantizer.scale": 0.5, "train.lr": 2e-3},
     "simvq": WHITENED | {"backbone.dim": 3, "train.lr": 4e-3, "train.codebook_lr": 3.0},
-    "lfq": SIGNS,
-    "bsq": SIGNS,
+    "lfq": SIGNS | {"loss.entropy": 0.01, "train.lr": 8e-3},
+    "bsq": SIGNS | {"loss.entropy": 0.01, "train.lr": 4e-3},
     "ibq": SLOW,
 }
 PRESETS: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
