@@ -146,4 +146,6 @@ def preset(
     if method in ("fsq", "ifsq"):  # with as many channels as levels nothing is projected
         dim = len(matching_levels(config.quantizer.num_codes))
         config = config.override({"backbone.dim": dim})
+    if method == "simvq" and name == "laptop" and config.quantizer.num_codes > 1024:
+        config = config.override({"backbone.dim": 5})  # three channels are few for more codes
     return config.override(overrides)

@@ -19,7 +19,7 @@ from lgqlib.quantizers.base import Quantized, Quantizer, in_float32, straight_th
 LEVELS = {
     256: (8, 8, 4),
     1024: (16, 8, 8),
-    4096: (16, 16, 16),
+    4096: (16, 8, 8, 4),
     16384: (32, 8, 8, 8),
     65536: (16, 16, 16, 16),
 }
