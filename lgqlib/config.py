@@ -22,7 +22,7 @@ UNITS = ("absolute", "tau_c", "self")
 TERMS = ("commit", "peak", "usage", "floor", "free_energy", "codebook", "entropy", "widths")
 """Names that a quantizer's terms may have; each has its weight in `LossConfig`."""
 VERSION = 1
-SMALLEST = 11  # side of the smallest image that SSIM can judge, as evaluation does, in pixels
+SMALLEST = 11  # side of the smallest image that SSIM can judge, in pixels
 LATER = {"data.content": "", "train.after": "", "evaluation.prior_steps": 200}
 """Fields that a file of an older run may lack, and what they then are."""
 
@@ -74,7 +74,7 @@ class DataConfig(_Section):
     """`photos` (embedded, no download), `cifar10`, `imagenette`, or `imagefolder` (any images)."""
     root: str = ""  # a folder or tar of one's own; `imagefolder` needs it
     content: str = ""  # digest of what lies at `root`: it decides the run, not the place
-    size: int = number(32, SMALLEST, 4096)  # side of the images that the model sees, in pixels
+    size: int = number(32, 8, 4096)  # side of the square images that the model sees, in pixels
     resize: int = number(0, 0, 8192)  # short side of the stored images, in pixels; 0 keeps it
     flip: bool = True  # mirror half of the training crops
     eval_crops: int = number(512, 0)  # held-out crops that an evaluation looks at; 0 is all
@@ -269,6 +269,8 @@ class Config(_Section):
     def _together(self):
         size, factor, lgq = self.data.size, self.backbone.downsample, self.quantizer.lgq
         yield 0 <= self.seed < 2**32, "seed", "between 0 and 2**32 - 1"
+        right = f"at least {SMALLEST}, the side of SSIM's window, by which a run is evaluated"
+        yield size >= SMALLEST, "data.size", right
         yield size % factor == 0, "data.size", f"a multiple of backbone.downsample = {factor}"
         bins = len(self.quantizer.levels)
         right = f"the number of quantizer.levels, {bins}, with bins per channel"
