@@ -260,8 +260,7 @@ def latent_geometry(
     `latent_error`: squared error as a share of the variance. `effective_dim`: participation ratio.
     `geometry_efficiency`: the least error of a Gaussian of this covariance at the rate H(u), over
     the error. `mass_law_share`: perplexity / K of its optimal quantizer. `nearest_code`: how far
-    used codes are from the nearest other, at the 10 % quantile, in deviations. Empty where nothing
-    varies.
+    used codes are from the nearest other, 10 % quantile, in deviations. Empty without variance.
     """
     device = next(tokenizer.parameters()).device
     quantizer = tokenizer.eval().quantizer

@@ -177,7 +177,7 @@ def panels(
 
 def titled(fig: go.Figure, finding: str, look_for: str = "") -> go.Figure:
     """Title a figure with its finding and, below it, what to look for, in a margin that fits."""
-    head = textwrap.wrap(finding, int(WIDTH / 8.4))
+    head = textwrap.wrap(finding, int(WIDTH / 9))
     lines = textwrap.wrap(look_for, int(WIDTH / 6.4))
     title = {"text": "<br>".join(head), "subtitle_text": "<br>".join(lines)}
     title |= {"subtitle_font_size": 12, "y": 1 - 12 / fig.layout.height}

@@ -98,8 +98,7 @@ def file_rates(
 
     `bits_per_token` is the model's; `bits_per_pixel` is of the whole file, `excess` how much longer
     its stream is than the model says, and `psnr` of what comes out of it. `JPEG`, `WebP`: PSNR of
-    files of as many bits, between the nearest qualities. `weight`: of bits in the choice of tokens
-    (`cheaper_tokens`).
+    files of as many bits, between the nearest qualities. `weight`: of bits in `cheaper_tokens`.
     """
     rows = []
     for name, image in images.items():

@@ -53,8 +53,8 @@ class LGQ(Table):
         num_codes: K.
         dim: C, channels of a latent.
         energy: d(z, e): `squared` (the Gaussian mixture), `norm`, `cosine` or `dot`.
-        codebook_loss: what trains the codes: `commit`, mean (z_q - z)^2 with nothing detached (the
-            paper), or `free_energy`, the mean of F_n / C, with a commitment for the encoder.
+        codebook_loss: what trains the codes: `commit`, the paper's mean (z_q - z)^2 with nothing
+            detached, or `free_energy`, the mean of F_n / C, with a commitment for the encoder.
         identity: share of the path z + sg(q_hard - z) in the encoder's gradient; 0 is equation (3).
         usage: `square` (the paper, K sum u^2) or `entropy` (1 - H(u) / log K, free of K).
         active_floor: P_min of the floor term, in codes.

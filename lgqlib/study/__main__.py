@@ -4,9 +4,8 @@
 
 What is done is skipped; what fails is recorded in its run's folder (failure.json, and the notebook
 as far as it came), and the rest goes on. Ctrl-C, SIGTERM, or a file `stop` in the study's folder
-stops: kernels save a checkpoint, and the same command goes on from there; it tries again what had
-failed. Results: results.parquet and results.csv in runs/<study>/, one row a run, and the page
-report/index.html.
+stops: kernels save a checkpoint, and the same command goes on, trying again what had failed.
+Results in runs/<study>/: results.parquet and results.csv, a row a run, and report/index.html.
 
 Where it runs: by default as many workers of this machine as fit, one a GPU where there are any. Any
 Dask cluster of one-thread workers that share these folders serves with --scheduler. On SLURM:

@@ -3,8 +3,7 @@
     python -m lgqlib.study.story runs/quick docs/readme.png      # the README's picture
 
 What takes long is kept beside the runs (story.json) and computed again when an evaluation changes.
-Words follow the intervals over seeds; what these runs cannot tell is left out, with a line that
-says why.
+Words follow the intervals over seeds; for what these runs cannot tell, a line says why.
 """
 
 import contextlib
@@ -406,8 +405,7 @@ def _digest(file: Path) -> str:
 def story_html(study: Path, pages: Path, *, failed: int, cache: Path | None = None) -> str:
     """Write the nine blocks; with a `cache` of data, those that are not kept are computed.
 
-    `pages`: the folder of the report, whose notebooks' pages are linked. Empty without a finished
-    run.
+    `pages`: the report's folder, whose notebooks are linked. Empty without a finished run.
     """
     try:
         key = story_key(study)
