@@ -10,10 +10,19 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lgqlib.quantizers.assignment import FLOOR
+
 CELLS = {"cpu": 1 << 17, "cuda": 1 << 26}
 """Products of queries and keys at once, by device: as many as a core's cache holds."""
 NEIGHBORS = (*((i, j) for i in (-2, -1) for j in range(-2, 3)), (0, -2), (0, -1))
 """Rows and columns from a token to those that it sees."""
+
+
+def shares(products: Float[Tensor, "n *k"]) -> tuple[Tensor, Tensor]:
+    """Give exp of products over a row's largest, and that largest."""
+    dims = tuple(range(1, products.ndim))
+    top = products.detach().amax(dims, keepdim=True).clamp(min=torch.finfo(products.dtype).min)
+    return (products - top).clamp(min=FLOOR).exp(), top
 
 
 class LogSum(torch.autograd.Function):
@@ -22,8 +31,9 @@ class LogSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries, keys, hidden):
         ctx.rows = max(1, CELLS.get(queries.device.type, CELLS["cpu"]) // len(keys))
-        parts = zip(queries.split(ctx.rows), hidden.split(ctx.rows), strict=True)
-        out = torch.cat([LogSum.scores(q, keys, h).logsumexp(-1) for q, h in parts])
+        chunks = zip(queries.split(ctx.rows), hidden.split(ctx.rows), strict=True)
+        parts = [shares(LogSum.scores(q, keys, h)) for q, h in chunks]
+        out = torch.cat([share.sum(1).log_() + top[:, 0] for share, top in parts])
         ctx.save_for_backward(queries, keys, hidden, out)
         return out
 
@@ -33,8 +43,8 @@ class LogSum(torch.autograd.Function):
         to_queries, to_keys = torch.empty_like(queries), torch.zeros_like(keys)
         for start in range(0, len(queries), ctx.rows):
             at = slice(start, start + ctx.rows)
-            share = LogSum.scores(queries[at], keys, hidden[at]).sub_(out[at, None]).exp_()
-            share.mul_(gradient[at, None])
+            share = LogSum.scores(queries[at], keys, hidden[at]).sub_(out[at, None])
+            share.clamp_(min=FLOOR).exp_().mul_(gradient[at, None])
             torch.mm(share, keys, out=to_queries[at])
             to_keys.addmm_(share.T, queries[at])
         return to_queries, to_keys, None

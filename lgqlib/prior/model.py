@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lgqlib.files import read_arrays, write_arrays
-from lgqlib.prior.heads import HEADS, NEIGHBORS, LogSum
+from lgqlib.prior.heads import HEADS, NEIGHBORS, LogSum, shares
 
 SLOPE = 3
 """A token at row i, column j sees only tokens of smaller j + 3 i: those of a line go at once."""
@@ -73,7 +73,8 @@ class Prior(nn.Module):
 
     def probs(self, neighbors: Int[Tensor, "n 12"]) -> Float[Tensor, "n K"]:
         """Give p of every code."""
-        return (self.queries(neighbors) @ self.head.keys.T).logsumexp(1).softmax(-1)
+        share = shares(self.queries(neighbors) @ self.head.keys.T)[0].sum(1)
+        return share / share.sum(-1, keepdim=True)
 
     def forward(
         self,

@@ -149,15 +149,18 @@ def nearest_assign(
         near = nearest(z, e, num_nearest)  # (N, m)
         codes = F.embedding(near, e)  # (N, m, C)
         d = (rearrange(z, "n c -> n 1 c") - codes).square().sum(2)
-        log_p = (-d / tau).log_softmax(1)
-        p = log_p.exp()
+        lowest = d.detach().amin(1, keepdim=True)
+        logits = ((lowest - d) / tau).clamp_min(FLOOR)  # (N, m)
+        w = logits.exp()
+        total = w.sum(1)
+        p = w / total[:, None]
         usage = e.new_zeros(len(e)).index_add(0, near.flatten(), p.flatten())
         return Assignment(
             average=torch.einsum("nm,nmc->nc", p, codes),
-            indices=near.masked_fill(d > d.amin(1, keepdim=True), len(e)).amin(1),
+            indices=near.masked_fill(d > lowest, len(e)).amin(1),
             collision=p.square().sum(1),
-            entropy=-(p * log_p).sum(1),
-            free_energy=-tau * torch.logsumexp(-d / tau, 1),
+            entropy=total.log() - (p * logits).sum(1),
+            free_energy=lowest[:, 0] - tau * total.log(),
             usage=usage / max(len(z), 1),
         )
 
@@ -178,7 +181,7 @@ def nearest(
     energy: str = "squared",
     widths: Widths = None,
 ) -> Int[Tensor, "tokens m"]:
-    """Return the codes of lowest `d_nk / s_k` of every latent, the nearest first; at most all K.
+    """Return the m codes of lowest `d_nk / s_k` of every latent, the nearest first; at most all K.
 
     The m nearest lie in the m groups of lowest minima: those are found first, then codes in them.
     """
@@ -207,7 +210,11 @@ def _lowest(d: Tensor, m: int) -> Tensor:
     first = d.argmin(1, keepdim=True)
     if m == 1:
         return first
-    lowest = d.topk(m, largest=False).indices  # of equal ones in any order
+    # Of equal ones in any order. NumPy's partition is twice as fast on a CPU.
+    if d.device.type != "cpu":
+        lowest = d.topk(m, largest=False, sorted=False).indices
+    else:
+        lowest = torch.from_numpy(d.numpy().argpartition(m - 1, axis=1)[:, :m])
     rest = torch.where(lowest == first, lowest[:, :1], lowest)[:, 1:]
     return torch.cat([first, rest], 1)
 
