@@ -35,9 +35,9 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def whole(trained, tmp_path):
-    """Give a copy of a trained and evaluated run, to be spoiled."""
-    return Run(shutil.copytree(trained("lgq").path, tmp_path / trained("lgq").name))
+def whole(copied):
+    """Give a trained and evaluated run, to be spoiled."""
+    return copied()
 
 
 def test_metrics_come_back_and_are_rewound_with_a_torn_last_line(run):

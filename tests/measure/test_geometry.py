@@ -110,15 +110,10 @@ def test_the_mass_law_has_the_known_shares():
     assert shares == pytest.approx([0.806, 0.824, 0.866, 0.912, 0.948, 0.985], abs=5e-4)
 
 
-@pytest.fixture
-def points():
+def test_pca_is_the_leading_plane_with_a_fixed_sign_and_one_frame_for_all_checkpoints():
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((300, 5)).astype(np.float32) * [3, 2, 1, 1, 1]
-    return latents[:40].copy(), latents
-
-
-def test_pca_is_the_leading_plane_with_a_fixed_sign_and_one_frame_for_all_checkpoints(points):
-    codes, latents = points
+    codes = latents[:40].copy()
     (result,), (again,) = (project([codes], [z]) for z in (latents, latents[::-1]))
     leading = np.linalg.eigvalsh(np.cov(latents.T))[:2:-1]
     assert result.latents.var(0) == pytest.approx(leading, 0.01)
