@@ -29,6 +29,16 @@ TINY = (
 """Overrides under which a run takes seconds and still does all that a run does."""
 
 
+GROUPS = ("nbval", "browser", "papermill", "distributed")
+"""What takes minutes, the longest first; one after the other the rest fills both workers."""
+
+
+def pytest_collection_modifyitems(items):
+    """Let the longest groups begin first; `make test` keeps this order."""
+    marks = {item: item.get_closest_marker("xdist_group") for item in items}
+    items.sort(key=lambda item: GROUPS.index(marks[item].args[0]) if marks[item] else len(GROUPS))
+
+
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory) -> Path:
     """Folder of this session that all its workers share."""
