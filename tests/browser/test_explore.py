@@ -346,8 +346,10 @@ def test_a_selection_is_taken_away_as_csv_and_as_a_link(page, browser, file, wid
         press(page, "CSV")
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
     assert [int(row["code"]) for row in rows] == chosen
+    units = ["tokens", "entropy_bits", "error_percent", "spacing_rms_errors", "trust_of_8"]
+    assert list(rows[0]) == ["code", *units], "each column says its unit"
     counts = widget.tables[0]["count"][chosen].tolist()
-    assert [int(float(row["mass"] or 0)) for row in rows] == counts
+    assert [int(row["tokens"] or 0) for row in rows] == counts
     page.wait_for_url(lambda url: '"codes":[3,5]' in unquote(url))
     with opened(browser, file) as other:
         other.goto(page.url)

@@ -116,7 +116,7 @@ export class Screen {
   noise(m, kind) {
     const { psnr, soft_psnr: soft } = this.meta.tokenizers[m], n = this.state.photo;
     if (kind === "hard") return this.edit(m)?.psnr ?? psnr[n];
-    return this.exact[`${m},${n},${this.state.tau}`] ?? soft[n][this.prepared(m, "soft")[2] ?? 0];
+    return this.exact[`${m}/${n}@${this.state.tau}`] ?? soft[n][this.prepared(m, "soft")[2] ?? 0];
   }
   grays(name) {
     return this.once(`gray ${name}`, (again) => {
@@ -183,7 +183,7 @@ export class Screen {
     this.asking = setTimeout(() => {
       this.tell({ temperature: this.state.tau });
       const missing = this.views.filter((m) => this.prepared(m, "entropy")[1] !== this.state.tau);
-      if (missing.length) this.ask("soft", missing, { tau: this.state.tau });
+      if (missing.length) this.ask("soft", missing, { tau: this.state.tau, text: String(this.state.tau) });
     }, 200);
   }
   stepTau(by) {
@@ -278,7 +278,7 @@ export class Screen {
     const jump = (tau, text) => html`<button class="plain" data-set="tau" data-value="${tau}">${text}</button>`;
     const jumps = [jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${short(about.tau_c)}`) : ""];
     const { one, bits, tokens } = about.curve, onset = one ? `1 bit at τ = ${short(one)}` : `${bits[0] >= 1 ? "above" : "below"} 1 bit at every τ`;
-    const unit = `unit of τ: ${number(about.width)}, twice the mean squared quantization error of a latent channel. At τ = 1 soft codes are as blurred as hard codes are wrong.`;
+    const unit = `MSE: the mean squared quantization error of a latent channel, ${number(about.width / 2)}. At τ = 1 soft codes are as blurred as hard codes are wrong.`;
     const heading = html`<h2 data-ref="tau" title="${unit}"></h2>`, sliding = slider("range", "temperature", 1000);
     const thumb = ([layer, name]) => html`<button class="thumb" data-set="layer" data-value="${layer}" aria-label="show ${name}">${small(layer)}<span></span></button>`;
     const temperature = both
@@ -286,7 +286,7 @@ export class Screen {
       : html`<section class="temperature" aria-label="temperature"><div class="head-of-it"><div class="bar">${heading}</div>
         <div class="caption"><p class="first">mean entropy, bits</p><p class="second">${about.decodes && about.images ? "soft picture, dB" : ""}</p></div>
         <canvas class="curve" data-ref="curve" role="img" aria-label="mean entropy and dB of the soft picture against temperature"></canvas>${sliding}<div class="bar">${jumps}</div></div>
-        <div class="words-of-it"><p>soft from: <b>${onset}</b> (mean entropy of ${tokens.toLocaleString("en")} tokens).</p><p>${unit[0].toUpperCase() + unit.slice(1)}${about.tau_c ? " At τc and above all codes could merge into one." : ""}</p></div>
+        <div class="words-of-it"><p>soft from: <b>${onset}</b> (mean entropy of ${tokens.toLocaleString("en")} tokens).</p><p>${unit}${about.tau_c ? " From τc on all could be one." : ""}</p></div>
         <div class="thumbs">${of("hard", "soft", "entropy", "error").map(thumb)}</div>
         <div><h2>Loupe, 7 × 7 tokens</h2>${loupes}</div></section>`;
     put(root, html`${header}<div class="columns">${codebook(views[0])}${both ? [photograph(temperature), codebook(1)] : [photograph(""), temperature]}</div><div class="said" aria-live="polite" data-ref="said"></div>`);
@@ -608,9 +608,9 @@ export class Screen {
   }
   tellTemperature() {
     const { state, ui, root } = this, { m, about } = this.active, [low, high] = [about.temperatures[0], about.temperatures.at(-1)];
-    put(ui.tau, html`Temperature τ = <b>${short(state.tau)}</b> × 2 MSE a channel`);
+    put(ui.tau, html`Temperature τ = <b>${short(state.tau)}</b> × 2 MSE`);
     ui.range.value = Math.round((1000 * Math.log(state.tau / low)) / Math.log(high / low));
-    ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times twice the mean squared error of a channel`);
+    ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times twice the mean squared error`);
     const tau = (kind) => short(this.prepared(m, kind)[1]), dB = (kind) => { const v = this.noise(m, kind); return v === null ? "" : `${v.toFixed(2)} dB`; };
     const texts = {
       hard: () => html`${about.decodes ? "hard " : "tiles of the tokens"}<b>${dB("hard")}</b>`,
