@@ -277,16 +277,16 @@ export class Screen {
       ${both ? [loupes, timeline] : token(views[0], scale)}${inside}</section>`;
     const jump = (tau, text) => html`<button class="plain" data-set="tau" data-value="${tau}">${text}</button>`;
     const jumps = [jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${short(about.tau_c)}`) : ""];
-    const { one, bits, tokens } = about.curve, onset = one ? `1 bit at τ = ${short(one)}` : `${bits[0] >= 1 ? "above" : "below"} 1 bit at every τ`;
+    const { one, bits, tokens } = about.curve, onset = one ? `1 bit at τ = ${short(one)}, the dot` : `${bits[0] >= 1 ? "above" : "below"} 1 bit at every τ`;
     const unit = `MSE: the mean squared quantization error of a latent channel, ${number(about.width / 2)}. At τ = 1 soft codes are as blurred as hard codes are wrong.`;
     const heading = html`<h2 data-ref="tau" title="${unit}"></h2>`, sliding = slider("range", "temperature", 1000);
     const thumb = ([layer, name]) => html`<button class="thumb" data-set="layer" data-value="${layer}" aria-label="show ${name}">${small(layer)}<span></span></button>`;
     const temperature = both
-      ? html`<section class="temperature" aria-label="temperature"><div class="bar">${heading}${jumps}</div>${sliding}<p>${unit}</p></section>`
+      ? html`<section class="temperature" aria-label="temperature"><div class="bar">${heading}${jumps}</div>${sliding}</section>`
       : html`<section class="temperature" aria-label="temperature"><div class="head-of-it"><div class="bar">${heading}</div>
         <div class="caption"><p class="first">mean entropy, bits</p><p class="second">${about.decodes && about.images ? "soft picture, dB" : ""}</p></div>
         <canvas class="curve" data-ref="curve" role="img" aria-label="mean entropy and dB of the soft picture against temperature"></canvas>${sliding}<div class="bar">${jumps}</div></div>
-        <div class="words-of-it"><p>soft from: <b>${onset}</b> (mean entropy of ${tokens.toLocaleString("en")} tokens).</p><p>${unit}${about.tau_c ? " From τc on all could be one." : ""}</p></div>
+        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${tokens.toLocaleString("en")} tokens).</p><p>${unit}${about.tau_c ? " From τc on all could be one." : ""}</p></div>
         <div class="thumbs">${of("hard", "soft", "entropy", "error").map(thumb)}</div>
         <div><h2>Loupe, 7 × 7 tokens</h2>${loupes}</div></section>`;
     put(root, html`${header}<div class="columns">${codebook(views[0])}${both ? [photograph(temperature), codebook(1)] : [photograph(""), temperature]}</div><div class="said" aria-live="polite" data-ref="said"></div>`);
@@ -323,9 +323,9 @@ export class Screen {
       if (code) this.keep({ code: [+m, +code] });
       if (at) this.visit(+m, ...at.split(",").map(Number));
     };
-    root.onpointerover = root.onpointerout = (e) => {
+    root.onpointermove = root.onpointerout = (e) => {
       const b = e.target.closest(".swatch[data-code]"), { m, code } = b?.dataset ?? {};
-      if (b) this.set({ hover: e.type === "pointerover" ? { code: [+m, +code], inside: b.closest(".evidence") !== null } : null });
+      if (b) this.set({ hover: e.type === "pointermove" ? { code: [+m, +code], inside: b.closest(".evidence") !== null } : null });
     };
     root.oninput = (e) => {
       const { fixed, range, step } = this.ui, value = +e.target.value;
@@ -506,7 +506,7 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], k = this.focusCode(m), onToken = this.focus.token !== undefined;
     const related = onToken ? codes.filter((_, i) => i && shares[i] > 0.01) : k === null ? [] : this.near(t, k);
     const marks = [[related, "#fff", 1], [m === this.views[0] ? state.codes : [], PICK, 1], [k === null ? [] : [k], PICK, 1.8]];
-    drawMap(ui[`map${m}`], this.then(t), { quantity: state.quantity, zoom: this.zooms[m], kept: this.once(`map${m}`, () => ({})), marks, dim: state.hover?.token !== undefined, band: m === this.views[0] && state.band });
+    drawMap(ui[`map${m}`], this.then(t), { quantity: state.quantity, zoom: this.zooms[m], kept: this.once(`map${m},${this.both}`, () => ({})), marks, dim: state.hover?.token !== undefined, band: m === this.views[0] && state.band });
   }
   near(t, k) { return [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE); }
   paintPhoto(token) {
@@ -623,8 +623,9 @@ export class Screen {
     root.querySelector("[data-key=z]")?.toggleAttribute("hidden", !this.edit());
     if (!ui.step) return;
     const of = (t) => {
-      const { step, count, total } = this.then(t), used = count.filter((n) => n).length.toLocaleString("en"), name = this.both ? `${t.about.name} ` : "";
-      return step === undefined ? `${name}trained` : `${name}${used} of ${t.K.toLocaleString("en")} codes used by ${total.toLocaleString("en")} tokens`;
+      const { step, count, total } = this.then(t), used = count.filter((n) => n).length.toLocaleString("en"), { name } = t.about;
+      if (this.both) return step === undefined ? `${name} trained` : `${name} ${used} codes used`;
+      return `${used} of ${t.K.toLocaleString("en")} codes used by ${total.toLocaleString("en")} tokens`;
     };
     const text = state.step === null ? "trained" : `step ${state.step.toLocaleString("en")}: ${this.views.map((v) => of(this.tokenizers[v])).join(", ")}`;
     ui.step.value = this.stepAt();

@@ -50,7 +50,7 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx input.text{font:12px/20px system-ui,"Liberation Sans",sans-serif;width:185px;padding:1px 7px;border:1px solid var(--line);border-radius:5px;background:var(--bg);color:var(--fg)}
 .lgx .legend{display:flex;align-items:flex-start;gap:5px;min-height:42px;margin-top:6px;overflow:hidden}
 .lgx .legend p{flex:0 1 auto;margin-right:auto;padding-top:2px}
-.lgx .legend .swatch{width:27px;flex:none}
+.lgx .legend .swatch{min-width:27px;flex:none}
 .lgx .legend .list{max-height:40px;overflow:auto;flex:1;user-select:text}
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
 .lgx .timeline{display:flex;align-items:center;gap:8px;margin-top:4px}

@@ -68,9 +68,9 @@ export const html = (parts, ...values) => {
 export function put(e, content) {
   const said = String(content);
   if (e.said === said) return;
-  const buttons = () => [...e.querySelectorAll("button")], at = buttons().indexOf(document.activeElement);
+  const buttons = () => [...e.querySelectorAll("button")], had = document.activeElement, at = buttons().indexOf(had), inside = e !== had && e.contains(had);
   e.innerHTML = e.said = said;
-  buttons()[at]?.focus({ preventScroll: true });
+  if (inside) (buttons()[at] ?? e.closest(".lgx")).focus({ preventScroll: true });
 }
 
 // One tokenizer: its arrays, the value of each code by quantity, and the used codes in order.
