@@ -224,9 +224,11 @@ export class Screen {
     this.build();
     this.warm();
   }
-  // Pictures of this photograph are decoded ahead of the slider.
+  // Pictures of this photograph are decoded ahead of the slider and of comparing.
   warm() {
-    for (const m of this.views) for (const kind of ["soft", "entropy"]) this.meta.tokenizers[m].temperatures.forEach((_, j) => this.store.picture(`${m}/${kind}${this.state.photo}/${j}`, () => {}));
+    const n = this.state.photo, load = (name) => this.store.picture(name, () => {});
+    for (const { m } of this.tokenizers) for (const kind of ["hard", "error"]) load(`${m}/${kind}${n}`);
+    for (const m of this.views) for (const kind of ["soft", "entropy"]) this.meta.tokenizers[m].temperatures.forEach((_, j) => load(`${m}/${kind}${n}/${j}`));
   }
   find(text) {
     const { m, K } = this.active, codes = parseCodes(text, K) ?? [];
@@ -299,11 +301,11 @@ export class Screen {
   }
   // A picture of the blob, or the tiles of a photograph without pixels, to the style.
   hand(variable, name) {
-    const url = this.once(`url ${name}`, () => {
-      if (this.store.has(name)) return URL.createObjectURL(this.store.file(name));
-      return mosaic(this.tokenizers[0], this.store.array(`0/i${name.slice(1)}`), this.meta.tokenizers[0].grids[name.slice(1)]).toDataURL();
+    const n = name.slice(1), image = this.once(`image ${name}`, () => {
+      const drawn = () => mosaic(this.tokenizers[0], this.store.array(`0/i${n}`), this.meta.tokenizers[0].grids[n]).toDataURL();
+      return Object.assign(new Image(), { src: this.store.has(name) ? URL.createObjectURL(this.store.file(name)) : drawn() });
     });
-    this.root.style.setProperty(`--${variable}`, `url(${url})`);
+    this.root.style.setProperty(`--${variable}`, `url(${image.src})`);
   }
 
   // Pointer -------------------------------------------------------------------------------------

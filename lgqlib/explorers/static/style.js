@@ -8,7 +8,7 @@ export const STYLE = `${LIVE}
 .lgx-shell{container-type:inline-size;background:var(--bg,#fff);min-width:320px}
 .lgx{--bg:#fff;--fg:#1c1e21;--muted:#5f6670;--line:#d9dce1;--soft:#f1f3f5;--pick:#ff2d87;--first:#0072b2;--second:#d55e00;
 color:var(--fg);background:var(--bg);font:13px/18px system-ui,"Liberation Sans",sans-serif;font-variant-numeric:tabular-nums;
-padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
+padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left}
 .lgx.dark{--bg:#17191c;--fg:#e8eaed;--muted:#a3abb6;--line:#34383e;--soft:#23262b;--first:#56b4e9;--second:#e69f00}
 .lgx-shell:has(.dark){background:#17191c}
 .lgx:focus{outline:none}
@@ -76,7 +76,7 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .under{margin-top:6px}
 .lgx .token{margin-top:6px}
 .lgx .token label{white-space:nowrap;flex:none;display:flex;align-items:center;height:18px}
-.lgx .token label,.lgx .note{font-size:12px;color:var(--muted)}
+.lgx .token label{font-size:12px;color:var(--muted)}
 .lgx .token .headline{display:flex;gap:10px;justify-content:space-between}
 .lgx .curve{width:100%;height:128px;cursor:ew-resize;touch-action:none}
 .lgx input[type=range]{width:calc(100% - 46px);margin:2px 23px;accent-color:var(--pick)}

@@ -134,7 +134,7 @@ export const QUANTITIES = {
   mass: { title: "Mass", column: "tokens", amount: true, unit: "tokens", words: (t) => `Mass: how many tokens have the code, over ${scope(t)}.` },
   entropy: { title: "Entropy", column: "entropy_bits", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1, from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
   error: { title: "Error", column: "error_percent", amount: true, unit: "%", words: (t) => `Error: the code’s share of the whole ${errorOf(t)} of hard codes, over ${scope(t)}.` },
-  isolation: { title: "Spacing", column: "spacing_rms_errors", unit: "× RMS", words: () => "Spacing: distance to the nearest other code in use, as a multiple of the RMS quantization error, the typical distance from a latent to its own code. Below 1, codes stand closer than latents miss them." },
+  isolation: { title: "Spacing", column: "spacing_rms_errors", unit: "× RMS", words: () => "Spacing: distance to the nearest other code in use, as a multiple of the RMS quantization error, the typical distance from a latent to its code." },
   trust: { title: "Trust", column: "trust_of_8", unit: "of 8", words: (t) => `Trust: how many of a code’s 8 neighbors on this map are among its 24 nearest codes. Average ${number(sum(t.order.trust.map((k) => t.values.trust[k])) / Math.max(1, t.order.trust.length))} of 8.` },
   unused: { title: "Unused", words: (t) => `${t.unused.length} of ${t.K} codes have no token in ${scope(t)}; they are crossed on every map.` },
 };
