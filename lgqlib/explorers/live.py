@@ -83,13 +83,11 @@ class LiveCurves:
             return
         self._seen = len(metrics)
         new = self._figure(metrics)
+        if [t.name for t in new.data] != [t.name for t in self.widget.data]:
+            self.widget.data = ()
+            self.widget.add_traces(new.data)
         with self.widget.batch_update():
-            if [t.name for t in new.data] == [t.name for t in self.widget.data]:
-                for old, trace in zip(self.widget.data, new.data, strict=True):
-                    old.update(x=trace.x, y=trace.y)
-            else:
-                self.widget.data = ()
-                self.widget.add_traces(new.data)
+            self.widget.move({t.name: {"x": t.x, "y": t.y} for t in new.data})
             self.widget.layout.update(new.layout)
 
     def _follow(self) -> None:

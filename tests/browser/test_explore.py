@@ -309,6 +309,11 @@ def test_training_is_gone_back_in_and_through(page, widget):
     expect(said).to_have_text("Training: trained")
     state(page)
     assert page.evaluate(drawn) != before
+    page.keyboard.press("c")
+    page.get_by_role("slider", name="step of training").focus()
+    page.keyboard.press("Home")
+    each = [f"{o.name} {len(np.unique(o.snapshots[0].indices))}" for o in widget.tokenizers]
+    expect(said).to_have_text(f"Training: step 0: {' codes used, '.join(each)} codes used")
 
 
 def test_painting_decodes_and_is_taken_back_by_strokes(page, widget):

@@ -17,21 +17,28 @@ const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 // A tile of an atlas of w x h tiles, as the background of an element.
 const part = (from, x, y, w, h) => html`<i class="tile" style="background:#888 var(--${from}) ${(100 * x) / (w - 1) || 0}% ${(100 * y) / (h - 1) || 0}%/${100 * w}% ${100 * h}% no-repeat"></i>`;
 const tileOf = (t, k, sheet = "tiles") => part(sheet + t.m, k % t.about.atlas, Math.floor(k / t.about.atlas), t.about.atlas, t.about.atlas);
-const swatch = (t, k, label, { sheet, text = "", title = "" } = {}) => html`<button class="swatch" data-m="${t.m}" data-code="${k}" title="${title}" aria-label="${label} ${k}">${tileOf(t, k, sheet)}<span>${text}</span></button>`;
+const swatch = (t, k, label, { sheet, text = "", title = "" } = {}) =>
+  html`<button class="swatch" data-m="${t.m}" data-code="${k}" title="${title}" aria-label="${label} ${k}">
+    ${tileOf(t, k, sheet)}<span>${text}</span></button>`;
 const choice = (name, value, content) => html`<button data-set="${name}" data-value="${value}">${content}</button>`;
 const seg = (label, name, options) => html`<div class="seg" role="group" aria-label="${label}">${options.map(([value, text]) => choice(name, value, text))}</div>`;
-const command = (key, text, title) => html`<button class="plain" data-key="${key}" title="${title}" aria-label="${text === "?" ? title : text}">${text}</button>`;
-const square = (name, label) => html`<canvas class="square" data-ref="${name}" tabindex="0" role="application" aria-label="${label}"></canvas>`;
+const command = (key, text, title) =>
+  html`<button class="plain" data-key="${key}" title="${title}" aria-label="${text === "?" ? title : text}">${text}</button>`;
+const square = (name, label) =>
+  html`<canvas class="square" data-ref="${name}" tabindex="0" role="application" aria-label="${label}"></canvas>`;
 const slider = (name, label, most) => html`<input type="range" data-ref="${name}" min="0" max="${most}" aria-label="${label}">`;
 const said = (name, of = "", text = "") => html`<p class="${of}" data-ref="${name}">${text}</p>`;
-const ramp = (color) => html`<span class="ramp" style="background:linear-gradient(90deg,${[0, 1, 2, 3, 4, 5, 6, 7, 8].map((i) => css(color(i / 8))).join()})"></span>`;
-const bar = (content, share, height, name) => html`<span>${percent(share)}</span><i style="height:${Math.max(1, height)}px"></i>${content}<span>${name}</span>`;
+const EIGHT = [0, 1, 2, 3, 4, 5, 6, 7];
+const ramp = (color) => html`<span class="ramp" style="background:linear-gradient(90deg,${EIGHT.map((i) => css(color(i / 7))).join()})"></span>`;
+const bar = (content, share, height, name) =>
+  html`<span>${percent(share)}</span><i style="height:${Math.max(1, height)}px"></i>${content}<span>${name}</span>`;
 
 export class Screen {
   constructor(model, store, tokenizers, root) {
     Object.assign(this, { model, store, tokenizers, root, meta: store.meta, edits: new Map(), kept: new Map(), exact: {}, excesses: [] });
     this.shown = this.meta.photographs.flatMap((p, n) => (p.shown ? [n] : []));
-    this.state = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature") ?? 1, photo: model.get("photograph") ?? 0, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, step: null, ...model.get("view") };
+    const seen = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature"), photo: model.get("photograph"), step: null };
+    this.state = { ...seen, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, ...model.get("view") };
     if (!this.shown.includes(this.state.photo)) this.state.photo = this.shown[0];
     this.zooms = { photo: { ...WHOLE }, ...tokenizers.map(() => ({ ...WHOLE })) };
     this.keepLayer();
@@ -252,18 +259,25 @@ export class Screen {
     for (const name of ["tiles", "real"]) for (const { m } of this.tokenizers) this.hand(`${name}${m}`, `${m}/${name}`);
     meta.photographs.forEach(({ pixels: size }, n) => (size || this.shown.includes(n)) && this.hand(`p${n}`, `p${n}`));
     const tokenizers = [...meta.tokenizers.map((t, m) => [m, t.name]), ["both", "Compare"]];
-    const photos = this.shown.map((n) => html`<button class="swatch choice" data-set="photo" data-value="${n}" title="${meta.photographs[n].name}" aria-label="photograph ${meta.photographs[n].name}"><i class="tile" style="background:var(--p${n}) center/cover"></i></button>`);
+    const photos = this.shown.map((n) => {
+      const { name } = meta.photographs[n];
+      return html`<button class="swatch choice" data-set="photo" data-value="${n}" title="${name}" aria-label="photograph ${name}">
+        <i class="tile" style="background:var(--p${n}) center/cover"></i></button>`;
+    });
     const header = html`<div class="top"><h1 title="${meta.title}">${meta.title || "Codebook"}</h1>
       ${this.tokenizers.length > 1 ? seg("tokenizer", "view", tokenizers) : ""}
       <div class="find">${photos}</div>
-      <div class="find"><input class="text" type="text" data-ref="find" placeholder="find code: 607, or 3, 17-20" aria-label="find codes by number"><p role="status" data-ref="found"></p></div>
+      <div class="find"><input class="text" type="text" data-ref="find" placeholder="find code: 607, or 3, 17-20" aria-label="find codes by number">
+        <p role="status" data-ref="found"></p></div>
       <div class="end"><p class="hint">hover looks · click keeps · ? for help</p>
         ${command("csv", "CSV", "table of the selected codes, or of all, as CSV")}
         ${command("theme", root.classList.contains("dark") ? "Light" : "Dark", "light or dark")}
         ${command("f", "Full screen", "full screen (F)")} ${command("?", "?", "keys and words")}</div>
       <div class="help" data-ref="help" hidden>${HELP.map((text) => html`<p>${text}</p>`)}</div></div>`;
-    const token = (m, head) => html`<div class="token"><div class="headline">${said(`told${m}`, "head")}${head}</div><div class="bars" style="--one:var(--one${m})" data-ref="bars${m}"></div></div>`;
-    const timeline = this.steps().length > 1 ? html`<div class="timeline" title="the codes at snapshots of the training, each drawn alone by the trained decoder">${slider("step", "step of training", this.steps().length)}${said("stepped")}</div>` : "";
+    const token = (m, head) => html`<div class="token">
+      <div class="headline">${said(`told${m}`, "head")}${head}</div><div class="bars" style="--one:var(--one${m})" data-ref="bars${m}"></div></div>`;
+    const { length } = this.steps(), drawn = "the codes at snapshots of the training, each drawn alone by the trained decoder";
+    const timeline = length > 1 ? html`<div class="timeline" title="${drawn}">${slider("step", "step of training", length)}${said("stepped")}</div>` : "";
     const codebook = (m) => html`<section class="codebook" aria-label="codebook of ${this.names[m]}">
       <div class="bar"><h2>${both ? `${this.names[m]} codebook` : "Codebook"}</h2>${both ? "" : quantities}</div>
       ${square(`map${m}`, `map of the ${meta.tokenizers[m].K} codes of ${this.names[m]}; arrows move`)}${both ? "" : timeline}
@@ -271,7 +285,8 @@ export class Screen {
       <div class="evidence" data-ref="evidence${m}"></div>${both ? token(m) : ""}</section>`;
     const scale = html`<label title="bars from 0 to 100 %, or up to the largest"><input type="checkbox" data-ref="fixed">0–100 %</label>`;
     const small = (layer) => html`<canvas data-layer="${layer}"></canvas>`, of = (...kinds) => this.layers().filter(([layer]) => kinds.includes(layer));
-    const loupes = html`<div class="loupes">${of("original", "soft", "difference", "hard", "hard0", "hard1").map(([layer, name]) => html`<div data-loupe>${small(layer)}<p>${name}</p></div>`)}</div>`;
+    const near = of("original", "soft", "difference", "hard", "hard0", "hard1");
+    const loupes = html`<div class="loupes">${near.map(([layer, name]) => html`<div data-loupe>${small(layer)}<p>${name}</p></div>`)}</div>`;
     const photograph = (inside) => html`<section class="photograph" aria-label="photograph"><div class="bar"><h2>${both ? "" : "Photograph"}</h2>
       ${both ? quantities : [layers, command("p", "Paint", "paint the kept code over tokens (P)"), command("z", "Undo", "take a stroke back (Z)")]}</div>
       ${square("photo", "photograph; arrows move by a token")}${both ? html`<div class="bar under">${layers}</div>` : ""}
@@ -397,7 +412,8 @@ export class Screen {
         this.set({ band: null });
         if (band && Math.hypot(band[2] - band[0], band[3] - band[1]) > 6) {
           const within = (x, a, b) => (x - a) * (x - b) <= 0;
-          const inside = [...t.cell.keys()].filter((c) => within(f.x + ((t.cell[c] % side) + 0.5) * f.s, band[0], band[2]) && within(f.y + (Math.floor(t.cell[c] / side) + 0.5) * f.s, band[1], band[3]));
+          const x = (c) => f.x + ((t.cell[c] % side) + 0.5) * f.s, y = (c) => f.y + (Math.floor(t.cell[c] / side) + 0.5) * f.s;
+          const inside = [...t.cell.keys()].filter((c) => within(x(c), band[0], band[2]) && within(y(c), band[1], band[3]));
           if (inside.length) this.keep({ code: [m, inside[0]] }, inside);
         } else if (k !== null && from) {
           const before = kept.length ? kept : [this.focusCode(m, this.state.pin)].filter((c) => c !== null);
@@ -491,15 +507,20 @@ export class Screen {
     for (const c of ui.all) c.box = [c.clientWidth, c.clientHeight];
     views.forEach((m, i) => this.paintMap(m, found[i]));
     this.paintPhoto(token);
-    for (const c of ui.all.filter((c) => c.dataset.layer)) drawSmall(c, { picture: this.picture(c.dataset.layer), grid: this.grid(), token: c.parentElement.dataset.loupe === undefined ? null : token, edits });
+    for (const c of ui.all.filter((c) => c.dataset.layer)) {
+      const at = c.closest("[data-loupe]") ? token : null;
+      drawSmall(c, { picture: this.picture(c.dataset.layer), grid: this.grid(), token: at, edits });
+    }
     if (ui.curve) this.paintCurve();
     views.forEach((m, i) => this.tellSide(m, found[i], token, stale));
     this.tellPhoto();
     this.tellTemperature();
     for (const b of root.querySelectorAll("[data-set]")) b.setAttribute("aria-pressed", String(state[b.dataset.set]) === b.dataset.value);
-    if (this.news) ui.said.textContent = state.codes.length > 1 ? `${counted(state.codes.length, "code")} selected: ${state.codes.join(", ")}` : (state.pin.code ? "" : `${this.place(token)}. `) + ui[`head${views[0]}`].textContent;
+    const { view, quantity, layer, tau, photo: photograph, pin, codes } = state, head = ui[`head${views[0]}`].textContent;
+    const one = pin.code ? head : `${this.place(token)}. ${head}`;
+    if (this.news) ui.said.textContent = codes.length > 1 ? `${counted(codes.length, "code")} selected: ${codes.join(", ")}` : one;
     this.news = false;
-    const shown = { view: state.view, quantity: state.quantity, layer: state.layer, tau: state.tau, photograph: state.photo, pin: state.pin, code: this.focusCode(views[0]), token: this.focus.token ?? null, codes: state.codes };
+    const shown = { view, quantity, layer, tau, photograph, pin, code: this.focusCode(views[0]), token: this.focus.token ?? null, codes };
     root.dataset.state = JSON.stringify(shown);
     this.model.remember?.(shown);
   }
@@ -508,14 +529,16 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], k = this.focusCode(m), onToken = this.focus.token !== undefined;
     const related = onToken ? codes.filter((_, i) => i && shares[i] > 0.01) : k === null ? [] : this.near(t, k);
     const marks = [[related, "#fff", 1], [m === this.views[0] ? state.codes : [], PICK, 1], [k === null ? [] : [k], PICK, 1.8]];
-    drawMap(ui[`map${m}`], this.then(t), { quantity: state.quantity, zoom: this.zooms[m], kept: this.once(`map${m},${this.both}`, () => ({})), marks, dim: state.hover?.token !== undefined, band: m === this.views[0] && state.band });
+    const kept = this.once(`map${m},${this.both}`, () => ({})), band = m === this.views[0] && state.band, dim = state.hover?.token !== undefined;
+    drawMap(ui[`map${m}`], this.then(t), { quantity: state.quantity, zoom: this.zooms[m], kept, marks, dim, band });
   }
   near(t, k) { return [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE); }
   paintPhoto(token) {
     const { state, ui } = this, { focus } = this, codes = this.selected(), m = focus.code?.[0] ?? this.views[0], hits = [];
     if (codes.size) this.indices(m).forEach((k, i) => { if (codes.has(k)) hits.push(i); });
     const dim = hits.length > 0 && !state.paint && state.layer !== "difference";
-    drawPhotograph(ui.photo, { picture: this.picture(state.layer), kept: this.once("photo", () => ({})), edits: this.edit()?.version, grid: this.grid(), zoom: this.zooms.photo, token: focus.token ?? (hits.length ? token : null), hits, dim });
+    const kept = this.once("photo", () => ({})), outlined = focus.token ?? (hits.length ? token : null), edits = this.edit()?.version;
+    drawPhotograph(ui.photo, { picture: this.picture(state.layer), kept, edits, grid: this.grid(), zoom: this.zooms.photo, token: outlined, hits, dim });
     this.hits = hits.length;
   }
   // The codes that the photograph is searched for: hovered, selected, or kept.
@@ -538,8 +561,12 @@ export class Screen {
     put(ui[`told${m}`], this.tellToken(t, found, token, stale));
     ui[`bars${m}`].classList.toggle("stale", stale);
     const most = state.fixed ? 1 : Math.max(...found.shares, 1e-6), full = 64, others = html`<i class="others"></i>`;
-    const cell = (k, i) => html`<button class="cell" data-m="${m}" data-code="${k}" aria-label="code ${k}, ${percent(found.shares[i])} percent">${bar(tileOf(t, k), found.shares[i], (full * found.shares[i]) / most, k)}</button>`;
-    put(ui[`bars${m}`], html`${found.codes.map(cell)}<div class="cell">${bar(others, found.others, Math.min(full, (full * found.others) / most), this.both ? "rest" : "others")}</div>`);
+    const cell = (k, i) => {
+      const p = found.shares[i];
+      return html`<button class="cell" data-m="${m}" data-code="${k}" aria-label="code ${k}, ${percent(p)} percent">${bar(tileOf(t, k), p, (full * p) / most, k)}</button>`;
+    };
+    const rest = bar(others, found.others, Math.min(full, (full * found.others) / most), this.both ? "rest" : "others");
+    put(ui[`bars${m}`], html`${found.codes.map(cell)}<div class="cell">${rest}</div>`);
   }
   tellLegend(t, legend, words) {
     const q = this.state.quantity, key = `${t.m},${q},${t.step}`, shown = q === "picture" ? "mass" : q, { amount, unit, title } = QUANTITIES[shown];
@@ -558,18 +585,24 @@ export class Screen {
   describe(t, k) {
     const v = (q) => number(t.values[q][k]);
     if (!t.count[k]) return html`Code <b>${k}</b>: no token, in ${scope(t)}`;
-    return html`Code <b>${k}</b>: <b>${t.count[k].toLocaleString("en")}</b> tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]}) · <b>${v("entropy")} bits</b> at τ = 1 · <b>${v("error")} %</b> of the error · <span title="as a multiple of the RMS quantization error, the typical distance from a latent to its code">nearest code in use <b>${v("isolation")}</b> × RMS error away</span>`;
+    return html`Code <b>${k}</b>: <b>${t.count[k].toLocaleString("en")}</b> tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]})
+      · <b>${v("entropy")} bits</b> at τ = 1 · <b>${v("error")} %</b> of the error
+      · <span title="${QUANTITIES.isolation.words()}">nearest code in use <b>${v("isolation")}</b> × RMS error away</span>`;
   }
   evidence(t, k) {
     const { images, decodes, factor } = t.about, patch = (i) => {
       const [n, row, column] = t.places.subarray(24 * k + 3 * i, 24 * k + 3 * i + 3);
       if (n === NONE) return html`<i></i>`;
-      const { name, shown, pixels: [h, w] } = this.meta.photographs[n], title = `${name}, row ${row}, column ${column}${shown ? "" : " (a photograph that is not shown here)"}`;
-      return html`<button class="swatch patch" data-m="${t.m}" data-at="${n},${row},${column}" title="${title}" aria-label="real patch: ${title}">${part(`p${n}`, (column - 1.5) / 4, (row - 1.5) / 4, w / factor / 4, h / factor / 4)}</button>`;
+      const { name, shown, pixels: [h, w] } = this.meta.photographs[n], side = 4 * factor; // a token more, and a half, to all sides
+      const title = `${name}, row ${row}, column ${column}${shown ? "" : " (a photograph that is not shown here)"}`;
+      const picture = part(`p${n}`, (column - 1.5) / 4, (row - 1.5) / 4, w / side, h / side);
+      return html`<button class="swatch patch" data-m="${t.m}" data-at="${n},${row},${column}" title="${title}" aria-label="real patch: ${title}">${picture}</button>`;
     };
-    return html`<div class="rows">${swatch(t, k, "code")}<p>code</p>${images && decodes ? html`${swatch(t, k, "mean real patch of code", { sheet: "real" })}<p title="mean of the code’s real patches">real mean</p>` : ""}</div>
-      <div class="grid">${images ? html`${[0, 1, 2, 3, 4, 5, 6, 7].map(patch)}<p>real patches, nearest to farthest</p>` : ""}</div>
-      <div class="grid">${this.near(t, k).map((other) => swatch(t, other, "nearest code", { text: other }))}<p title="of its neighbors on the map, how many are among its 24 nearest codes">nearest codes · map trust <b>${t.trust[k]} of ${t.around[k]}</b></p></div>`;
+    const real = images && decodes ? html`${swatch(t, k, "mean real patch of code", { sheet: "real" })}<p title="mean of the code’s real patches">real mean</p>` : "";
+    return html`<div class="rows">${swatch(t, k, "code")}<p>code</p>${real}</div>
+      <div class="grid">${images ? html`${EIGHT.map(patch)}<p>real patches, nearest to farthest</p>` : ""}</div>
+      <div class="grid">${this.near(t, k).map((other) => swatch(t, other, "nearest code", { text: other }))}
+        <p title="of its neighbors on the map, how many are among its 24 nearest codes">nearest codes · map trust <b>${t.trust[k]} of ${t.around[k]}</b></p></div>`;
   }
   tellToken(t, { codes, shares, bits }, token, stale) {
     const place = this.place(token), focus = this.focusCode(t.m), k = this.indices(t.m)[token], i = codes.indexOf(k);
