@@ -659,7 +659,8 @@ export class Screen {
     if (!ui.step) return;
     const of = (t) => {
       const { step, count, total } = this.then(t), used = count.filter((n) => n).length.toLocaleString("en"), { name } = t.about;
-      if (this.both) return step === undefined ? `${name} trained` : `${name} ${used} codes used`;
+      if (step === undefined) return t.about.moments.length ? "…" : `${name} trained`; // its picture is on the way
+      if (this.both) return `${name} ${used} codes used`;
       return `${used} of ${t.K.toLocaleString("en")} codes used by ${total.toLocaleString("en")} tokens`;
     };
     const text = state.step === null ? "trained" : `step ${state.step.toLocaleString("en")}: ${this.views.map((v) => of(this.tokenizers[v])).join(", ")}`;
