@@ -17,7 +17,7 @@ from lgqlib.measure.images import psnr_bytes
 
 Array = np.ndarray | Tensor
 Shown, Tokens = Float[Array, "3 S S"], Int[Array, "h w"]
-SHOWN, SIDE = 3, 224  # photographs that are drawn, and their sides in pixels
+SHOWN, SIDE = 2, 224  # photographs that are drawn, and their sides in pixels
 
 
 def reconstructions(originals: Array, decoded: Array, *, labels: Sequence[str] = ()) -> go.Figure:
@@ -71,7 +71,7 @@ def photographs(
     db = {c.label: [psnr_bytes(x, c.decoded[n]) for n, x in originals.items()] for c in columns}
     bits = {c.label: [*c.bits.values()] for c in columns}
     return titled(
-        picture_grid(rows, columns=["photograph", *db], hover=texts, quality=88),
+        picture_grid(rows, columns=["photograph", *db], hover=texts, quality=85),
         f"On {len(originals)} whole photographs: "
         + ", ".join(f"{label} {np.mean(values):.1f} dB" for label, values in db.items()),
         f"Bits a pixel: {', '.join(f'{k} {np.mean(v):.2f}' for k, v in bits.items())}. Codecs "

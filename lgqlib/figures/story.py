@@ -11,7 +11,7 @@ from PIL import Image
 from plotly.colors import hex_to_rgb
 
 from lgqlib.figures.pictures import colored, data_uri
-from lgqlib.figures.style import color_of, name_of
+from lgqlib.figures.style import name_of
 from lgqlib.measure.annealing import Annealing
 from lgqlib.quantizers import METHODS
 
@@ -53,7 +53,7 @@ def method_colors(ground: str) -> str:
 def shade(key: str, kind: str = "") -> str:
     """Give a method's color as CSS, its `-ink` for words."""
     method = key.partition(" ")[0]
-    return f"var(--{method}{kind})" if method in METHODS else color_of(key)
+    return f"var(--{method}{kind})" if method in METHODS else "var(--muted)"
 
 
 # Marks -------------------------------------------------------------------------------------------

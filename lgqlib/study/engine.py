@@ -107,6 +107,7 @@ def _execute(job: Job, stop: Path, cell_limit: float) -> None:
                 # What follows goes to nbclient.
                 config=Config({"KernelManager": ipc}),
                 resources={"metadata": {"path": str(job.notebook.parent)}},
+                extra_arguments=["--log-level=CRITICAL"],  # it calls its end an interrupt, in red
                 store_widget_state=False,
                 on_cell_start=go_on,
             )

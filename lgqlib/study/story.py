@@ -275,9 +275,7 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
         gain = np.array([psnr_bytes(x, ours.decoded[n]) - psnr_bytes(x, c.decoded[n]) for n, x in
                          photographs.items()])  # fmt: skip
         gains[c.key] = gain
-        if c.key != "JPEG":
-            text = f"closer than {c.label} on {(gain > 0).sum()} of {len(gain)}"
-            rows.append((c.key, text, gain))
+        rows.append((c.key, f"closer than {c.label} on {(gain > 0).sum()} of {len(gain)}", gain))
     chart = draw.gains_chart(rows, draw.WIDE)
     base = (bases or [c for c in cols if c is not ours])[0]
     gain = gains[base.key]
@@ -287,9 +285,7 @@ def side_by_side(photographs: dict, cols: list[Column]) -> Block:
     title += f"({gain.min():+.1f} to {gain.max():+.1f} dB)".replace("-", "−")
     others = [c for c in cols if c.key in ("vq", "JPEG") and c is not base]
     title += "".join(f", than {c.label} on {(gains[c.key] > 0).sum() or 'none'}" for c in others)
-    caption += "Below, a dot is a photograph, at each method’s own bits. "
-    low, high = np.sort(-gains["JPEG"])[[0, -1]]
-    caption += f"JPEG, at LGQ’s bits, is {low:+.1f} to {high:+.1f} dB from LGQ. ".replace("-", "−")
+    caption += "Below, a dot is a photograph, at each method’s own bits, JPEG at LGQ’s. "
     if np.median(gains["JPEG"]) < 0:
         caption += "dB are not what eyes see: JPEG’s blocks and color stains score higher here."
     return Block(title, "".join(body) + chart, caption, "02_evaluate")
