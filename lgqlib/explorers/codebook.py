@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import re
 from collections.abc import Callable
@@ -18,11 +17,10 @@ import pandas
 import torch
 import traitlets
 from IPython.display import display
-from PIL import Image
 
 from lgqlib import files
 from lgqlib.explorers.opening import Opened, from_arrays, opened
-from lgqlib.explorers.preparing import decoded, grays, prepare, psnr, soft_pictures
+from lgqlib.explorers.preparing import decoded, prepare, quality, soft_pictures, upright, webp
 
 MODULES = ("values", "drawing", "assigning", "style", "screen", "widget")
 """Of `static/`, each after those that it imports."""
@@ -158,19 +156,17 @@ class Explorer(anywidget.AnyWidget):
     def frame(self) -> pandas.DataFrame:
         """Give the selected codes as a table, or all codes where none is selected."""
         table = self.tables[self.tokenizer]
-        count, mse = table["count"], table["mse"]
-        whole = max(float((count * mse).sum()), 1e-30)
-        everything = pandas.DataFrame(
-            {
-                "tokens": count,
-                "share": count / max(count.sum(), 1),
-                "entropy_bits": table["entropy"],
-                "error_share": count * mse / whole,
-                "isolation": table["gap"],
-                "trusted": table["trust"],
-                "neighbors": table["around"],
-            }
-        ).rename_axis("code")
+        errors = table["count"] * table["mse"]
+        columns = {
+            "tokens": table["count"],
+            "share": table["count"] / max(table["count"].sum(), 1),
+            "entropy_bits": table["entropy"],
+            "error_share": errors / max(float(errors.sum()), 1e-30),
+            "spacing_rms_errors": table["gap"],
+            "trusted": table["trust"],
+            "neighbors": table["around"],
+        }
+        everything = pandas.DataFrame(columns).rename_axis("code")
         return everything.loc[list(self.selection)] if self.selection else everything
 
     def to_csv(self, path: Path | str) -> None:
@@ -194,30 +190,30 @@ class Explorer(anywidget.AnyWidget):
     def _answer(self, change: Any) -> None:
         """Compute what the page asks for; a problem is said on the page, never raised into it."""
         asked = change["new"]
+        answers = {"soft": self._soft, "paint": self._painted, "photograph": self._dropped}
         try:
-            if asked.get("kind") == "soft":
-                self.answer = self._soft(asked)
-            elif asked.get("kind") == "paint":
-                self.answer = self._painted(asked)
-            elif asked.get("kind") == "photograph":
-                self.open_photograph(bytes(asked["data"]), Path(asked["name"]).stem)
+            self.answer = answers[asked["kind"]](asked)
         except ValueError as error:
             self.answer = {"problem": str(error)}
 
     def _source(self, n: int) -> int:
         return self.tokenizers[0].names.index(self.meta["photographs"][n]["name"])
 
+    def _dropped(self, asked: dict) -> dict:
+        self.open_photograph(bytes(asked["data"]), Path(asked["name"]).stem)
+        return {}
+
     @torch.no_grad()
     def _soft(self, asked: dict) -> dict:
-        n, tau, pictures, noise = asked["photograph"], float(asked["tau"]), {}, {}
+        n, tau, pictures, noise = asked["photograph"], asked["tau"], {}, {}
         for m in asked["tokenizers"]:
-            o = self.tokenizers[m]
-            [(pixels, bits, value)] = soft_pictures(o, self._source(n), [tau])
-            pictures[f"{m}/entropy{n}@{_digits(tau)}"] = _webp(grays(bits, len(o.sites)))
+            at = f"{n}@{asked['text']}"  # the temperature as JavaScript writes it
+            [(pixels, bits, value)] = soft_pictures(self.tokenizers[m], self._source(n), [tau])
+            pictures[f"{m}/entropy{at}"] = webp(bits)
             if pixels is not None:
-                pictures[f"{m}/soft{n}@{_digits(tau)}"] = _webp(pixels.numpy())
+                pictures[f"{m}/soft{at}"] = webp(pixels, 80)
             if value is not None:
-                noise[f"{m},{n},{_digits(tau)}"] = value
+                noise[f"{m}/{at}"] = value
         return {"pictures": pictures, "psnr": noise}
 
     @torch.no_grad()
@@ -227,11 +223,9 @@ class Explorer(anywidget.AnyWidget):
         if o.decode is None:
             return {}
         grid = np.frombuffer(bytes(asked["indices"]), "<u2").reshape(o.indices[source].shape)
-        indices = torch.from_numpy(grid.astype(np.int64))
-        image = decoded(o, o.codebook[indices]).round()
-        value = psnr(image, o.images[source]) if o.images else None
-        pixels = image.movedim(0, -1).to(torch.uint8).numpy()
-        return {"pictures": {"painted": _webp(pixels)}, "painted": f"{m},{n}", "noise": value}
+        image = decoded(o, o.codebook[torch.from_numpy(grid.astype(np.int64))])
+        pictures = {"painted": webp(upright(image), 80)}
+        return {"pictures": pictures, "painted": f"{m},{n}", "noise": quality(o, source, image)}
 
     # The page ------------------------------------------------------------------------------------
 
@@ -255,16 +249,8 @@ class Explorer(anywidget.AnyWidget):
 
     def html(self) -> str:
         """Give the page as text."""
-        state = {
-            "meta": self.meta,
-            "theme": self.theme,
-            "view": self.view,
-            "temperature": self.temperature,
-            "photograph": self.photograph,
-            "tokenizer": self.tokenizer,
-            "selection": self.selection,
-        }
-        return page(state, self.blob)
+        kept = ("meta", "theme", "view", "temperature", "photograph", "tokenizer", "selection")
+        return page({name: getattr(self, name) for name in kept}, self.blob)
 
 
 def page(state: dict[str, Any], blob: bytes) -> str:
@@ -285,14 +271,3 @@ def _names(tokenizers: list[Opened], names: list[str] | None) -> list[str]:
     if len(found) != len(tokenizers):
         raise ValueError(f"names {found}: give one for each of {len(tokenizers)} tokenizers.")
     return [f"{n} {i + 1}" if found.count(n) > 1 else n for i, n in enumerate(found)]
-
-
-def _digits(tau: float) -> str:
-    """Write a number as JavaScript does."""
-    return str(int(tau)) if tau == int(tau) else repr(tau)
-
-
-def _webp(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "WEBP", lossless=pixels.ndim == 2, quality=80, method=2)
-    return file.getvalue()

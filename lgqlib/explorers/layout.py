@@ -99,17 +99,12 @@ def settle(
     at[cells] = others
     scaled = np.arange(side) * old // side
     target = at.reshape(old, old, -1)[scaled][:, scaled].reshape(side * side, -1)
-    if side * side <= WHOLE:
-        return linear_sum_assignment(cdist(features, target, "sqeuclidean"))[1]
-    # Too many to assign at once: sort both along their first principal axis, in slices.
+    # Too many to assign at once are sorted along their first principal axis, in slices.
+    slices = 1 if side * side <= WHOLE else -(-num // 1024)
     axis = np.linalg.svd(target - target.mean(0), full_matrices=False)[2][0]
-    ranked, places = np.argsort(features @ axis), np.argsort(target @ axis)[:num]
+    parts = (np.array_split(np.argsort(x @ axis), slices) for x in (features, target))
     cell = np.empty(num, dtype=np.int64)
-    for codes, free in zip(
-        np.array_split(ranked, -(-num // 1024)),
-        np.array_split(places, -(-num // 1024)),
-        strict=True,
-    ):
+    for codes, free in zip(*parts, strict=True):
         cost = cdist(features[codes], target[free], "sqeuclidean")
         cell[codes] = free[linear_sum_assignment(cost)[1]]
     return cell
@@ -123,11 +118,7 @@ def trust(
     grid = np.full((side + 2, side + 2), -1)
     rows, columns = np.divmod(cells, side)
     grid[rows + 1, columns + 1] = np.arange(num)
-    kept, there = np.zeros(num, dtype=np.int64), np.zeros(num, dtype=np.int64)
-    for down in (0, 1, 2):
-        for right in (0, 1, 2):
-            if (down, right) != (1, 1):
-                other = grid[rows + down, columns + right]
-                there += other >= 0
-                kept += ((near == other[:, None]) & (other >= 0)[:, None]).any(1)
-    return kept, there
+    around = [(down, right) for down in (0, 1, 2) for right in (0, 1, 2) if (down, right) != (1, 1)]
+    others = np.stack([grid[rows + down, columns + right] for down, right in around], 1)  # [K, 8]
+    kept = (near[:, None] == others[:, :, None]).any(2)
+    return kept.sum(1), (others >= 0).sum(1)

@@ -2,13 +2,12 @@
 
 import threading
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import pandas
 import plotly.graph_objects as go
 from IPython.display import display
 
-from lgqlib.config import Config
 from lgqlib.figures.style import show
 from lgqlib.figures.training import training_curves
 
@@ -47,17 +46,6 @@ class SentWhole(go.FigureWidget):
         show(go.Figure(self))
 
 
-@runtime_checkable
-class Logged(Protocol):
-    """What live curves need of a run."""
-
-    config: Config
-
-    def metrics(self) -> pandas.DataFrame:
-        """Give the log so far."""
-        ...
-
-
 class LiveCurves:
     """Show a run's curves and keep them up to date for as long as the `with` block lasts.
 
@@ -65,11 +53,11 @@ class LiveCurves:
     seconds and sends what is new; without a live front end the messages go nowhere.
 
     Args:
-        run: the run that is being trained.
+        run: the `Run` that is being trained, or what has its `config` and `metrics()`.
         interval: seconds between looks at the log.
     """
 
-    def __init__(self, run: Logged, *, interval: float = 1.0):
+    def __init__(self, run: Any, *, interval: float = 1.0):
         self.run, self.interval = run, interval
         self.widget = SentWhole(self._figure())
         self.failure: Exception | None = None
@@ -95,13 +83,11 @@ class LiveCurves:
             return
         self._seen = len(metrics)
         new = self._figure(metrics)
+        if [t.name for t in new.data] != [t.name for t in self.widget.data]:
+            self.widget.data = ()
+            self.widget.add_traces(new.data)
         with self.widget.batch_update():
-            if [t.name for t in new.data] == [t.name for t in self.widget.data]:
-                for old, trace in zip(self.widget.data, new.data, strict=True):
-                    old.update(x=trace.x, y=trace.y)
-            else:
-                self.widget.data = ()
-                self.widget.add_traces(new.data)
+            self.widget.move({t.name: {"x": t.x, "y": t.y} for t in new.data})
             self.widget.layout.update(new.layout)
 
     def _follow(self) -> None:

@@ -168,8 +168,8 @@ def from_arrays(
     """
     if codebook is None or latents is None:
         raise ValueError(f"codebook and latents must both be given: {SHAPES}.")
-    given = (_numeric("codebook", codebook), _numeric("latents", latents))
-    sites, z = (as_tensor(array).float() for array in given)
+    both = {"codebook": codebook, "latents": latents}
+    sites, z = (as_tensor(_numeric(name, x)).float() for name, x in both.items())
     given = None if indices is None else torch.as_tensor(_numeric("indices", indices)).long()
     fits = sites.ndim == 2 and len(sites) >= 2 and z.ndim in (2, 4) and z.numel() > 0
     if not fits or z.shape[1] != sites.shape[1]:
@@ -392,14 +392,14 @@ def photographs(images: Any, *, multiple: int = 1) -> list[tuple[str, Tensor]]:
     found = []
     for name, image in pairs:
         pixels = _pixels(name, image)
-        crop = multiple > 1
-        high, wide = (
-            (min(s, LARGEST) if crop else s) // multiple * multiple for s in pixels.shape[1:]
-        )
-        if not high or not wide:
+        sides = pixels.shape[1:]
+        if multiple > 1:
+            sides = [min(s, LARGEST) // multiple * multiple for s in sides]
+        if 0 in sides:
             raise ValueError(f"photograph {name} is smaller than one token of {multiple} pixels.")
-        top, left = (pixels.shape[1] - high) // 2, (pixels.shape[2] - wide) // 2
-        found.append((str(name), pixels[:, top : top + high, left : left + wide].contiguous()))
+        top, left = ((a - b) // 2 for a, b in zip(pixels.shape[1:], sides, strict=True))
+        crop = pixels[:, top : top + sides[0], left : left + sides[1]]
+        found.append((str(name), crop.contiguous()))
     return found
 
 
@@ -409,15 +409,14 @@ def _name(image: Any, number: int) -> str:
 
 def _pixels(name: str, image: Any) -> Tensor:
     """Give one photograph as bytes [3, H, W]."""
-    if isinstance(image, str | Path | bytes):
-        try:
+    try:
+        if isinstance(image, str | Path | bytes):
             image = decode_file(Path(image) if isinstance(image, str) else image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"photograph {name} cannot be read: {error}.") from None
-    array = _numeric(
-        f"photograph {name}",
-        np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else image,
-    )
+        elif isinstance(image, Image.Image):
+            image = decode_file(image.copy())  # which closes what it is given
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"photograph {name} cannot be read: {error}.") from None
+    array = _numeric(f"photograph {name}", image)
     x = torch.as_tensor(np.array(array))
     if x.ndim == 3 and x.shape[0] != 3 and x.shape[2] == 3:
         x = x.movedim(-1, 0)

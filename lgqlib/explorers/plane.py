@@ -56,7 +56,6 @@ class PlaneExplorer(ipywidgets.VBox):
 
     def __init__(self, points: Float[np.ndarray, "N 2"], annealing: Annealing, *, index: int = 0):
         self.points, self.annealing = points, annealing
-        self.tints = code_tints(annealing.codebooks[-1])
         labels = [f"{tau / annealing.predicted:.3g}" for tau in annealing.taus]
         self.tau = ipywidgets.SelectionSlider(
             options=[(label, i) for i, label in enumerate(labels)],
@@ -72,14 +71,7 @@ class PlaneExplorer(ipywidgets.VBox):
 
     def update(self) -> None:
         """Redraw what depends on the temperature."""
-        index, annealing = self.tau.value, self.annealing
-        codes, tau = annealing.codebooks[index].astype("float32"), annealing.taus[index]
-        picture = soft_partition(self.points, codes, self.tints, tau)
-        self.figure.move(
-            {
-                "plane": {"source": picture["source"]},
-                "codes": {"x": codes[:, 0], "y": codes[:, 1]},
-                "here": {"x": [tau], "y": [annealing.num_distinct[index]]},
-            }
-        )
-        self.figure.layout.title.text = view_finding(annealing, index)
+        new = plane_view(self.points, self.annealing, self.tau.value)
+        moved = ("plane", "codes", "here")
+        self.figure.move({t.name: t.to_plotly_json() for t in new.data if t.name in moved})
+        self.figure.layout.title.text = new.layout.title.text

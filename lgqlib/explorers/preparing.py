@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lgqlib.backbone import Decoder
-from lgqlib.data import to_unit
+from lgqlib.data import to_uint8
 from lgqlib.explorers.layout import arrange, settle, trust
 from lgqlib.explorers.opening import Opened, spread
+from lgqlib.measure.distances import nearest_others
+from lgqlib.measure.geometry import spectrum
+from lgqlib.measure.images import psnr_bytes
 from lgqlib.quantizers import METHODS
-from lgqlib.quantizers.assignment import energies
+from lgqlib.quantizers.assignment import nearest
 
 NEAREST = 24
 """Nearest codes among which a neighbor on the map counts as one in the codebook."""
@@ -53,11 +56,9 @@ class Packed:
         values = np.ascontiguousarray(np.asarray(array), dtype=f"<{kind[0]}{int(kind[1:]) // 8}")
         self._append(name, values.tobytes(), kind)
 
-    def picture(self, name: str, pixels: np.ndarray | Tensor, quality: int = 0) -> None:
-        """Add a picture [H, W, 3] or [H, W] as WebP; quality 0 is lossless."""
-        image, file = Image.fromarray(np.asarray(pixels)), io.BytesIO()
-        image.save(file, "WEBP", lossless=not quality, quality=quality or 40, method=3)
-        self._append(name, file.getvalue(), "webp")
+    def picture(self, name: str, pixels: np.ndarray, quality: int = 0) -> None:
+        """Add a picture."""
+        self._append(name, webp(pixels, quality), "webp")
 
     def _append(self, name: str, data: bytes, kind: str) -> None:
         self.arrays[name] = [self.size, len(data), kind]
@@ -71,6 +72,14 @@ class Packed:
         return b"".join(self.parts)
 
 
+def webp(pixels: np.ndarray, quality: int = 0) -> bytes:
+    """Give a picture [H, W, 3] or [H, W] as WebP; quality 0 is lossless."""
+    file = io.BytesIO()
+    image = Image.fromarray(pixels)
+    image.save(file, "WEBP", lossless=not quality, quality=quality or 40, method=3)
+    return file.getvalue()
+
+
 @torch.no_grad()
 def prepare(
     tokenizers: Sequence[Opened], *, shown: int = 3, temperatures: int = 9, title: str = ""
@@ -81,21 +90,21 @@ def prepare(
     """
     first = tokenizers[0]
     for other in tokenizers[1:]:
-        same = other.names == first.names and len(other.images) == len(first.images)
-        if not same or any(
-            a.shape != b.shape for a, b in zip(first.images, other.images, strict=True)
-        ):
+        shapes = [[image.shape for image in o.images] for o in (first, other)]
+        if other.names != first.names or shapes[0] != shapes[1]:
             raise ValueError("two tokenizers are compared on the same photographs: give images=.")
     if any(len(o.sites) > 65_535 for o in tokenizers):
         raise ValueError("codebooks of at most 65,535 codes can be drawn.")
-    kept, looked = _kept(first), spread(len(first.indices), shown)
+    each = max((i.shape[1] * i.shape[2] for i in first.images), default=1)
+    kept = spread(len(first.images), min(64, PIXELS // each))
+    looked = spread(len(first.indices), shown)
     packed = Packed({"title": title, "photographs": [], "tokenizers": [], "kept": len(kept)})
     order = [*looked, *(n for n in kept if n not in looked)]
     for n, source in enumerate(order):
         about = {"name": first.names[source], "shown": n < len(looked), "pixels": None}
         if first.images:
             about["pixels"] = list(first.images[source].shape[1:])
-            packed.picture(f"p{n}", rearrange(first.images[source], "c h w -> h w c"), 82)
+            packed.picture(f"p{n}", upright(first.images[source]), 82)
         packed.meta["photographs"].append(about)
     tables: list[dict[str, Any]] = []
     bar = tqdm(desc="codebooks", total=len(tokenizers) * (2 + len(looked)), leave=False, delay=1)
@@ -114,23 +123,19 @@ def prepare(
     return packed.meta, packed.blob, tables
 
 
-def _kept(o: Opened) -> list[int]:
-    """Choose the photographs that patches are taken from: as many as PIXELS allow."""
-    if not o.images:
-        return []
-    each = max(i.shape[1] * i.shape[2] for i in o.images)
-    return spread(len(o.images), max(1, min(64, PIXELS // each)))
+def upright(image: Tensor) -> np.ndarray:
+    """Give [3, H, W] as pixels [H, W, 3]."""
+    return image.movedim(0, -1).numpy()
 
 
 def patches(image: Tensor, factor: int) -> Tensor:
-    """Cut [3, H, W] into the tokens' patches [h, w, f, f, 3]."""
-    return rearrange(image, "c (h a) (w b) -> h w a b c", a=factor, b=factor)
+    """Cut [3, H, W] into the tokens' patches [h w, f, f, 3]."""
+    return rearrange(image, "c (h a) (w b) -> (h w) a b c", a=factor, b=factor)
 
 
 def decoded(o: Opened, vectors: Tensor) -> Tensor:
-    """Decode [h, w, C] into bytes' range [3, H, W], float."""
-    images = o.decode(rearrange(vectors, "h w c -> 1 c h w"))
-    return to_unit(torch.as_tensor(images).float())[0].clamp(0, 1) * 255
+    """Decode [h, w, C] into bytes [3, H, W]."""
+    return to_uint8(torch.as_tensor(o.decode(rearrange(vectors, "h w c -> 1 c h w"))))[0]
 
 
 # Codes -------------------------------------------------------------------------------------------
@@ -140,51 +145,43 @@ def _codes(
     packed: Packed, m: int, o: Opened, order: Sequence[int], before: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Add all that is known of each code: its numbers, place, tile, patches and nearest codes."""
-    num = len(o.sites)
-    flat = torch.cat([i.flatten() for i in o.indices])
-    z = torch.cat([p.flatten(0, 1) for p in o.points])
+    num, flat, z = o.num_codes, o.codes, o.latents
     count = flat.bincount(minlength=num)
     away = (z - o.sites[flat]).square().sum(1)
     tiles, real, errors = _tiles(o, count)
-    error = errors if errors is not None else away / o.width
+    error = away / o.width if errors is None else errors
     mse = torch.zeros(num).index_add_(0, flat, error) / count.clamp(min=1)
     entropy, looked = _entropy(o, z, flat, count)
-    near = _nearest(o.sites, torch.arange(num), min(NEAREST, num - 1))
-    used = count.nonzero()[:, 0]
-    gap = torch.full((num,), torch.nan)
-    if len(used) > 1:
-        for rows in torch.arange(num).split(max(1, 2**24 // len(used))):
-            d = torch.cdist(o.sites[rows], o.sites[used])
-            d[rows[:, None] == used] = torch.inf
-            gap[rows] = d.amin(1) / math.sqrt(max(o.width * o.sites.shape[1] / 2, 1e-12))
-    pixels = tiles.reshape(num, -1)
-    if before is None:
-        cells = arrange(o.sites.double().numpy())
-    else:
+    near = nearest_others(o.sites, min(NEAREST, num - 1))[1]
+    pixels, mean, start = tiles.flatten(1), tiles.mean((1, 2)), None
+    if before is not None:
         same = pixels.shape[1] == before["pixels"].shape[1]
-        one, two = (pixels, before["pixels"]) if same else (_mean(tiles), before["mean"])
-        start = settle(one.double().numpy(), two.double().numpy(), before["cell"])
-        cells = arrange(o.sites.double().numpy(), start=start)
-    kept, there = trust(cells, near.numpy())
-    prefix = f"{m}/"
-    for name, values, kind in (
-        ("cell", cells, "u16"),
-        ("count", count, "u32"),
-        ("mse", mse, "f32"),
-        ("entropy", entropy, "f32"),
-        ("gap", gap, "f32"),
-        ("trust", kept, "u8"),
-        ("around", there, "u8"),
-        ("near", _padded(near[:, :PATCHES]), "u16"),
-        ("places", _places(o, away, flat, count, order), "u16"),
-    ):
-        packed.add(prefix + name, values, kind)
-    side = _atlas(packed, prefix + "tiles", tiles)
-    _atlas(packed, prefix + "real", real)
-    scale = max(o.sites.abs().max().item(), *(p.abs().max().item() for p in o.points)) / 32767
-    packed.add(prefix + "sites", (o.sites / scale).round(), "i16")
+        alike = (pixels, before["pixels"]) if same else (mean, before["mean"])
+        start = settle(*(a.double().numpy() for a in alike), before["cell"])
+    cells = arrange(o.sites.double().numpy(), start=start)
+    kept, there = trust(cells, near)
+    table = {
+        "cell": cells,
+        "count": count.numpy(),
+        "mse": mse.numpy(),
+        "entropy": entropy.numpy(),
+        "gap": _gaps(o, count).numpy(),
+        "trust": kept,
+        "around": there,
+    }
+    kinds = ("u16", "u32", "f32", "f32", "f32", "u8", "u8")
+    for (name, values), kind in zip(table.items(), kinds, strict=True):
+        packed.add(f"{m}/{name}", values, kind)
+    first = near[:, :PATCHES]
+    missing = [(0, 0), (0, PATCHES - first.shape[1])]
+    packed.add(f"{m}/near", np.pad(first, missing, constant_values=NONE), "u16")
+    packed.add(f"{m}/places", _places(o, away, flat, order), "u16")
+    side = _atlas(packed, f"{m}/tiles", tiles)
+    _atlas(packed, f"{m}/real", real)
+    scale = max(o.sites.abs().max().item(), z.abs().max().item()) / 32767
+    packed.add(f"{m}/sites", (o.sites / scale).round(), "i16")
     if o.widths is not None:
-        packed.add(prefix + "widths", o.widths, "f32")
+        packed.add(f"{m}/widths", o.widths, "f32")
     packed.meta["tokenizers"].append(
         {
             "name": o.name,
@@ -210,35 +207,18 @@ def _codes(
             "soft_psnr": [],
         }
     )
-    return {
-        "cell": cells,
-        "pixels": pixels,
-        "mean": _mean(tiles),
-        "count": count.numpy(),
-        "mse": mse.numpy(),
-        "entropy": entropy.numpy(),
-        "gap": gap.numpy(),
-        "trust": kept,
-        "around": there,
-    }
+    return table | {"pixels": pixels, "mean": mean}
 
 
-def _mean(tiles: Tensor) -> Tensor:
-    return tiles.float().mean((1, 2))
-
-
-def _padded(near: Tensor) -> Tensor:
-    return F.pad(near, (0, PATCHES - near.shape[1]), value=NONE)
-
-
-def _nearest(sites: Tensor, rows: Tensor, num: int) -> Tensor:
-    """Give the nearest other codes [rows, num], by the square of the distance."""
-    found = []
-    for part in rows.split(max(1, 2**24 // len(sites))):
-        d = energies(sites[part], sites)
-        d[torch.arange(len(part)), part] = torch.inf
-        found.append(d.topk(num, largest=False)[1])
-    return torch.cat(found)
+def _gaps(o: Opened, count: Tensor) -> Tensor:
+    """Give each code's distance to the nearest other code in use, in RMS quantization errors."""
+    used, own = count.nonzero()[:, 0], torch.arange(o.num_codes)
+    if len(used) < 2:
+        return torch.full((o.num_codes,), torch.nan)
+    two = used[nearest(o.sites, o.sites[used], 2)]  # one of them may be the code itself
+    other = torch.where(two[:, 0] == own, two[:, 1], two[:, 0])
+    rms = math.sqrt(max(o.width * o.sites.shape[1] / 2, 1e-12))
+    return (o.sites - o.sites[other]).norm(dim=1) / rms
 
 
 def _entropy(o: Opened, z: Tensor, flat: Tensor, count: Tensor) -> tuple[Tensor, int]:
@@ -264,27 +244,25 @@ def _tiles(o: Opened, count: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """
     num, f = len(o.sites), o.factor
     if not o.images:
-        colors = _colors(o.sites).view(num, 1, 1, 3).expand(num, 4, 4, 3)
+        colors = _colors(o).view(num, 1, 1, 3).expand(num, 4, 4, 3)
         return colors, colors, None
-    sums = torch.zeros(2, num, f * f * 3)
+    sums = torch.zeros(2, num, f, f, 3)
     errors = []
     for image, indices in zip(o.images, o.indices, strict=True):
-        flat = indices.flatten()
-        real = patches(image.float(), f).flatten(0, 1).flatten(1)
-        sums[1].index_add_(0, flat, real)
+        real = patches(image.float(), f)
+        sums[1].index_add_(0, indices.flatten(), real)
         if o.decode is not None:
-            made = patches(decoded(o, o.codebook[indices]), f).flatten(0, 1).flatten(1)
-            sums[0].index_add_(0, flat, made)
-            errors.append((made.round() - real).square().mean(1))
-    means = sums / count.clamp(min=1)[:, None]
-    unused = (count == 0).nonzero()[:, 0]
-    tiles = means[0] if o.decode is not None else means[1]
-    tiles[unused] = 128.0
+            made = patches(decoded(o, o.codebook[indices]).float(), f)
+            sums[0].index_add_(0, indices.flatten(), made)
+            errors.append((made - real).square().mean((1, 2, 3)))
+    unused = count == 0
+    means = sums / count.clamp(min=1)[:, None, None, None] + 128.0 * unused[:, None, None, None]
+    tiles = means[1]
     if o.decode is not None:
-        tiles[unused] = _alone(o, o.codebook[unused]).flatten(1)
-    means[1][unused] = 128.0
+        tiles = means[0]
+        tiles[unused] = _alone(o, o.codebook[unused])
     small = min(f, 16 if num <= 4096 else 8)
-    found = [_scaled(x.view(num, f, f, 3), small) for x in (tiles, means[1])]
+    found = [_scaled(x, small) for x in (tiles, means[1])]
     return found[0], found[1], torch.cat(errors) if errors else None
 
 
@@ -293,8 +271,8 @@ def _alone(o: Opened, codes: Tensor) -> Tensor:
     f, found = o.factor, [torch.empty(0, o.factor, o.factor, 3)]
     for part in codes.split(256):
         made = o.decode(part[:, :, None, None].expand(-1, -1, 5, 5).contiguous())
-        made = to_unit(torch.as_tensor(made).float()).clamp(0, 1) * 255
-        found.append(made[:, :, 2 * f : 3 * f, 2 * f : 3 * f].permute(0, 2, 3, 1))
+        center = to_uint8(torch.as_tensor(made))[:, :, 2 * f : 3 * f, 2 * f : 3 * f]
+        found.append(center.movedim(1, -1).float())
     return torch.cat(found)
 
 
@@ -322,43 +300,32 @@ def _scaled(tiles: Tensor, side: int) -> Tensor:
     return small.round().clamp(0, 255)
 
 
-def _colors(sites: Tensor) -> Tensor:
+def _colors(o: Opened) -> Tensor:
     """Give colors [K, 3] by the ranks along the codes' three longest axes: luminance first."""
-    x = (sites - sites.mean(0)).double()
-    axes = torch.linalg.svd(x, full_matrices=False)[2][:3]
-    along = F.pad(x @ axes.T, (0, 3 - len(axes)))
-    ranks = along.argsort(0).argsort(0) / max(1, len(x) - 1)
-    ranks[:, len(axes) :] = 0.5
-    y, u, v = 40 + 185 * ranks[:, 0], 160 * (ranks[:, 1] - 0.5), 160 * (ranks[:, 2] - 0.5)
-    rgb = torch.stack([y + 1.4 * v, y - 0.34 * u - 0.71 * v, y + 1.77 * u], 1)
-    return rgb.clamp(0, 255).round().float()
+    along = spectrum(o.sites).coordinates(o.sites)[:, :3]
+    ranks = np.full((o.num_codes, 3), 0.5)
+    ranks[:, : along.shape[1]] = along.argsort(0).argsort(0) / max(1, o.num_codes - 1)
+    y, (u, v) = 40 + 185 * ranks[:, 0], 160 * (ranks[:, 1:].T - 0.5)
+    rgb = np.stack([y + 1.4 * v, y - 0.34 * u - 0.71 * v, y + 1.77 * u], 1)
+    return torch.from_numpy(rgb.clip(0, 255).round()).float()
 
 
-def _places(
-    o: Opened, away: Tensor, flat: Tensor, count: Tensor, order: Sequence[int]
-) -> np.ndarray:
+def _places(o: Opened, away: Tensor, flat: Tensor, order: Sequence[int]) -> np.ndarray:
     """Choose eight tokens of each code, from the nearest to the farthest: [K, 8, 3].
 
     Photograph (its number in `order`), row, column; NONE where a code has fewer.
     """
     number = {source: n for n, source in enumerate(order)}
-    where, sizes = [], [i.numel() for i in o.indices]
-    for source, grid in enumerate(o.indices):
-        n = torch.full((grid.numel(),), number.get(source, NONE))
-        row, column = torch.meshgrid(*(torch.arange(s) for s in grid.shape), indexing="ij")
-        where.append(torch.stack([n, row.flatten(), column.flatten()], 1))
-    places = torch.cat(where)
-    assert len(places) == sum(sizes)
-    seen = (places[:, 0] != NONE).nonzero()[:, 0]
+    cells = [torch.cartesian_prod(*map(torch.arange, grid.shape)) for grid in o.indices]
+    numbered = (F.pad(c, (1, 0), value=number.get(n, NONE)) for n, c in enumerate(cells))
+    places = torch.cat([*numbered]).numpy()
+    seen = np.flatnonzero(places[:, 0] != NONE)
     ranked = seen[np.lexsort((away[seen].numpy(), flat[seen].numpy()))]
-    have = flat[seen].bincount(minlength=len(count)).numpy()
-    begin = have.cumsum() - have
-    out = np.full((len(count), PATCHES, 3), NONE)
-    taken = np.minimum(have, PATCHES)
-    for j in range(PATCHES):
-        codes = (taken > j).nonzero()[0]
-        step = (have[codes] - 1) * j // np.maximum(taken[codes] - 1, 1)
-        out[codes, j] = places[ranked[begin[codes] + step]].numpy()
+    ends = flat[seen].bincount(minlength=o.num_codes).cumsum(0)
+    out = np.full((o.num_codes, PATCHES, 3), NONE)
+    for code, tokens in enumerate(np.split(ranked, ends[:-1])):
+        chosen = tokens[spread(len(tokens), PATCHES)]
+        out[code, : len(chosen)] = places[chosen]
     return out
 
 
@@ -367,7 +334,7 @@ def _atlas(packed: Packed, name: str, tiles: Tensor) -> int:
     side = math.ceil(math.sqrt(len(tiles)))
     padded = F.pad(tiles, (0, 0, 0, 0, 0, 0, 0, side * side - len(tiles)))
     sheet = rearrange(padded, "(r c) a b d -> (r a) (c b) d", r=side).to(torch.uint8)
-    packed.picture(name, sheet, 0 if sheet.shape[0] <= 512 else 90)
+    packed.picture(name, sheet.numpy(), 0 if sheet.shape[0] <= 512 else 90)
     return side
 
 
@@ -386,7 +353,7 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     """Add the curve of the mean entropy, and from where on it is a bit."""
     about = packed.meta["tokenizers"][m]
     about["temperatures"] = levels(about["tau_c"], num)
-    z = torch.cat([p.flatten(0, 1) for p in o.points])
+    z = o.latents
     most = min(CURVE, max(256, int(PAIRS / 25 / len(o.sites))))
     z = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most]]
     low, high = about["temperatures"][0], about["temperatures"][-1]
@@ -395,34 +362,31 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     above = np.flatnonzero(bits >= 1)
     one = None
     if len(above) and above[0] > 0:
-        one = float(
-            np.exp(np.interp(1, bits[above[0] - 1 :][:2], np.log(taus[above[0] - 1 :][:2])))
-        )
+        around = slice(above[0] - 1, above[0] + 1)
+        one = float(np.exp(np.interp(1, bits[around], np.log(taus[around]))))
     about["curve"] = {"tau": taus.tolist(), "bits": bits.tolist(), "one": one, "tokens": len(z)}
 
 
 def soft_pictures(
     o: Opened, source: int, taus: Sequence[float]
-) -> list[tuple[Tensor | None, Tensor, float | None]]:
-    """Decode a photograph softly at each tau x 2 D / C: picture [H, W, 3], bits [h, w], and dB."""
+) -> list[tuple[np.ndarray | None, np.ndarray, float | None]]:
+    """Decode a photograph softly at each tau x 2 D / C: picture [H, W, 3], entropy [h, w], dB."""
     z, found = o.points[source], []
-    h, w, _ = z.shape
     vectors, bits = o.soften(z.flatten(0, 1), [o.width * tau for tau in taus])
     for soft, entropy in zip(vectors, bits, strict=True):
-        if o.decode is None:
-            found.append((None, entropy.view(h, w), None))
-            continue
-        image = decoded(o, soft.view(h, w, -1)).round()
-        pixels = rearrange(image, "c h w -> h w c").to(torch.uint8)
-        noise = psnr(image, o.images[source]) if o.images else None
-        found.append((pixels, entropy.view(h, w), noise))
+        image = None if o.decode is None else decoded(o, soft.view(*z.shape[:2], -1))
+        pixels = None if image is None else upright(image)
+        found.append(
+            (pixels, grays(entropy.view(z.shape[:2]), o.num_codes), quality(o, source, image))
+        )
     return found
 
 
-def psnr(image: Tensor, original: Tensor) -> float:
-    """Give the peak signal-to-noise ratio of bytes, in dB; 99 for equal pictures."""
-    mse = (image.float() - original.float()).square().mean().item()
-    return 10 * math.log10(255**2 / mse) if mse > 0 else 99.0
+def quality(o: Opened, source: int, image: Tensor | None) -> float | None:
+    """Give a picture's peak signal-to-noise ratio in dB against its photograph, where both are."""
+    if image is None or not o.images:
+        return None
+    return psnr_bytes(upright(o.images[source]), upright(image))
 
 
 def grays(bits: Tensor, num_codes: int) -> np.ndarray:
@@ -440,47 +404,40 @@ def photograph(packed: Packed, m: int, o: Opened, n: int, source: int) -> None:
     about["grids"].append(list(indices.shape))
     packed.add(f"{prefix}i{n}", indices, "u16")
     packed.add(f"{prefix}z{n}", (o.points[source] / about["scale"]).round(), "i16")
-    hard = None
+    image = None
     if o.decode is not None:
-        with _Watched(o) as watched:
-            image = decoded(o, o.codebook[indices]).round()
-        if watched.statistics:
-            packed.add(f"{prefix}gn{n}", torch.stack(watched.statistics), "f32")
-        packed.picture(f"{prefix}hard{n}", rearrange(image, "c h w -> h w c").to(torch.uint8), 80)
+        image, statistics = _watched(o, o.codebook[indices])
+        if statistics:
+            packed.add(f"{prefix}gn{n}", torch.cat(statistics), "f32")
+        packed.picture(f"{prefix}hard{n}", upright(image), 80)
         if o.images:
-            hard = psnr(image, o.images[source])
-            error = patches((image - o.images[source]).square(), o.factor).mean((2, 3, 4)).sqrt()
-            packed.picture(f"{prefix}error{n}", (2 * error).clamp(0, 255).to(torch.uint8))
-    about["psnr"].append(hard)
+            error = patches((image.float() - o.images[source]).square(), o.factor).mean((1, 2, 3))
+            levels = (2 * error.sqrt()).clamp(0, 255).to(torch.uint8).view(indices.shape)
+            packed.picture(f"{prefix}error{n}", levels.numpy())
+    about["psnr"].append(quality(o, source, image))
     noise = []
-    soft = soft_pictures(o, source, about["temperatures"])
-    for j, (pixels, bits, value) in enumerate(soft):
-        packed.picture(f"{prefix}entropy{n}/{j}", grays(bits, len(o.sites)))
+    for j, (pixels, bits, value) in enumerate(soft_pictures(o, source, about["temperatures"])):
+        packed.picture(f"{prefix}entropy{n}/{j}", bits)
         if pixels is not None:
             packed.picture(f"{prefix}soft{n}/{j}", pixels, 68)
         noise.append(value)
     about["soft_psnr"].append(noise)
 
 
-class _Watched:
-    """Note mean and variance of each group norm of a decoder that JavaScript runs, in order."""
+def _watched(o: Opened, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Decode, and note mean and variance of each group of the norms that JavaScript runs."""
+    found: list[Tensor] = []
 
-    def __init__(self, o: Opened):
-        self.statistics: list[Tensor] = []
-        network = _decoder(o)
-        self.norms = [] if network is None else norms(network)
-
-    def __enter__(self) -> "_Watched":
-        self.handles = [norm.register_forward_pre_hook(self._note) for norm in self.norms]
-        return self
-
-    def _note(self, norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+    def note(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
         groups = rearrange(inputs[0][0], "(g c) h w -> g (c h w)", g=norm.num_groups)
-        self.statistics.append(torch.stack([groups.mean(1), groups.var(1, correction=0)], 1))
+        found.append(torch.stack([groups.mean(1), groups.var(1, correction=0)], 1))
 
-    def __exit__(self, *exception) -> None:
-        for handle in self.handles:
-            handle.remove()
+    norms = layers(_decoder(o), nn.GroupNorm)
+    handles = [norm.register_forward_pre_hook(note) for norm in norms]
+    image = decoded(o, vectors)
+    for handle in handles:
+        handle.remove()
+    return image, found
 
 
 def _decoder(o: Opened) -> Decoder | None:
@@ -493,12 +450,10 @@ def _decoder(o: Opened) -> Decoder | None:
     return decoder if network is None or hasattr(network, "blocks") else None
 
 
-def norms(decoder: Decoder) -> list[nn.Module]:
-    """List its group norms in the order in which they act."""
-    if decoder.network is None:
-        return []
-    inside = [n for block in decoder.network.blocks for n in (block.norm1, block.norm2)]
-    return [*inside, decoder.network.norm]
+def layers(decoder: Decoder | None, kind: type[nn.Module]) -> list[Any]:
+    """List the layers of a kind in its network, in the order in which they act."""
+    inside = () if decoder is None or decoder.network is None else decoder.network.modules()
+    return [layer for layer in inside if isinstance(layer, kind)]
 
 
 def _network(packed: Packed, m: int, o: Opened) -> None:
@@ -509,23 +464,19 @@ def _network(packed: Packed, m: int, o: Opened) -> None:
         return
     if o.codebook is not o.sites and not torch.equal(o.codebook, o.sites):
         packed.add(f"{m}/codes", o.codebook, "f32")
-    layers: dict[str, nn.Module] = {}
+    found = {f"{i}": conv for i, conv in enumerate(layers(decoder, nn.Conv2d))}
     if decoder.linear is not None:
-        layers["linear"] = decoder.linear[0]
-    if decoder.network is not None:
-        layers["stem"], layers["last"] = decoder.network.stem, decoder.network.last
-        for b, block in enumerate(decoder.network.blocks):
-            layers |= {f"{b}a": block.conv1, f"{b}b": block.conv2}
+        found["linear"] = decoder.linear[0]
     shapes = {}
-    for name, layer in layers.items():  # [taps, in, out], as the page walks over them
+    for name, layer in found.items():  # [taps, in, out], as the page walks over them
         packed.add(f"{prefix}{name}", rearrange(layer.weight, "o i a b -> (a b) i o"), "f16")
         packed.add(f"{prefix}{name}/bias", layer.bias, "f32")
         shapes[name] = list(layer.weight.shape)
-    for i, norm in enumerate(norms(decoder)):
+    norms = layers(decoder, nn.GroupNorm)
+    for i, norm in enumerate(norms):
         packed.add(f"{prefix}norm{i}", torch.stack([norm.weight, norm.bias]), "f32")
     about["network"] = {
         "layers": shapes,
-        "groups": [norm.num_groups for norm in norms(decoder)],
-        "eps": [norm.eps for norm in norms(decoder)],
-        "depth": 0 if decoder.network is None else len(decoder.network.blocks),
+        "groups": [norm.num_groups for norm in norms],
+        "eps": [norm.eps for norm in norms],
     }

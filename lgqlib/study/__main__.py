@@ -155,7 +155,8 @@ class Work:
             if skipped := len(todo) - len(tasks):
                 _say(f"{skipped} of {len(todo)} runs are done already")
             gpus = [] if scheduler else _gpus()
-            workers = workers or fitting_workers(len(tasks), len(gpus), CPU_COUNT, MEMORY_LIMIT)
+            most = max(len(tasks), len(self.looks() | self.summary()))
+            workers = workers or fitting_workers(most, len(gpus), CPU_COUNT, MEMORY_LIMIT)
             count = str(threads or max(1, CPU_COUNT // workers))
             environment = KEPT | dict.fromkeys(THREADS, count)
             how = {"cell_limit": self.study.cell_limit, "environment": environment}
@@ -249,7 +250,7 @@ def cluster(workers: int, scheduler: str = "") -> Iterator[Client]:
 
 
 def progress_of(folder: Path) -> str:
-    """Say how far a running task is: a run's step, images/s and time left."""
+    """Say how far a running task is: its notebook; of training, step, images/s and time left."""
     is_run = (folder / "config.json").exists()  # or a notebook over all runs
     metrics = metrics_of(Run(folder)) if is_run else ()
     if "loss" not in metrics:
@@ -257,7 +258,7 @@ def progress_of(folder: Path) -> str:
     train = Run(folder).config.train
     step = int(metrics["step"][metrics["split"] == "train"].iloc[-1])
     if step >= train.num_steps:
-        return "trained, evaluating"
+        return ", ".join(part.name.split(".")[0] for part in folder.glob("notebooks/*.part.ipynb"))
     speeds = metrics.get("images_per_second", pandas.Series()).dropna()
     if not len(speeds):
         return f"step {step}/{train.num_steps}"

@@ -4,6 +4,7 @@ Nothing in it is loaded from a network: it can be read, moved and sent as it is.
 """
 
 import contextlib
+import hashlib
 import re
 import shutil
 from html import escape
@@ -42,6 +43,9 @@ def notebook_css() -> str:
     return "\n".join(re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL))
 
 
+BLOB = re.compile(r"(?<=id=&quot;blob&quot;&gt;)[\w+/=]+(?=&lt;/script&gt;)")
+"""What an explorer in a notebook's frame shows: pictures and arrays, as base64."""
+INLINE = "script-src 'unsafe-inline'"  # all that an explorer's page may run, where it stands alone
 SHARED = {PLOTLY: get_plotlyjs, LOOK: notebook_css}
 """What lies once in a report's folder, and what makes it."""
 
@@ -126,7 +130,7 @@ def _converted(folder: Path, pages: Path) -> str:
         page = pages / f"{notebook.stem}.html"
         if not page.exists() or page.stat().st_mtime <= notebook.stat().st_mtime:
             try:
-                text = to_html(notebook)
+                text = _shared(to_html(notebook), pages)
             except Exception as error:  # of many kinds, where it was torn by a kill
                 text = _document(notebook.name, f"<p>could not be read ({escape(str(error))})</p>")
             _write(page, text)
@@ -144,6 +148,16 @@ def to_html(notebook: Path) -> str:
     name = f"{notebook.stem} · {notebook.parent.parent.name}"
     exporter = HTMLExporter(preprocessors=[_Figures], **how)
     return exporter.from_notebook_node(node, resources={"metadata": {"name": name}})[0]
+
+
+def _shared(text: str, pages: Path) -> str:
+    """Move what explorers show into files beside the pages of a run: they show the same."""
+    for blob in BLOB.findall(text):
+        file = pages / f"explorer-{hashlib.sha256(blob.encode()).hexdigest()[:12]}.js"
+        _write(file, f'document.getElementById("blob").textContent = "{blob}";\n')
+        script = f"&lt;/script&gt;&lt;script src=&quot;{file.name}&quot;&gt;"
+        text = text.replace(blob, script).replace(INLINE, f"{INLINE} 'self' file:")
+    return text
 
 
 class _Figures(Preprocessor):

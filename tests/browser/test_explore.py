@@ -306,6 +306,11 @@ def test_training_is_gone_back_in_and_through(page, widget):
     expect(said).to_have_text("Training: trained")
     state(page)
     assert page.evaluate(drawn) != before
+    page.keyboard.press("c")
+    page.get_by_role("slider", name="step of training").focus()
+    page.keyboard.press("Home")
+    each = [f"{o.name} {len(np.unique(o.snapshots[0].indices))}" for o in widget.tokenizers]
+    expect(said).to_have_text(f"Training: step 0: {' codes used, '.join(each)} codes used")
 
 
 def test_painting_decodes_and_is_taken_back_by_strokes(page, widget):
@@ -343,8 +348,10 @@ def test_a_selection_is_taken_away_as_csv_and_as_a_link(page, browser, file, wid
         press(page, "CSV")
     rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
     assert [int(row["code"]) for row in rows] == chosen
+    units = ["tokens", "entropy_bits", "error_percent", "spacing_rms_errors", "trust_of_8"]
+    assert list(rows[0]) == ["code", *units], "each column says its unit"
     counts = widget.tables[0]["count"][chosen].tolist()
-    assert [int(float(row["mass"] or 0)) for row in rows] == counts
+    assert [int(row["tokens"] or 0) for row in rows] == counts
     page.wait_for_url(lambda url: '"codes":[3,5]' in unquote(url))
     with opened(browser, file) as other:
         other.goto(page.url)

@@ -11,7 +11,7 @@ import pytest
 from builders import place_notebook
 from playwright.sync_api import expect
 
-from lgqlib.study.report import to_html
+from lgqlib.study.report import _converted
 
 CHARTS = {
     "03_geometry": ("codes, by use", "chosen", "x", "Enter"),
@@ -117,12 +117,14 @@ def test_the_widget_asks_the_kernel_and_tells_it(page, address):
 
 
 def test_an_executed_notebook_holds_the_explorer_without_a_kernel(tmp_path, folder, page):
-    notebook, executed = nbformat.read(folder / "live.ipynb", 4), tmp_path / "executed.ipynb"
+    notebook, executed = nbformat.read(folder / "live.ipynb", 4), tmp_path / "notebooks/a.ipynb"
+    executed.parent.mkdir()
     notebook.cells.append(nbformat.v4.new_code_cell("w.show()"))
     how = dict(cwd=str(tmp_path), progress_bar=False, engine_name="lgqlib")
     assert "widgets" not in papermill.execute_notebook(notebook, str(executed), **how).metadata
-    (tmp_path / "executed.html").write_text(to_html(executed))
-    page.goto(f"file://{tmp_path / 'executed.html'}")
+    _converted(tmp_path, tmp_path / "pages")
+    assert len([*tmp_path.glob("pages/explorer-*.js")]) == 1, "what it shows lies beside its page"
+    page.goto(f"file://{tmp_path / 'pages' / 'a.html'}")
     inside = page.frame_locator("iframe.lgx-page")
     page.locator("iframe.lgx-page").scroll_into_view_if_needed()
     inside.get_by_role("button", name="Mass", exact=True).click()

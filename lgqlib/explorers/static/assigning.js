@@ -47,10 +47,9 @@ export function assignment(d, tau, most = 12) {
 // Our patch decoder around an edit; the statistics of its norms stay the unedited photograph's.
 export class LocalDecoder {
   constructor(store, m, n) {
-    const about = store.meta.tokenizers[m], { layers, groups, eps, depth } = about.network;
-    this.about = about;
+    const { layers, groups, eps } = store.meta.tokenizers[m].network, depth = (groups.length - 1) / 2;
     this.depth = depth;
-    this.margin = depth ? 1 + 2 * depth : 0; // tokens that a token's pixels depend on, each side
+    this.margin = groups.length ? 1 + 2 * depth : 0; // tokens that a token's pixels depend on, each side
     this.layers = {};
     for (const name in layers) {
       const [out, inside, side] = layers[name];
@@ -96,14 +95,14 @@ export class LocalDecoder {
   // Vectors [h, w, C] to channels [h, w, 3 f f] in [-1, 1].
   decode(z, w, h) {
     const out = this.layers.linear ? this.conv(z, w, h, "linear") : null;
-    if (!this.layers.stem) return out;
-    let x = this.conv(z, w, h, "stem");
+    if (!this.norms.length) return out;
+    let x = this.conv(z, w, h, 0);
     for (let b = 0; b < this.depth; b++) {
-      let y = this.conv(this.active(x, 2 * b), w, h, `${b}a`);
-      y = this.conv(this.active(y, 2 * b + 1), w, h, `${b}b`);
+      let y = this.conv(this.active(x, 2 * b), w, h, 2 * b + 1);
+      y = this.conv(this.active(y, 2 * b + 1), w, h, 2 * b + 2);
       for (let i = 0; i < x.length; i++) x[i] += y[i];
     }
-    const made = this.conv(this.active(x, 2 * this.depth), w, h, "last");
+    const made = this.conv(this.active(x, 2 * this.depth), w, h, 2 * this.depth + 1);
     if (out) for (let i = 0; i < made.length; i++) made[i] += out[i];
     return made;
   }

@@ -1,43 +1,59 @@
-// Everything that is drawn on a canvas: tiles, the map, the photograph, the loupe, the curve.
+// Everything that is drawn on a canvas: the map, the photograph, the loupe, the curve.
 
 import { QUANTITIES, diverging, pixels, viridis } from "./values.js";
 
 export const PICK = "#ff2d87";
 
-// A context whose units are CSS pixels; the canvas follows its size on the page.
-export function context(canvas) {
-  const d = Math.max(1, Math.min(2, window.devicePixelRatio || 1)), w = canvas.clientWidth || canvas.width, h = canvas.clientHeight || canvas.height;
-  if (canvas.width !== Math.round(w * d) || canvas.height !== Math.round(h * d)) {
-    canvas.width = Math.round(w * d);
-    canvas.height = Math.round(h * d);
-  }
+// A context whose units are CSS pixels, as large as `box`, the canvas's measured size on the page.
+function context(canvas) {
+  const d = Math.max(1, Math.min(2, window.devicePixelRatio || 1)), [w, h] = canvas.box;
+  const size = { width: Math.round(w * d), height: Math.round(h * d) };
+  if (canvas.width !== size.width || canvas.height !== size.height) Object.assign(canvas, size);
   const g = canvas.getContext("2d");
   g.setTransform(d, 0, 0, d, 0, 0);
   g.imageSmoothingEnabled = false;
+  g.clearRect(0, 0, w, h);
   return { g, w, h, d };
 }
 
-export function tile(g, t, k, x, y, size, sheet = "tiles") {
-  const n = t.about.tile, side = t.about.atlas;
-  g.drawImage(t[sheet], (k % side) * n, Math.floor(k / side) * n, n, n, x, y, size, size);
+function stroke(g, color, width, trace, dash = []) {
+  Object.assign(g, { strokeStyle: color, lineWidth: width });
+  g.setLineDash(dash);
+  g.beginPath();
+  trace(g);
+  g.stroke();
 }
 
-export function outline(g, x, y, size, color) {
-  g.lineWidth = 1;
-  g.strokeStyle = "#000";
-  g.strokeRect(x - 2.5, y - 2.5, size + 5, size + 5);
-  g.lineWidth = 2;
-  g.strokeStyle = color;
-  g.strokeRect(x - 1, y - 1, size + 2, size + 2);
+export function tile(g, t, k, x, y, size) {
+  const { tile: n, atlas } = t.about;
+  g.drawImage(t.tiles, (k % atlas) * n, Math.floor(k / atlas) * n, n, n, x, y, size, size);
+}
+
+// A square, at least six pixels wide, around the cell of side `s` at x, y.
+function outline(g, x, y, s, color, grow = 1) {
+  const size = Math.max(s, 6) * grow, a = x + (s - size) / 2, b = y + (s - size) / 2;
+  stroke(g, "#000", 1, () => g.rect(a - 2.5, b - 2.5, size + 5, size + 5));
+  stroke(g, color, 2, () => g.rect(a - 1, b - 1, size + 2, size + 2));
+  return [a, b, size];
+}
+
+// How rows and columns of cells lie on a canvas: the side of a cell, and the corner of the first.
+export function fit([w, h], rows, columns, zoom) {
+  const s = Math.min(w / columns, h / rows) * zoom.s;
+  return { s, x: (w * zoom.s - columns * s) / 2 - zoom.x * w * zoom.s, y: (h * zoom.s - rows * s) / 2 - zoom.y * h * zoom.s };
+}
+export function cellAt(f, rows, columns, e) {
+  const c = Math.floor((e.offsetX - f.x) / f.s), r = Math.floor((e.offsetY - f.y) / f.s);
+  return c < 0 || r < 0 || c >= columns || r >= rows ? null : r * columns + c;
 }
 
 // From smallest to largest shown: three decades of an amount, or the whole range of a rate.
 export function range(t, quantity) {
   const order = t.order[quantity];
-  if (!order || !order.length) return [0, 1];
-  const top = t.values[quantity][order[0]];
+  if (!order?.length) return [0, 1];
   if (quantity === "trust") return [0, 8];
-  return QUANTITIES[quantity].amount ? [top / 1000, top] : [t.values[quantity][order.at(-1)], top];
+  const top = t.values[quantity][order[0]];
+  return [QUANTITIES[quantity].amount ? top / 1000 : t.values[quantity][order.at(-1)], top];
 }
 
 const packed = ([r, g, b]) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0; // as ImageData holds them
@@ -88,148 +104,92 @@ function rendered(t, quantity, n, s, x0, y0) {
   return image;
 }
 
-// The map is drawn once for its size and quantity, and kept: hovering only adds to it.
-export class CodeMap {
-  constructor(canvas) {
-    this.canvas = canvas;
-    this.zoom = { s: 1, x: 0, y: 0 };
-  }
-  place(t, k) {
-    const s = this.cell, cell = t.cell[k];
-    return [this.x0 + (cell % t.side) * s, this.y0 + Math.floor(cell / t.side) * s, s];
-  }
-  codeAt(t, x, y) {
-    const c = Math.floor((x - this.x0) / this.cell), r = Math.floor((y - this.y0) / this.cell);
-    const k = c < 0 || r < 0 || c >= t.side || r >= t.side ? -1 : t.at[r * t.side + c];
-    return k < 0 ? null : k;
-  }
-  draw(t, { quantity, focus, chosen, likely, near, dim, band }) {
-    const { g, w, d } = context(this.canvas), { zoom } = this;
-    this.cell = (w / t.side) * zoom.s;
-    this.x0 = -zoom.x * w * zoom.s;
-    this.y0 = -zoom.y * w * zoom.s;
-    const key = [t.m, t.step, quantity, w, d, zoom.s, zoom.x, zoom.y].join();
-    if (this.key !== key) {
-      this.key = key;
-      this.base ??= document.createElement("canvas");
-      this.base.width = this.base.height = Math.round(w * d);
-      this.base.getContext("2d").putImageData(rendered(t, quantity, this.base.width, this.cell * d, this.x0 * d, this.y0 * d), 0, 0);
-    }
-    g.drawImage(this.base, 0, 0, w, w);
-    if (dim) {
-      g.fillStyle = "rgba(10,12,16,.3)";
-      g.fillRect(0, 0, w, w);
-    }
-    const mark = (k, color, grow) => {
-      const [x, y, s] = this.place(t, k), size = Math.max(s, 6) * grow, at = (s - size) / 2;
-      tile(g, t, k, x + at, y + at, size);
-      outline(g, x + at, y + at, size, color);
-    };
-    for (const k of near) mark(k, "#fff", 1);
-    for (const k of likely) mark(k, "#fff", 1);
-    for (const k of chosen) mark(k, PICK, 1);
-    if (focus !== null) mark(focus, PICK, this.cell > 24 ? 1 : 1.8);
-    if (band) {
-      g.setLineDash([4, 3]);
-      g.lineWidth = 1.5;
-      g.strokeStyle = PICK;
-      g.strokeRect(band[0], band[1], band[2] - band[0], band[3] - band[1]);
-      g.setLineDash([]);
-    }
-  }
+// A picture that is kept in `kept` for as long as `key` stays: hovering only adds to it.
+function base(kept, key, canvas, make) {
+  if (kept.key === key) return kept.canvas;
+  kept.key = key;
+  kept.canvas ??= document.createElement("canvas");
+  Object.assign(kept.canvas, { width: canvas.width, height: canvas.height });
+  make(kept.canvas.getContext("2d"));
+  return kept.canvas;
 }
 
-// How the photograph lies on its square canvas: pixels of the page a pixel of it, and the corner.
-export function fit(w, h, high, wide, zoom) {
-  const s = Math.min(w / wide, h / high) * zoom.s;
-  return { s, x: w / 2 - (zoom.x + 0.5) * wide * s, y: h / 2 - (zoom.y + 0.5) * high * s };
+// `marks`: lists of codes with their color and how much larger than a tile they are drawn.
+export function drawMap(canvas, t, { quantity, zoom, kept, marks, dim, band }) {
+  const { g, w, d } = context(canvas), f = fit(canvas.box, t.side, t.side, zoom);
+  const key = [t.m, t.step, quantity, w, d, f.s, f.x, f.y].join();
+  const make = (b) => b.putImageData(rendered(t, quantity, canvas.width, f.s * d, f.x * d, f.y * d), 0, 0);
+  g.drawImage(base(kept, key, canvas, make), 0, 0, w, w);
+  g.fillStyle = "rgba(10,12,16,.3)";
+  if (dim) g.fillRect(0, 0, w, w);
+  for (const [codes, color, grow] of marks)
+    for (const k of codes) tile(g, t, k, ...outline(g, f.x + (t.cell[k] % t.side) * f.s, f.y + Math.floor(t.cell[k] / t.side) * f.s, f.s, color, f.s > 24 ? 1 : grow));
+  if (band) stroke(g, PICK, 1.5, () => g.rect(band[0], band[1], band[2] - band[0], band[3] - band[1]), [4, 3]);
 }
 
-// `kept`: an object in which the scaled picture stays, so that hovering only adds to it; `fresh`
-// draws it again, as painting changes a picture that stays the same canvas.
-export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim, kept, fresh }) {
-  const { g, w, h } = context(canvas), [rows, columns] = grid;
-  g.clearRect(0, 0, w, h);
-  const f = fit(w, h, rows, columns, zoom);
+// `edits`: how often the picture was painted on, which stays the same canvas.
+export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim, kept, edits }) {
+  const { g, w, h, d } = context(canvas), [rows, columns] = grid, f = fit(canvas.box, rows, columns, zoom);
   if (!picture) return;
-  const d = canvas.width / w, key = [f.s, f.x, f.y, w, h, d].join();
-  if (kept.picture !== picture || kept.key !== key || fresh) {
-    kept.base ??= document.createElement("canvas");
-    Object.assign(kept, { picture, key });
-    Object.assign(kept.base, { width: canvas.width, height: canvas.height });
-    const b = kept.base.getContext("2d");
+  const cell = (i) => [f.x + (i % columns) * f.s, f.y + Math.floor(i / columns) * f.s];
+  if (kept.picture !== picture) Object.assign(kept, { picture, key: null });
+  g.drawImage(base(kept, [f.s, f.x, f.y, w, h, d, edits].join(), canvas, (b) => {
     b.setTransform(d, 0, 0, d, 0, 0);
     b.imageSmoothingEnabled = f.s * columns < picture.width;
     b.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
-  }
-  g.drawImage(kept.base, 0, 0, w, h);
-  const px = picture.width / columns;
+  }), 0, 0, w, h);
   if (dim) {
+    const px = picture.width / columns, r = Math.max(6, f.s * 0.9);
     g.fillStyle = "rgba(10,12,16,.78)";
     g.fillRect(f.x, f.y, columns * f.s, rows * f.s);
-    const shown = (i) => [f.x + (i % columns) * f.s, f.y + Math.floor(i / columns) * f.s];
-    for (const i of hits) {
-      const [x, y] = shown(i);
-      g.drawImage(picture, (i % columns) * px, Math.floor(i / columns) * px, px, px, x, y, f.s, f.s);
-    }
-    if (hits.length <= 150) {
-      g.lineWidth = 1.5;
-      for (const i of hits) {
-        const [x, y] = shown(i), r = Math.max(6, f.s * 0.9);
-        g.strokeStyle = "#000";
-        g.beginPath();
-        g.arc(x + f.s / 2, y + f.s / 2, r + 1.5, 0, 7);
-        g.stroke();
-        g.strokeStyle = "#fff";
-        g.beginPath();
-        g.arc(x + f.s / 2, y + f.s / 2, r, 0, 7);
-        g.stroke();
-      }
+    for (const i of hits) g.drawImage(picture, (i % columns) * px, Math.floor(i / columns) * px, px, px, ...cell(i), f.s, f.s);
+    const ring = (i, by) => g.arc(cell(i)[0] + f.s / 2, cell(i)[1] + f.s / 2, r + by, 0, 7);
+    if (hits.length <= 150) for (const i of hits) {
+      stroke(g, "#000", 1.5, () => ring(i, 1.5));
+      stroke(g, "#fff", 1.5, () => ring(i, 0));
     }
   }
-  if (token !== null) {
-    const s = Math.max(f.s, 6), at = (f.s - s) / 2;
-    outline(g, f.x + (token % columns) * f.s + at, f.y + Math.floor(token / columns) * f.s + at, s, PICK);
-  }
+  if (token !== null) outline(g, ...cell(token), f.s, PICK);
 }
 
-// 7 x 7 tokens around one, of any layer.
-export function drawLoupe(canvas, { picture, grid, token, reach = 3 }) {
-  const { g, w, h } = context(canvas), [, columns] = grid;
-  g.clearRect(0, 0, w, h);
-  if (!picture || token === null) return;
-  const n = 2 * reach + 1, px = picture.width / columns, s = w / n, r = Math.floor(token / columns), c = token % columns;
-  g.drawImage(picture, (c - reach) * px, (r - reach) * px, n * px, n * px, 0, 0, w, w);
-  outline(g, reach * s, reach * s, s, PICK);
+// A picture of any layer, whole or 7 x 7 tokens around one; kept where nothing changed.
+export function drawSmall(canvas, { picture, grid: [rows, columns], token = null, edits, reach = 3 }) {
+  const key = [token, edits, ...canvas.box].join();
+  if (canvas.shown === picture && canvas.key === key) return;
+  Object.assign(canvas, { shown: picture, key });
+  const { g, w, h } = context(canvas), n = 2 * reach + 1;
+  if (!picture) return;
+  if (token === null) {
+    const f = fit(canvas.box, rows, columns, { s: 1, x: 0, y: 0 });
+    g.imageSmoothingEnabled = true;
+    g.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
+    return;
+  }
+  const px = picture.width / columns, r = Math.floor(token / columns), c = token % columns;
+  g.drawImage(picture, (c - reach) * px, (r - reach) * px, n * px, n * px, 0, 0, w, h);
+  outline(g, (reach * w) / n, (reach * w) / n, w / n, PICK);
 }
 
 // A field of numbers as a small picture, a pixel a token.
-export function field(values, grid, color) {
-  const [rows, columns] = grid, canvas = document.createElement("canvas");
-  canvas.width = columns;
-  canvas.height = rows;
-  const data = new ImageData(columns, rows);
-  for (let i = 0; i < rows * columns; i++) {
-    const [r, g, b] = color(values[i]);
-    data.data.set([r, g, b, 255], 4 * i);
-  }
+export function field(values, [rows, columns], color) {
+  const canvas = new OffscreenCanvas(columns, rows), data = new ImageData(columns, rows);
+  for (let i = 0; i < rows * columns; i++) data.data.set([...color(values[i]), 255], 4 * i);
   canvas.getContext("2d").putImageData(data, 0, 0);
   return canvas;
 }
 
 // The photograph as its tokens' tiles: what is left where nothing decodes.
-export function mosaic(t, indices, grid) {
-  const [rows, columns] = grid, n = t.about.tile, canvas = document.createElement("canvas");
-  canvas.width = columns * n;
-  canvas.height = rows * n;
+export function mosaic(t, indices, [rows, columns]) {
+  const n = t.about.tile, canvas = document.createElement("canvas");
+  Object.assign(canvas, { width: columns * n, height: rows * n });
   const g = canvas.getContext("2d");
-  for (let i = 0; i < indices.length; i++) tile(g, t, indices[i], (i % columns) * n, Math.floor(i / columns) * n, n);
+  indices.forEach((k, i) => tile(g, t, k, (i % columns) * n, Math.floor(i / columns) * n, n));
   return canvas;
 }
 
 // The difference of two error maps averaged over 5 x 5 tokens: negative where the first is better.
-export function difference(a, b, grid, reach = 2) {
-  const [rows, columns] = grid, out = new Float32Array(rows * columns);
+export function difference(a, b, [rows, columns], reach = 2) {
+  const out = new Float32Array(rows * columns);
   for (let r = 0; r < rows; r++)
     for (let c = 0; c < columns; c++) {
       let sum = 0, n = 0;
@@ -241,74 +201,36 @@ export function difference(a, b, grid, reach = 2) {
 }
 export const differenceColor = (colors) => (x) => diverging(x / 4, colors);
 
+export const CURVE = { left: 30, right: 30 }; // what its labels take of its width
+
 // Mean entropy of all tokens, and dB of this photograph's soft picture, over the temperature.
-export function drawCurve(canvas, { about, psnr, tau, colors }) {
-  const { g, w, h } = context(canvas), left = 30, right = w - 30, top = 8, bottom = h - 18;
-  const { curve, temperatures, tau_c: critical } = about, low = Math.log(temperatures[0]), high = Math.log(temperatures.at(-1));
-  const x = (t) => left + ((Math.log(t) - low) / (high - low)) * (right - left), most = Math.ceil(Math.log2(about.K));
-  const y = (bits) => bottom - (bits / most) * (bottom - top);
-  g.clearRect(0, 0, w, h);
+export function drawCurve(canvas, { about, psnr, tau }) {
+  const { g, w, h } = context(canvas), left = CURVE.left, right = w - CURVE.right, top = 8, bottom = h - 18;
+  const { curve, temperatures, tau_c: critical } = about, [low, high] = [temperatures[0], temperatures.at(-1)];
+  const most = Math.ceil(Math.log2(about.K)), style = getComputedStyle(canvas), color = (name) => style.getPropertyValue(`--${name}`);
+  const x = (t) => left + (Math.log(t / low) / Math.log(high / low)) * (right - left), y = (bits) => bottom - (bits / most) * (bottom - top);
+  const line = (points, name, width = 2, dash = []) => stroke(g, color(name), width, () => points.forEach(([a, b]) => g.lineTo(a, b)), dash);
+  const text = (said, at, down, name, textAlign = "center") => {
+    Object.assign(g, { fillStyle: color(name), textAlign });
+    g.fillText(said, at, down);
+  };
   g.font = "11px system-ui, sans-serif";
-  g.strokeStyle = colors.line;
   for (const bits of [0, most / 2, most]) {
-    g.beginPath();
-    g.moveTo(left, y(bits));
-    g.lineTo(right, y(bits));
-    g.stroke();
-    g.fillStyle = colors.first;
-    g.textAlign = "right";
-    g.fillText(String(Math.round(bits * 10) / 10), left - 4, y(bits) + 4);
+    line([[left, y(bits)], [right, y(bits)]], "line", 1);
+    text(Math.round(bits * 10) / 10, left - 4, y(bits) + 4, "first", "right");
   }
-  const vertical = (t, text, color) => {
-    g.setLineDash([3, 3]);
-    g.strokeStyle = color;
-    g.lineWidth = 1;
-    g.beginPath();
-    g.moveTo(x(t), top);
-    g.lineTo(x(t), bottom);
-    g.stroke();
-    g.setLineDash([]);
-    g.fillStyle = colors.text;
-    g.textAlign = "center";
-    g.fillText(text, x(t), h - 4);
-  };
-  vertical(1, "1", colors.muted);
-  if (critical) vertical(critical, "τc", colors.muted);
-  g.fillStyle = colors.muted;
-  g.textAlign = "center";
-  for (const t of [0.1, 10, 100]) if (t >= temperatures[0] * 0.99 && t < temperatures.at(-1) * 0.6) g.fillText(String(t), x(t), h - 4);
-  const line = (xs, ys, color) => {
-    g.strokeStyle = color;
-    g.lineWidth = 2;
-    g.beginPath();
-    xs.forEach((t, i) => g.lineTo(x(t), ys[i]));
-    g.stroke();
-  };
-  const known = psnr && psnr.every((v) => v !== null);
-  if (known) {
+  for (const [t, said] of [[1, "1"], [critical, "τc"]].filter(([t]) => t)) {
+    line([[x(t), top], [x(t), bottom]], "muted", 1, [3, 3]);
+    text(said, x(t), h - 4, "fg");
+  }
+  for (const t of [0.1, 10, 100]) if (t >= low * 0.99 && t < high * 0.6) text(t, x(t), h - 4, "muted");
+  if (psnr.every((v) => v !== null)) {
     const floor = 5 * Math.floor(Math.min(...psnr) / 5), ceiling = 5 * Math.ceil(Math.max(...psnr) / 5 + 1e-9);
-    const dB = (v) => bottom - ((v - floor) / (ceiling - floor || 1)) * (bottom - top);
-    line(temperatures, psnr.map(dB), colors.second);
-    g.fillStyle = colors.second;
-    g.textAlign = "left";
-    g.fillText(floor, right + 4, bottom + 4);
-    g.fillText(ceiling, right + 4, top + 4);
+    line(temperatures.map((t, i) => [x(t), bottom - ((psnr[i] - floor) / (ceiling - floor || 1)) * (bottom - top)]), "second");
+    text(floor, right + 4, bottom + 4, "second", "left");
+    text(ceiling, right + 4, top + 4, "second", "left");
   }
-  line(curve.tau, curve.bits.map(y), colors.first);
-  if (curve.one) {
-    g.fillStyle = colors.first;
-    g.strokeStyle = "#fff";
-    g.lineWidth = 1;
-    g.beginPath();
-    g.arc(x(curve.one), y(1), 4, 0, 7);
-    g.fill();
-    g.stroke();
-  }
-  g.strokeStyle = PICK;
-  g.lineWidth = 2;
-  g.beginPath();
-  g.moveTo(x(tau), top);
-  g.lineTo(x(tau), bottom);
-  g.stroke();
-  return { left, right };
+  line(curve.tau.map((t, i) => [x(t), y(curve.bits[i])]), "first");
+  if (curve.one) stroke(g, color("first"), 4, () => g.arc(x(curve.one), y(1), 2, 0, 7));
+  line([[x(tau), top], [x(tau), bottom]], "pick");
 }

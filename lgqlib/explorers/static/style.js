@@ -8,7 +8,7 @@ export const STYLE = `${LIVE}
 .lgx-shell{container-type:inline-size;background:var(--bg,#fff);min-width:320px}
 .lgx{--bg:#fff;--fg:#1c1e21;--muted:#5f6670;--line:#d9dce1;--soft:#f1f3f5;--pick:#ff2d87;--first:#0072b2;--second:#d55e00;
 color:var(--fg);background:var(--bg);font:13px/18px system-ui,"Liberation Sans",sans-serif;font-variant-numeric:tabular-nums;
-padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
+padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left}
 .lgx.dark{--bg:#17191c;--fg:#e8eaed;--muted:#a3abb6;--line:#34383e;--soft:#23262b;--first:#56b4e9;--second:#e69f00}
 .lgx-shell:has(.dark){background:#17191c}
 .lgx:focus{outline:none}
@@ -38,16 +38,19 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx button[aria-pressed=true]{background:var(--fg);color:var(--bg)}
 .lgx .plain{border:1px solid var(--line);border-radius:5px}
 .lgx .swatch{padding:0;line-height:0;border-radius:2px;position:relative;background:none!important}
-.lgx .swatch canvas{outline:1px solid var(--line);width:100%;aspect-ratio:1}
+.lgx .tile,.lgx .others{display:block;aspect-ratio:1;border-radius:2px;image-rendering:pixelated}
+.lgx .swatch .tile{outline:1px solid var(--line)}
+.lgx .others{border:1px dashed var(--line)}
+.lgx .patch::after{content:"";position:absolute;inset:37.5%;outline:1.5px solid var(--pick)}
 .lgx .swatch span{display:block;font-size:11px;line-height:14px;color:var(--muted);text-align:center}
-.lgx .swatch[aria-pressed=true] canvas{outline:2px solid var(--pick)}
-.lgx .choice canvas{width:36px;height:36px;border-radius:4px}
+.lgx .swatch[aria-pressed=true] .tile{outline:2px solid var(--pick)}
+.lgx .choice .tile{width:36px;border-radius:4px;image-rendering:auto}
 .lgx .thumb canvas{border-radius:3px}
 .lgx .find{display:flex;gap:4px;align-items:center}
 .lgx input.text{font:12px/20px system-ui,"Liberation Sans",sans-serif;width:185px;padding:1px 7px;border:1px solid var(--line);border-radius:5px;background:var(--bg);color:var(--fg)}
 .lgx .legend{display:flex;align-items:flex-start;gap:5px;min-height:42px;margin-top:6px;overflow:hidden}
 .lgx .legend p{flex:0 1 auto;margin-right:auto;padding-top:2px}
-.lgx .legend .swatch{width:27px;flex:none}
+.lgx .legend .swatch{min-width:27px;flex:none}
 .lgx .legend .list{max-height:40px;overflow:auto;flex:1;user-select:text}
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
 .lgx .timeline{display:flex;align-items:center;gap:8px;margin-top:4px}
@@ -56,23 +59,24 @@ padding:0 16px 10px;max-width:1400px;margin:auto;text-align:left}
 .lgx .head{min-height:32px;margin-bottom:4px;user-select:text}
 .lgx .evidence{display:grid;grid-template-columns:60px minmax(0,1fr) 34%;gap:10px}
 .lgx .evidence .rows,.lgx .evidence .grid{display:grid;gap:4px;align-content:start}
-.lgx .evidence .rows canvas{width:100%;aspect-ratio:1;outline:1px solid var(--line)}
 .lgx .evidence .grid{grid-template-columns:repeat(4,minmax(0,1fr))}
 .lgx .evidence p{font-size:11px;line-height:13px;grid-column:1/-1}
 .lgx .bars{display:grid;grid-template-columns:repeat(13,minmax(0,1fr));gap:6px;height:140px}
 .lgx .bars .cell{display:flex;flex-direction:column;justify-content:flex-end;align-items:stretch;padding:0;min-width:0}
-.lgx .bars .cell i{display:block;background:var(--one);margin:1px 0 3px;min-height:1px}
-.lgx .bars.second .cell i{background:var(--other)}
-.lgx .bars .cell:first-child i{background:var(--pick)}
-.lgx .bars .cell:last-child i{background:var(--muted)}
+.lgx .bars span+i{background:var(--one);margin:1px 0 3px}
+.lgx .bars .cell:first-child span+i{background:var(--pick)}
+.lgx .bars .cell:last-child span+i{background:var(--muted)}
 .lgx .bars span{font-size:11px;line-height:14px;text-align:center;color:var(--muted)}
 .lgx .bars .cell span:first-child{color:var(--fg)}
 .lgx .stale{opacity:.35}
 .lgx .caption{flex-wrap:wrap;min-height:20px;margin-top:5px;display:flex;gap:8px;justify-content:space-between}
 .lgx .caption p:first-child{user-select:text}
+.lgx .caption .first{color:var(--first)}.lgx .caption .second{color:var(--second)}
+.lgx.both .caption p:last-child{flex-basis:100%}
+.lgx .under{margin-top:6px}
 .lgx .token{margin-top:6px}
 .lgx .token label{white-space:nowrap;flex:none;display:flex;align-items:center;height:18px}
-.lgx .token label,.lgx .note{font-size:12px;color:var(--muted)}
+.lgx .token label{font-size:12px;color:var(--muted)}
 .lgx .token .headline{display:flex;gap:10px;justify-content:space-between}
 .lgx .curve{width:100%;height:128px;cursor:ew-resize;touch-action:none}
 .lgx input[type=range]{width:calc(100% - 46px);margin:2px 23px;accent-color:var(--pick)}

@@ -26,14 +26,14 @@ export class Store {
     }
     return this.views.get(name);
   }
-  async load(name) {
-    if (this.pictures.has(name)) return this.pictures.get(name);
-    if (!this.loading.has(name)) {
-      const [offset, bytes] = this.meta.arrays[name];
-      const data = new Blob([new Uint8Array(this.buffer, this.base + offset, bytes)], { type: "image/webp" });
-      const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
-      this.loading.set(name, createImageBitmap(data, options).then((p) => (this.pictures.set(name, p), p)));
-    }
+  file(name) {
+    const [offset, bytes] = this.meta.arrays[name];
+    return new Blob([new Uint8Array(this.buffer, this.base + offset, bytes)], { type: "image/webp" });
+  }
+  // Decode what is in the blob, or `file`, once.
+  load(name, file = null) {
+    const options = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
+    if (file || !this.loading.has(name)) this.loading.set(name, createImageBitmap(file ?? this.file(name), options).then((p) => (this.pictures.set(name, p), p)));
     return this.loading.get(name);
   }
   // The picture if it is there; otherwise null now, and `then` once it came.
@@ -41,16 +41,6 @@ export class Store {
     if (this.pictures.has(name)) return this.pictures.get(name);
     if (this.has(name)) this.load(name).then(then);
     return null;
-  }
-  // The bytes of a gray picture.
-  grays(name, then) {
-    const key = `gray ${name}`;
-    if (!this.views.has(key)) {
-      const picture = this.picture(name, then);
-      if (!picture) return null;
-      this.views.set(key, pixels(picture).filter((_, i) => i % 4 === 0));
-    }
-    return this.views.get(key);
   }
 }
 
@@ -66,28 +56,44 @@ export const pixels = (picture) => {
   return g.getImageData(0, 0, picture.width, picture.height).data;
 };
 
+// HTML of a template: values are escaped, what is HTML already and lists of it are not. Keys pressed
+// on what can be focused stay here: JupyterLab takes them as commands otherwise.
+const escaped = (x) => String(x).replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`);
+class Html extends String {}
+export const html = (parts, ...values) => {
+  const raw = parts.map((part) => part.replace(/<(button|input|canvas)/g, "$& data-lm-suppress-shortcuts"));
+  return new Html(String.raw({ raw }, ...values.map((v) => [v ?? ""].flat().map((x) => (x instanceof Html ? x : escaped(x))).join(""))));
+};
+// Write HTML where it is not there yet; what had the focus keeps it by its place.
+export function put(e, content) {
+  const said = String(content);
+  if (e.said === said) return;
+  const buttons = () => [...e.querySelectorAll("button")], had = document.activeElement, at = buttons().indexOf(had), inside = e !== had && e.contains(had);
+  e.innerHTML = e.said = said;
+  if (inside) (buttons()[at] ?? e.closest(".lgx")).focus({ preventScroll: true });
+}
+
 // One tokenizer: its arrays, the value of each code by quantity, and the used codes in order.
 export async function openTokenizer(store, m) {
-  const about = store.meta.tokenizers[m], of = (name) => store.array(`${m}/${name}`);
-  const t = { m, about, K: about.K, side: Math.ceil(Math.sqrt(about.K)), cell: of("cell"), count: of("count"), near: of("near"), places: of("places"), around: of("around"), kept: of("trust"), sites: of("sites") };
+  const about = store.meta.tokenizers[m], of = (name) => store.array(`${m}/${name}`), t = { m, about, K: about.K, side: Math.ceil(Math.sqrt(about.K)) };
+  for (const name of ["cell", "count", "near", "places", "around", "trust", "sites", "mse", "entropy", "gap"]) t[name] = of(name);
   t.codes = store.has(`${m}/codes`) ? of("codes") : null;
   t.widths = store.has(`${m}/widths`) ? of("widths") : null;
   t.at = new Int32Array(t.side * t.side).fill(-1);
   t.cell.forEach((cell, k) => (t.at[cell] = k));
-  [t.tiles, t.real] = await Promise.all([store.load(`${m}/tiles`), store.load(`${m}/real`)]);
-  const mse = of("mse"), entropy = of("entropy"), gap = of("gap");
-  t.total = t.count.reduce((a, b) => a + b, 0);
-  const whole = t.count.reduce((sum, n, k) => sum + n * mse[k], 0) || 1;
-  const used = (f) => Float32Array.from(t.count, (n, k) => (n ? f(k) : NaN));
-  t.values = { mass: used((k) => t.count[k]), entropy: used((k) => entropy[k]), error: used((k) => (100 * t.count[k] * mse[k]) / whole), isolation: used((k) => gap[k]), trust: used((k) => (8 * t.kept[k]) / Math.max(1, t.around[k])) };
-  t.order = Object.fromEntries(Object.entries(t.values).map(([name, v]) => [name, ranked(v)]));
+  t.tiles = await store.load(`${m}/tiles`);
+  t.total = sum(t.count);
+  const whole = t.count.reduce((all, n, k) => all + n * t.mse[k], 0) || 1;
+  const values = { mass: (k) => t.count[k], entropy: (k) => t.entropy[k], error: (k) => (100 * t.count[k] * t.mse[k]) / whole, isolation: (k) => t.gap[k], trust: (k) => (8 * t.trust[k]) / Math.max(1, t.around[k]) };
+  t.values = mapped(values, (value) => Float32Array.from(t.count, (n, k) => (n ? value(k) : NaN)));
+  t.order = mapped(t.values, ranked);
   t.rank = new Uint32Array(t.K);
   t.order.mass.forEach((k, i) => (t.rank[k] = i + 1));
   t.unused = [...t.count.keys()].filter((k) => !t.count[k]);
-  const trusted = t.order.trust;
-  t.trust = trusted.reduce((sum, k) => sum + t.values.trust[k], 0) / Math.max(1, trusted.length);
   return t;
 }
+const sum = (values) => values.reduce((a, b) => a + b, 0);
+const mapped = (object, f) => Object.fromEntries(Object.entries(object).map(([name, value]) => [name, f(value)]));
 
 // Codes from the largest value to the smallest, those without one left out.
 const ranked = (v) => [...v.keys()].filter((k) => v[k] === v[k]).sort((a, b) => v[b] - v[a] || a - b);
@@ -95,10 +101,10 @@ const ranked = (v) => [...v.keys()].filter((k) => v[k] === v[k]).sort((a, b) => 
 // A tokenizer's codes as they were at a snapshot of its training: their tiles, and which were used.
 export function atMoment(store, t, j, then) {
   const tiles = store.picture(`${t.m}/then${j}`, then);
-  if (!tiles) return t;
-  const count = store.array(`${t.m}/uses${j}`), mass = Float32Array.from(count, (n) => n || NaN), moment = t.about.moments[j];
-  const changed = { step: moment.step, tiles, count, sheet: null, about: { ...t.about, tile: moment.tile }, used: count.filter((n) => n).length, unused: [...count.keys()].filter((k) => !count[k]), total: count.reduce((a, b) => a + b, 0) };
-  return Object.assign(Object.create(t), changed, { values: { ...t.values, mass }, order: { ...t.order, mass: ranked(mass) } });
+  if (!tiles) return null;
+  const count = store.array(`${t.m}/uses${j}`), mass = Float32Array.from(count, (n) => n || NaN), { step, tile } = t.about.moments[j];
+  const unused = [...count.keys()].filter((k) => !count[k]);
+  return { ...t, step, tiles, count, unused, sheet: null, about: { ...t.about, tile }, total: sum(count), values: { ...t.values, mass }, order: { ...t.order, mass: ranked(mass) } };
 }
 
 export const number = (x) => {
@@ -122,14 +128,14 @@ export function scope(t) {
 
 const errorOf = (t) => (t.about.pixels ? "squared error of the pixels" : "squared distance from latent to code");
 
-// `amount`: drawn as the size of a tile; otherwise a rate, drawn as a color.
+// `amount`: drawn as the size of a tile; otherwise a rate, drawn as a color. `column`: in a table.
 export const QUANTITIES = {
   picture: { title: "Picture", words: (t) => (t.about.images ? `${t.K.toLocaleString("en")} codes over ${scope(t)}. A tile is the mean of ${t.about.decodes ? "what the decoder draws for" : "the real patches of"} the code’s tokens; similar codes stand side by side.` : "A tile’s color is the code’s place among the others (three longest axes). Similar codes stand side by side.") },
-  mass: { title: "Mass", amount: true, unit: "tokens", words: (t) => `Mass: how many tokens have the code, over ${scope(t)}.` },
-  entropy: { title: "Entropy", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1 (× 2D/C), from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
-  error: { title: "Error", amount: true, unit: "%", words: (t) => `Error: the code’s share of the whole ${errorOf(t)} of hard codes, over ${scope(t)}.` },
-  isolation: { title: "Isolation", unit: "√D", words: () => "Isolation: distance to the nearest used code, in units of √D, the root mean squared distance from a latent to its code." },
-  trust: { title: "Trust", unit: "of 8", words: (t) => `Trust: how many of a code’s 8 neighbors on this map are among its 24 nearest codes. Average ${number(t.trust)} of 8.` },
+  mass: { title: "Mass", column: "tokens", amount: true, unit: "tokens", words: (t) => `Mass: how many tokens have the code, over ${scope(t)}.` },
+  entropy: { title: "Entropy", column: "entropy_bits", unit: "bits", words: (t) => `Entropy: how undecided the code’s tokens are at τ = 1, from 0 bits (sure) to ${number(Math.log2(t.K))} (all codes alike)${t.about.entropies < t.about.tokens ? `; ${t.about.entropies.toLocaleString("en")} tokens sampled` : ""}.` },
+  error: { title: "Error", column: "error_percent", amount: true, unit: "%", words: (t) => `Error: the code’s share of the whole ${errorOf(t)} of hard codes, over ${scope(t)}.` },
+  isolation: { title: "Spacing", column: "spacing_rms_errors", unit: "× RMS", words: () => "Spacing: distance to the nearest other code in use, as a multiple of the RMS quantization error, the typical distance from a latent to its code." },
+  trust: { title: "Trust", column: "trust_of_8", unit: "of 8", words: (t) => `Trust: how many of a code’s 8 neighbors on this map are among its 24 nearest codes. Average ${number(sum(t.order.trust.map((k) => t.values.trust[k])) / Math.max(1, t.order.trust.length))} of 8.` },
   unused: { title: "Unused", words: (t) => `${t.unused.length} of ${t.K} codes have no token in ${scope(t)}; they are crossed on every map.` },
 };
 

@@ -1,25 +1,21 @@
 // The entry: anywidget calls `render`; a page calls it with a stand-in for the model.
 
-import { Screen, element } from "./screen.js";
+import { Screen } from "./screen.js";
 import { STYLE } from "./style.js";
-import { Store, openTokenizer } from "./values.js";
+import { Store, html, openTokenizer } from "./values.js";
 
 export async function render({ model, el }) {
-  const shell = element("div", { class: "lgx-shell" }), root = element("div", { class: "lgx", tabindex: -1 });
-  shell.append(element("style", { text: STYLE }), root);
-  el.append(shell);
+  el.insertAdjacentHTML("beforeend", `<div class="lgx-shell"><style>${STYLE}</style>${html`<div class="lgx" tabindex="-1"></div>`}</div>`);
+  const root = el.lastElementChild.lastElementChild;
   let screen = null;
   const open = async () => {
     const store = new Store(model.get("meta"), model.get("blob"));
     const tokenizers = await Promise.all(store.meta.tokenizers.map((_, m) => openTokenizer(store, m)));
-    const kept = screen ? { view: screen.state.view, layer: screen.state.layer, quantity: screen.state.quantity } : {};
-    const next = new Screen(model, store, tokenizers, root);
-    Object.assign(next.state, kept);
-    await Promise.all(next.shown.slice(0, 1).map((n) => store.has(`p${n}`) && store.load(`p${n}`)));
-    screen = next;
+    const { view, layer, quantity } = screen?.state ?? {}, next = new Screen(model, store, tokenizers, root);
+    if (screen) Object.assign(next.state, { view, layer, quantity });
+    screen = root.screen = next; // on the element for tests, and for whoever is curious in the console
     screen.build();
     screen.warm();
-    root.screen = screen; // for tests, and for whoever is curious in the console
   };
   const theme = model.get("theme");
   const lab = document.body.dataset.jpThemeLight;
@@ -54,20 +50,16 @@ export async function render({ model, el }) {
 }
 
 // What the kernel computed: soft pictures and entropies at any temperature, or a painted picture.
-async function receive(screen, answer) {
-  for (const [name, bytes] of Object.entries(answer.pictures ?? {})) {
-    const picture = await createImageBitmap(new Blob([bytes], { type: "image/webp" }), { colorSpaceConversion: "none" });
-    screen.store.pictures.set(name, picture);
+async function receive(screen, { pictures = {}, psnr = {}, painted, noise, problem }) {
+  const { store, edits, ui } = screen;
+  for (const [name, bytes] of Object.entries(pictures)) await store.load(name, new Blob([bytes], { type: "image/webp" }));
+  Object.assign(screen.exact, psnr);
+  const edit = edits.get(painted);
+  if (edit) {
+    edit.canvas.getContext("2d").drawImage(store.pictures.get("painted"), 0, 0);
+    Object.assign(edit, { psnr: noise, version: edit.version + 1 });
   }
-  Object.assign((screen.exact ??= {}), answer.psnr ?? {});
-  if (answer.painted) {
-    const edit = screen.edits.get(answer.painted), picture = screen.store.pictures.get("painted");
-    if (edit) {
-      edit.canvas.getContext("2d").drawImage(picture, 0, 0);
-      edit.psnr = answer.noise;
-    }
-  }
-  if (answer.problem) screen.ui.caption.textContent = answer.problem;
+  if (problem) ui.caption.textContent = ui.caption.said = problem;
   else screen.draw();
 }
 
