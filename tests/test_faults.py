@@ -32,15 +32,12 @@ def quantizer(name):
     return build(config.quantizer, config.backbone.dim)
 
 
-def latents(q, *shape):
-    return torch.randn(shape[0], q.dim, *shape[1:], generator=torch.Generator().manual_seed(1))
-
-
 @every_method
 def test_any_dtype_comes_back_and_what_is_not_finite_is_counted(name):
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         q = quantizer(name).to(dtype).train()
-        z = latents(q, 2, 4, 4).to(dtype)
+        make = torch.Generator().manual_seed(1)
+        z = torch.randn(2, q.dim, 4, 4, generator=make).to(dtype)
         out = q(z, TAU)
         assert out.z_q.dtype == dtype and out.z_q.isfinite().all()
         real = [v for v in q.state_dict().values() if v.is_floating_point()]

@@ -119,6 +119,8 @@ def test_pca_is_the_leading_plane_with_a_fixed_sign_and_one_frame_for_all_checkp
     assert result.latents.var(0) == pytest.approx(leading, 0.01)
     assert result.explained.sum() == pytest.approx(13 / 16, abs=0.03)
     assert again.codes == pytest.approx(result.codes, abs=1e-4), "the order of latents is nothing"
+    largest = np.abs(result.basis.axes).argmax(0)
+    assert (np.diag(result.basis.axes[largest]) > 0).all(), "each axis to where it is longest"
     first, last = project([codes, codes + 1], [latents, latents + 1])
     assert last.latents.mean(0) == pytest.approx(0, abs=1e-4), "that of the last"
     assert np.allclose(last.codes - first.codes, last.basis.axes[:, :2].sum(0), atol=1e-4)

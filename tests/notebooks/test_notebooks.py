@@ -64,7 +64,6 @@ def test_every_notebook_passes_nbval(tmp_path):
         command.append(str(tmp_path / "notebooks" / path.name))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]
-    assert " passed" in done.stdout
 
 
 def execute(name: str, folder: Path, **parameters) -> nbformat.NotebookNode:
