@@ -1,4 +1,4 @@
-"""Every notebook runs: as it stands under nbval, and with other parameters under papermill."""
+"""Every notebook runs: under nbval, three with fewer steps; with other parameters by papermill."""
 
 import json
 import subprocess
