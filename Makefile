@@ -11,7 +11,7 @@ study: .venv/stamp
 
 test: .venv/stamp
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lab: .venv/stamp
 	$(PY) -m jupyter lab notebooks --LabApp.default_url=/lab/tree/index.md --LabApp.app_settings_dir=notebooks/.lab

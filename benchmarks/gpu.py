@@ -9,31 +9,28 @@ on a CPU as well: a rehearsal.
 
 import argparse
 import copy
-import gc
-import json
-import statistics
 import sys
 import tempfile
 import time
 import traceback
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from speed import build, seconds
+from speed import DEVICE, assignments, build, free, in_turn, peak_gb, seconds, table
 from tqdm.auto import tqdm
 
 from lgqlib.evaluate import evaluate_run
 from lgqlib.losses import TokenizerLoss
 from lgqlib.presets import AUTHORS_LGQ, preset
 from lgqlib.quantizers import METHODS
-from lgqlib.quantizers.assignment import dense, nearest, nearest_assign, soft_assign
+from lgqlib.quantizers.assignment import nearest
 from lgqlib.run import Run
 from lgqlib.tokenizer import Tokenizer
 from lgqlib.train import Job, train
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PACKAGES = ["torch", "accelerate", "safetensors", "scikit-learn", "vector-quantize-pytorch"]
 FSQ = {"backbone.start": "whitened", "backbone.dim": 4, "quantizer.levels": (32, 8, 8, 8),
        "quantizer.scale": 0.4}  # fmt: skip
@@ -45,25 +42,8 @@ FIVE = {
     "VQ": ("vq", {}),
 }
 """By label: method and changes, all on the same backbone and start."""
-
-
-def table(head: str, rows: list[list]) -> str:
-    def cell(value) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    lines = ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
-    return "\n".join([f"| {head} |", "|---" * (head.count("|") + 1) + "|", *lines])
-
-
-def free() -> None:
-    gc.collect()
-    if DEVICE == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_gb() -> float:
-    return torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else float("nan")
+SMALL = {"backbone.width": 8, "backbone.depth": 1, "train.batch_size": 4, "data.size": 32,
+         "data.resize": 32, "data.eval_crops": 32, "quantizer.num_codes": 256}  # fmt: skip
 
 
 # Is it right -------------------------------------------------------------------------------------
@@ -106,8 +86,8 @@ def right(options) -> str:
     images = (few + 0.1 * torch.randn_like(few)).clamp(-1, 1)
     rows = []
     recipes = {row.label: (name, {}) for name, row in METHODS.items() if not row.baseline}
-    authors = "LGQ, the paper's recipe"
-    for label, (method, changes) in {**recipes, authors: FIVE[authors]}.items():
+    recipes["LGQ, the paper's recipe"] = "lgq", AUTHORS_LGQ
+    for label, (method, changes) in recipes.items():
         config = preset("laptop", method=method).override({**changes, "quantizer.num_codes": 1024})
         ours = begun(config, images)
         theirs, mixed = (copy.deepcopy(ours).to(DEVICE) for _ in range(2))
@@ -120,14 +100,12 @@ def right(options) -> str:
         same, mix = ((a[1] == other[1]).double().mean().item() for other in (b, c))
         gaps = (a[0] - b[0]).abs().max().item(), apart(a[2], b[2]), apart(a[3], b[3])
         rows.append([label, f"{same:.5f}", *gaps, f"{mix:.3f}"])
-    about = (
-        "One forward and backward, CPU against the device, float32 (TF32 off); then bf16 autocast, "
-        "in which all gradients and statistics stayed float32."
-    )
-    head = "method | same indices | images | gradients, relative | statistics, relative"
     torch.backends.cudnn.allow_tf32 = True
-    parts = about, table(f"{head} | same indices in bf16", rows)
-    return "\n\n".join([*parts, resumed(options), compiled(images.to(DEVICE))])
+    about = "One forward and backward, CPU against the device, float32 (TF32 off); then bf16 "
+    about += "autocast, in which all gradients and statistics stayed float32."
+    head = ["method", "same indices", "images", "gradients, relative", "statistics, relative"]
+    equal = table([*head, "same indices in bf16"], rows)
+    return "\n\n".join([about, equal, resumed(options), compiled(images.to(DEVICE))])
 
 
 def resumed(options) -> str:
@@ -153,7 +131,7 @@ def resumed(options) -> str:
                 found.append({k: v.cpu() for k, v in job.tokenizer.state_dict().items()})
         rows.append([label, apart(found[0], found[1]), apart(found[0], found[2])])
     title = "Six steps in bf16: the largest relative difference of a weight or statistic."
-    return title + "\n\n" + table("method | the same run twice | stopped and resumed", rows)
+    return title + "\n\n" + table(["method", "the same run twice", "stopped and resumed"], rows)
 
 
 def compiled(images) -> str:
@@ -182,41 +160,15 @@ def matmul_peak(dtype, precision: str, side: int) -> float:
 
 
 def assignment_rows(options, peaks: dict[str, float]) -> list[list]:
-    """Time each way with its backward; `products` are the matrix products of N x K x C it needs."""
+    """Give the ways' times, and their rates by the matrix products of N x K x C that they need."""
     tokens, dim = (512, 16) if options.small else (65_536, 64)
     sizes = (1024,) if options.small else (16_384, 65_536, 262_144)
-    ways = [(dense, 6, 16_384), (soft_assign, 8, 262_144), (nearest_assign, 1, 262_144),
-            (nearest, 1, 262_144)]  # fmt: skip
-    rows = []
-    for num_codes in sizes:
-        e = torch.randn(num_codes, dim, device=DEVICE, requires_grad=True)
-        picked = torch.randint(num_codes, (tokens,), device=DEVICE)
-        with torch.no_grad():
-            z = e[picked] + 0.3 * torch.randn(tokens, dim, device=DEVICE)
-        z.requires_grad_()
-        tau = 0.05 * 2 * 0.09
-        for way, products, most in ways:
-            if num_codes > most:
-                continue
-
-            def call(way=way, z=z, e=e, tau=tau) -> None:
-                if way is nearest:
-                    way(z, e, 1)
-                else:
-                    a = way(z, e, tau)
-                    (a.average.sum() + a.free_energy.sum()).backward()
-
-            free()
-            try:
-                call()
-                spent = min(seconds(call) for _ in range(3))
-            except torch.OutOfMemoryError:
-                rows.append([way.__name__, num_codes, dim, *["out of memory"] * 5])
-                continue
-            rate = products * 2 * tokens * num_codes * dim / spent / 1e12
-            rows.append([way.__name__, num_codes, dim, 1e3 * spent, peak_gb(), rate,
-                         rate / peaks["bf16"], rate / peaks["tf32"]])  # fmt: skip
-            print(rows[-1], flush=True)
+    products = {"dense": 6, "soft_assign": 8, "nearest_assign": 1, "nearest": 1}
+    rows = assignments(tokens, [(num_codes, dim) for num_codes in sizes])
+    for row in rows:
+        way, num_codes, _, spent, _ = row
+        rate = products[way] * 2 * tokens * num_codes * dim / spent / 1e9
+        row += [rate, rate / peaks["bf16"], rate / peaks["tf32"]]
     return rows
 
 
@@ -226,14 +178,12 @@ def search_in_tf32(options) -> str:
     e = torch.randn(num_codes, dim, device=DEVICE)
     z = e[torch.randint(num_codes, (tokens,), device=DEVICE)]
     z = z + 0.3 * torch.randn_like(z)
-    found, spent = {}, {}
-    for precision in ("highest", "high"):
+    found, spent = [], []
+    for precision in ("high", "highest"):
         torch.set_float32_matmul_precision(precision)
-        found[precision] = nearest(z, e, 8)
-        spent[precision] = min(seconds(lambda: nearest(z, e, 8)) for _ in range(3))
-    torch.set_float32_matmul_precision("highest")
-    same = (found["highest"][:, 0] == found["high"][:, 0]).double().mean()
-    ratio = spent["high"] / spent["highest"]
+        found.append(nearest(z, e, 8)[:, 0])
+        spent.append(min(seconds(lambda: nearest(z, e, 8)) for _ in range(3)))
+    ratio, same = spent[0] / spent[1], (found[0] == found[1]).double().mean()
     return f"The search of eight in TF32 takes {ratio:.2f} of its time in float32; {same:.5f} same."
 
 
@@ -243,27 +193,15 @@ def step_rows(options) -> tuple[list[list], dict[str, float]]:
     steps, memory, batch = {}, {}, 0
     for label, (method, changes) in FIVE.items():
         free()
-        step, batch = build("paper", method, codes, changes | extra(options, method))
-        step()
-        step()
+        how = {"overrides": changes | options.base, "cache": options.out / "cache"}
+        steps[label], batch = build("paper", method, codes, **how)
+        for _ in range(2):
+            steps[label]()
         memory[label] = peak_gb()
-        steps[label] = step
-    times: dict[str, list[float]] = {label: [] for label in steps}
-    for _ in range(rounds):
-        for label, step in steps.items():
-            times[label].append(seconds(step))
-    medians = {label: statistics.median(values) for label, values in times.items()}
+    medians = in_turn(steps, rounds)
     fsq = medians["FSQ"]
     rows = [[label, 1e3 * t, batch / t, t / fsq, memory[label]] for label, t in medians.items()]
     return rows, medians
-
-
-def extra(options, method: str) -> dict:
-    """Give what the rehearsal makes smaller, and levels for its K."""
-    small = {"backbone.width": 8, "backbone.depth": 1, "train.batch_size": 4, "data.size": 32}
-    small |= {"data.resize": 32, "quantizer.num_codes": 256}
-    small |= {"quantizer.levels": (4, 4, 4, 4)} if method == "fsq" else {}
-    return small if options.small else {}
 
 
 def fast(options) -> str:
@@ -274,30 +212,35 @@ def fast(options) -> str:
         "float32": matmul_peak(torch.float32, "highest", side),
     }
     said = ", ".join(f"{name} {rate:.0f} TFLOP/s" for name, rate in peaks.items())
-    head = "way | K | C | ms with backward | peak GB | TFLOP/s | of bf16 | of TF32"
-    parts = [f"Matrix products of {side} x {side}: {said}."]
-    parts.append(table(head, assignment_rows(options, peaks)))
+    head = ["way", "K", "C", "ms with backward", "peak GB", "TFLOP/s", "of bf16", "of TF32"]
+    ways = table(head, assignment_rows(options, peaks))
     free()
-    parts.append(search_in_tf32(options))
+    tf32 = search_in_tf32(options)
     rows, options.medians = step_rows(options)
-    parts.append(table("method | ms a step | images/s | to FSQ | peak GB alone", rows))
+    steps = table(["method", "ms a step", "images/s", "to FSQ", "peak GB alone"], rows)
     free()
-    return "\n\n".join(parts)
+    return "\n\n".join([f"Matrix products of {side} x {side}: {said}.", ways, tf32, steps])
 
 
 # What it gives -----------------------------------------------------------------------------------
 
 
-def train_one(options, method: str, changes: dict, num_steps: int) -> dict:
-    """Train and evaluate a run of the preset; give its numbers and seconds."""
+COLUMNS = {
+    "PSNR, dB": "psnr", "SSIM": "ssim", "KID": "kid", "active": "active",
+    "entropy, bits": "entropy", "coded bits": "bits_per_token_coded", "steps": "steps",
+    "training, s": "train_s",
+}  # fmt: skip
+
+
+def train_one(options, label: str, recipe: tuple, num_steps: int, lr=None) -> list[str]:
+    """Train and evaluate a run of the preset; give its row."""
+    method, changes = recipe
     base = {
-        "data.name": "imagefolder", "data.root": str(options.images), "data.eval_crops": 1024,
-        "train.num_steps": num_steps, "train.decay": "cosine", "train.eval_every": 0,
-        "train.checkpoint_every": 10**6, "train.num_snapshots": 0, "train.log_every": 10,
+        "data.eval_crops": 1024, "train.num_steps": num_steps, "train.decay": "cosine",
+        "train.eval_every": 0, "train.checkpoint_every": 10**6, "train.num_snapshots": 0,
+        "train.log_every": 10, **({"train.lr": lr} if lr else {}),
     }  # fmt: skip
-    config = preset("paper", method=method).override(base | changes | extra(options, method))
-    if options.small:
-        config = config.override("data.eval_crops=32")
+    config = preset("paper", method=method).override(base | changes | options.base)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(folder, config)
@@ -305,63 +248,36 @@ def train_one(options, method: str, changes: dict, num_steps: int) -> dict:
         trained = time.perf_counter() - start
         found = evaluate_run(run, cache=options.out / "cache", progress=False).numbers
     free()
-    return {**found, "train_s": trained, "all_s": time.perf_counter() - start, "steps": num_steps}
-
-
-KEYS = ("psnr", "ssim", "kid", "active", "entropy", "bits_per_token_coded", "steps", "train_s")
-
-
-def numbers_row(label: str, found: dict) -> list:
-    print(label, {k: found.get(k) for k in KEYS}, flush=True)
-    kept = {k: v for k, v in found.items() if isinstance(v, int | float | str)}
-    return [label, *(f"{found.get(k, float('nan')):.4g}" for k in KEYS)], kept
-
-
-HEAD = "method | PSNR, dB | SSIM | KID | active | entropy, bits | coded bits | steps | training, s"
+    found |= {"steps": num_steps, "train_s": trained}
+    row = [label, *(f"{found.get(key, float('nan')):.4g}" for key in COLUMNS.values())]
+    print(row, flush=True)
+    return row
 
 
 def search(options) -> str:
     """Find the learning rate for so few steps: two rates for each method, a tenth of the steps."""
-    rows = []
-    for label in ("LGQ", "FSQ", "VQ"):
-        method, changes = FIVE[label]
-        for lr in (3e-4, 1e-3):
-            found = train_one(options, method, {**changes, "train.lr": lr}, options.search_steps)
-            rows.append(numbers_row(f"{label}, lr {lr:g}", found)[0])
-    return table(HEAD, rows)
+    num_steps = 3 if options.small else 60
+    cases = product(("LGQ", "FSQ", "VQ"), (3e-4, 1e-3))
+    rows = [train_one(options, f"{x}, lr {lr:g}", FIVE[x], num_steps, lr) for x, lr in cases]
+    return table(["method", *COLUMNS], rows)
 
 
 def geometry(options) -> str:
     """Train all for equal steps, as many as fit in what is left of the time."""
     medians = options.medians or step_rows(options)[1]
     free()
-    unlearned = {"backbone.family": "linear", "backbone.start": "pca", "backbone.norm": "none"}
-    found = train_one(options, "vq", {**unlearned, "quantizer.prefit": True}, 0)
-    row, kept = numbers_row("PCA-64 and annealed codes, no learning", found)
-    rows, numbers = [row], {row[0]: kept}
+    unlearned = {"backbone.family": "linear", "backbone.start": "pca", "backbone.norm": "none",
+                 "quantizer.prefit": True}  # fmt: skip
+    found = [train_one(options, "PCA-64 and annealed codes, no learning", ("vq", unlearned), 0)]
     left = options.seconds - (time.perf_counter() - options.began)
     each = 16  # seconds of start, evaluation and checkpoint
     num_steps = int((left - each * len(FIVE)) / (1.05 * sum(medians.values())))
     num_steps = 3 if options.small else max(20, num_steps // 10 * 10)
-    for label, (method, changes) in FIVE.items():
-        lr = {} if options.lr is None else {"train.lr": options.lr}
-        found = train_one(options, method, changes | lr, num_steps)
-        row, kept = numbers_row(label, found)
-        rows.append(row)
-        numbers[label] = kept
-        (options.out / "geometry.json").write_text(json.dumps(numbers, indent=1))
-        (options.out / "geometry.md").write_text(table(HEAD, rows))
-    return table(HEAD, rows)
+    found += [train_one(options, *five, num_steps, options.lr) for five in FIVE.items()]
+    return table(["method", *COLUMNS], found)
 
 
 PARTS = {"right": right, "fast": fast, "search": search, "geometry": geometry}
-
-
-def about() -> str:
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
-    found = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    python, command = sys.version.split()[0], " ".join(sys.argv)
-    return f"Device: {name}. Python {python}, {found}.\n\nCommand: `{command}`."
 
 
 def main() -> None:
@@ -372,13 +288,19 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["right", "fast", "geometry"])
     parser.add_argument("--seconds", type=float, default=540, help="of the whole run")
     parser.add_argument("--lr", type=float, help="of `geometry`; by default the preset's")
-    parser.add_argument("--search-steps", type=int, default=60)
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
     options.began, options.medians = time.perf_counter(), None
+    options.base = {"data.name": "imagefolder", "data.root": str(options.images)}
+    if options.small:
+        options.base |= SMALL
+        FSQ["quantizer.levels"] = (4, 4, 4, 4)
     options.out.mkdir(parents=True, exist_ok=True)
     page = options.out / "gpu.md"
-    page.write_text(f"# On a GPU\n\n{about()}\n")
+    name = torch.cuda.get_device_name() if DEVICE == "cuda" else "CPU"
+    found = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    about = f"{name}. Python {sys.version.split()[0]}, {found}. Command: `{' '.join(sys.argv)}`."
+    page.write_text(f"# On a GPU\n\n{about}\n")
     for name in options.parts:
         start = time.perf_counter()
         try:

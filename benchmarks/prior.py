@@ -36,20 +36,17 @@ def main() -> None:
     torch.set_num_threads(1)
     is_run, photos = (Path(asked.run) / "checkpoints").is_dir(), preset("laptop")
     tokenizer = Run(asked.run).tokenizer() if is_run else Tokenizer.from_pretrained(asked.run)
-    folder = photos.override({"data.name": "imagefolder", "data.root": asked.images})
     small = photos.override({"data.resize": 256})
     kinds = {"photographs at 256": small.data, "photographs, whole": photos.data}
     if asked.images:
-        kinds["images of the folder"] = folder.data
+        folder = {"data.name": "imagefolder", "data.root": asked.images}
+        kinds["images of the folder"] = photos.override(folder).data
     shown = [spread(load(data, "train", cache=asked.cache), asked.limit) for data in kinds.values()]
     maps = [tokens_of(tokenizer, image) for images in shown for image in images.values()]
     start = time.process_time()
     prior = fit(tokenizer.codebook, maps, num_steps=asked.steps, seed=asked.seed, progress=False)
     took = time.process_time() - start
-    print(
-        f"{asked.run}: K = {tokenizer.num_codes}, {len(maps)} images, {asked.steps} steps, "
-        f"seed {asked.seed}, {took:.0f} s of one core"
-    )
+    print(f"{asked.run}: K = {tokenizer.num_codes}, {len(maps)} images, {took:.0f} s of one core")
     print("| | n | PSNR | counts | left neighbor | prior | bits a pixel | JPEG | WebP | excess |")
     if asked.save:
         prior.save(asked.save)
@@ -76,11 +73,8 @@ def main() -> None:
         middle = time.process_time()
         decompress(tokenizer, prior, content)
         end = time.process_time()
-    tokens = image[0].numel() / 16
-    print(
-        f"{tokens / (middle - start):,.0f} tokens to a file in a second of one core, "
-        f"{tokens / (end - middle):,.0f} back"
-    )
+    there, back = (image[0].numel() / 16 / spent for spent in (middle - start, end - middle))
+    print(f"{there:,.0f} tokens to a file in a second of one core, {back:,.0f} back")
 
 
 if __name__ == "__main__":

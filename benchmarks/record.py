@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import torch
+from speed import table
 
 from lgqlib.figures.comparison import RATES
 from lgqlib.files import read_json
@@ -70,13 +71,6 @@ def of_notebook(file: Path) -> tuple[str, dict[str, pandas.DataFrame]]:
     return f"Notebook `07_laboratory`: {about}", frames
 
 
-def markdown(table: pandas.DataFrame) -> str:
-    """Write a table in Markdown; numbers with four digits."""
-    rows = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row] for row in table.values]
-    rows = [[*map(str, table.columns)], ["---"] * len(table.columns), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="folder of a study, or file of notebook 07")
@@ -86,7 +80,8 @@ if __name__ == "__main__":
     about, tables = (of_study if is_study else of_notebook)(options.source)
     name = options.source.name if is_study else options.source.parent.name
     machine = f"{platform.machine()}, {torch.get_num_threads()} cores, torch {torch.__version__}"
-    parts = [f"## {title}\n\n{markdown(table)}" for title, table in tables.items() if len(table)]
+    found = {title: table(of.columns, of.values, 4) for title, of in tables.items() if len(of)}
+    parts = [f"## {title}\n\n{rows}" for title, rows in found.items()]
     text = "\n\n".join([f"# {name}", f"{about}. {machine}.", *parts]) + "\n"
     print(text)
     if options.save:

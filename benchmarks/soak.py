@@ -190,8 +190,8 @@ def damage(count: int, seed: int, folder: Path) -> str:
                 torn = "metrics" in pattern and len(found) < len(whole)
                 assert found == (whole[: len(found)] if torn else whole), f"{where}: lost"
                 outcome = "repaired" if torn or file.read_bytes() != damaged else "harmless"
-            kind = "checkpoints" if "checkpoints" in pattern else pattern.replace("*", "")
-            cases.append((kind.removeprefix("../cache/").strip("/."), outcome))
+            kind = next(kind for kind in ("config.json", *PLACES, "evaluation") if kind in pattern)
+            cases.append((kind, outcome))
             file.write_bytes(content)
     said = f"{len(cases)} damages (bits, cuts, zeros, noise, longer, empty); lost 0: each is "
     said += "refused by the file's name, repaired, or changes nothing that is read."

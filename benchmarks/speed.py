@@ -3,69 +3,52 @@
     python benchmarks/speed.py [--preset laptop] [--codes 1024 4096 16384] [--threads 1 2] [--save]
 
 Steps are interleaved (every method in turn, so that a noisy machine is noisy for all) and compared
-as ratios of medians; peak memory is of a process that takes five steps of one method. Then one call
-of the soft assignment with its backward, 4,096 tokens, by each of its ways.
+as ratios of medians. Then one call of the soft assignment with its backward, 4,096 tokens, by each
+of its ways, and of the search of the nearest code alone.
 """
 
 import argparse
+import gc
 import platform
-import resource
 import statistics
-import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
 
-from lgqlib.losses import TokenizerLoss
 from lgqlib.presets import preset
 from lgqlib.quantizers import METHODS
-from lgqlib.quantizers.assignment import dense, nearest_assign, soft_assign
-from lgqlib.tokenizer import Tokenizer
-from lgqlib.train import parameter_groups
+from lgqlib.quantizers.assignment import dense, nearest, nearest_assign, soft_assign
+from lgqlib.run import Run
+from lgqlib.train import Job
 
-RESULTS = Path(__file__).parent.parent / "docs" / "results"
+ROOT = Path(__file__).parent.parent
+RESULTS, CACHE = ROOT / "docs" / "results", ROOT / "data" / "cache"
+SILENT = "train.log_every=1000000 train.checkpoint_every=1000000 train.eval_every=0 "
+SILENT += "train.num_snapshots=0"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build(name: str, method: str, num_codes: int, overrides=""):
-    """Give a function that takes one training step of a method on smooth random images.
+def build(name: str, method: str, num_codes: int, overrides="", *, cache: Path = CACHE):
+    """Give what takes one training step of a method, and the images of a step.
 
-    A quantizer with a temperature trains at that of the middle of its schedule.
+    It trains in the middle of its schedules, and logs and writes nothing.
     """
-    config = preset(name, method=method, num_codes=num_codes).override(overrides)
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(config).to(DEVICE).train()
-    size, tokens = config.data.size, config.latent_side**2
-    few = torch.randn(max(config.train.batch_size, 2 * num_codes // tokens), 3, 8, 8)
-    images = torch.nn.functional.interpolate(few, size, mode="bicubic").clamp(-1, 1).to(DEVICE)
-    images = (images + 0.1 * torch.randn_like(images)).clamp(-1, 1)
-    tokenizer.initialize(images)
-    images = images[: config.train.batch_size]
-    train = config.train
-    groups = parameter_groups(tokenizer, weight_decay=0.0, codebook_lr=train.codebook_lr)
-    optimizer = torch.optim.AdamW(groups, lr=1e-6, fused=DEVICE == "cuda")
-    loss = TokenizerLoss(config.loss).to(DEVICE)
-    units = {"absolute": 1.0, "tau_c": tokenizer.tau_c, "self": tokenizer.width}
-    half = config.temperature.at(train.num_steps // 2, train.num_steps)
-    tau = half * units[config.temperature.unit]
-    bf16 = train.precision == "bf16" and DEVICE == "cuda"
-
-    def step() -> None:
-        with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=bf16):
-            output = tokenizer(images, tau)
-        total, _ = loss(images, output.images, output.quantized.terms)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        optimizer.step()
-        tokenizer.quantizer.after_step()
-        tokenizer.observe(output.latents, output.quantized.indices)
-
-    return step, config.train.batch_size
+    config = preset(name, method=method, num_codes=num_codes).override(overrides).override(SILENT)
+    accelerator = Accelerator(mixed_precision=config.train.precision)
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(config, Run.create(folder, config), accelerator, cache=cache)
+    job.step = config.train.num_steps // 2
+    return partial(job.advance, tqdm(disable=True)), config.train.batch_size
 
 
-def seconds(call) -> float:
+def seconds(call: Callable) -> float:
     start = time.perf_counter()
     call()
     if DEVICE == "cuda":
@@ -73,72 +56,83 @@ def seconds(call) -> float:
     return time.perf_counter() - start
 
 
+def in_turn(calls: dict[str, Callable], rounds: int) -> dict[str, float]:
+    """Give each call's median seconds over rounds of all of them, after two that warm up."""
+    spent = [{name: seconds(call) for name, call in calls.items()} for _ in range(rounds + 2)]
+    return {name: statistics.median(each[name] for each in spent[2:]) for name in calls}
+
+
+def free() -> None:
+    gc.collect()
+    if DEVICE == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_gb() -> float:
+    """Give the most memory that a GPU had in use since `free`."""
+    return torch.cuda.max_memory_allocated() / 1e9 if DEVICE == "cuda" else float("nan")
+
+
 def steps(options, threads: int) -> list[list]:
-    """Give rows: method, K, ms a step, its ratios to FSQ's and VQ's, peak memory in MB."""
+    """Give rows: method, K, threads, ms a step, images a second, ratios to FSQ's and VQ's."""
     torch.set_num_threads(threads)
     rows = []
     for num_codes in options.codes:
-        calls = {m: build(options.preset, m, num_codes, options.overrides) for m in options.methods}
-        times: dict[str, list[float]] = {m: [] for m in calls}
-        for round_ in range(options.steps + 2):
-            for method, (step, _) in calls.items():
-                spent = seconds(step)
-                if round_ >= 2:
-                    times[method].append(spent)
-        medians = {m: statistics.median(values) for m, values in times.items()}
+        built = {m: build(options.preset, m, num_codes, options.overrides) for m in options.methods}
+        medians = in_turn({m: step for m, (step, _) in built.items()}, options.steps)
         for method, median in medians.items():
             ratios = [median / medians.get(of, float("nan")) for of in ("fsq", "vq")]
-            batch, memory = calls[method][1], peak(options, method, num_codes)
-            label = METHODS[method].label
-            rows.append([label, num_codes, threads, 1e3 * median, batch / median, *ratios, memory])
+            label, batch = METHODS[method].label, built[method][1]
+            rows.append([label, num_codes, threads, 1e3 * median, batch / median, *ratios])
             print(row(rows[-1]), flush=True)
     return rows
 
 
-def peak(options, method: str, num_codes: int) -> float:
-    """Give the peak memory in MB of a process of its own that takes five steps of a method."""
-    own = ["--one", method, "--codes", str(num_codes), "--preset", options.preset]
-    command = [sys.executable, __file__, *own, "--overrides", options.overrides]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-def take(options) -> None:
-    torch.set_num_threads(1)
-    step, _ = build(options.preset, options.one, options.codes[0], options.overrides)
-    for _ in range(5):
-        step()
-    on_gpu = DEVICE == "cuda"
-    used = torch.cuda.max_memory_allocated() if on_gpu else 1024 * resource.getrusage(0).ru_maxrss
-    print(used / 1e6)
-
-
-def assignments(options) -> list[list]:
-    """Give rows: way, K, C, ms of one call with its backward."""
-    rows = []
-    for num_codes, dim in ((1024, 5), (16384, 5), (16384, 64), (262144, 64)):
-        z = torch.randn(4096, dim, device=DEVICE, requires_grad=True)
-        e = torch.randn(num_codes, dim, device=DEVICE, requires_grad=True)
-        with torch.no_grad():
-            near = nearest_assign(z, e, 1.0).indices
-            tau = 0.1 * 2 * (z - e[near]).square().sum(1).mean().item() / dim
-        for way in (dense, soft_assign, nearest_assign):
-            if way is dense and num_codes > 16384:
+def assignments(tokens: int, sizes: Iterable[tuple[int, int]]) -> list[list]:
+    """Give rows: way, K, C, ms with backward (of all but `nearest`, the search alone), peak GB."""
+    rows, tau = [], 0.05 * 2 * 0.3**2
+    for num_codes, dim in sizes:
+        e = torch.randn(num_codes, dim, device=DEVICE)
+        z = e[torch.randint(num_codes, (tokens,), device=DEVICE)]  # a token lies near a code
+        z = z + 0.3 * torch.randn_like(z)
+        inputs = z.requires_grad_(), e.requires_grad_()
+        for way in (dense, soft_assign, nearest_assign, nearest):
+            if way is dense and num_codes > 16_384:
                 continue
 
-            def call(way=way, z=z, e=e, tau=tau) -> None:
-                a = way(z, e, tau)
-                (a.average.sum() + a.free_energy.sum()).backward()
+            def call(way=way, inputs=inputs) -> None:
+                if way is nearest:
+                    way(*inputs, 1)
+                else:
+                    a = way(*inputs, tau)
+                    (a.average.sum() + a.free_energy.sum()).backward()
 
-            call()
-            rows.append([way.__name__, num_codes, dim, 1e3 * min(seconds(call) for _ in range(3))])
+            free()
+            try:
+                call()
+                spent = 1e3 * min(seconds(call) for _ in range(3))
+            except torch.OutOfMemoryError:
+                spent = float("nan")
+            rows.append([way.__name__, num_codes, dim, spent, peak_gb()])
             print(row(rows[-1]), flush=True)
     return rows
 
 
-def row(values: list) -> str:
-    cells = [f"{v:.{2 if v < 10 else 0}f}" if isinstance(v, float) else str(v) for v in values]
-    return f"| {' | '.join(cells)} |"
+def row(values: Iterable, digits: int = 3) -> str:
+    """Write a row of a table in Markdown; numbers with so many digits, none of them cut off."""
+
+    def cell(value) -> str:
+        if not isinstance(value, float):
+            return str(value)
+        return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+    return f"| {' | '.join(map(cell, values))} |"
+
+
+def table(head: Sequence[str], rows: Iterable[Iterable], digits: int = 3) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(row(line, digits) for line in lines)
 
 
 def main() -> None:
@@ -150,28 +144,22 @@ def main() -> None:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--overrides", default="", help="of every config, name=value name=value")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     parser.add_argument("--save", action="store_true", help="write docs/results/speed-DEVICE.md")
     options = parser.parse_args()
-    if options.one:
-        take(options)
-        return
     name = torch.cuda.get_device_name() if DEVICE == "cuda" else platform.machine()
-    print(head := "| method | K | threads | ms a step | images/s | to FSQ | to VQ | peak MB |")
+    head = ["method", "K", "threads", "ms a step", "images/s", "to FSQ", "to VQ"]
+    print(row(head))
     found = [r for threads in options.threads for r in steps(options, threads)]
     torch.set_num_threads(1)
-    print(of_ways := "| way | K | C | ms |")
-    ways = assignments(options)
+    print(row(of_ways := ["way", "K", "C", "ms", "peak GB"]))
+    ways = assignments(4096, [(1024, 5), (16384, 5), (16384, 64), (262144, 64)])
     if options.save:
-        about = (
-            f"Device: {name}, torch {torch.__version__}. Command: `python {' '.join(sys.argv)}`."
-        )
-        about += f" Medians of {options.steps} interleaved steps; ratios are within one run."
-        tables = [[head, "|---" * 8 + "|", *map(row, found)]]
-        tables += [[of_ways, "|---" * 4 + "|", *map(row, ways)]]
-        text = "\n\n".join([f"# Speed, `{options.preset}`", about, *map("\n".join, tables)])
+        about = f"Device: {name}, torch {torch.__version__}. Command: `{' '.join(sys.argv)}`. "
+        about += f"Medians of {options.steps} interleaved steps; ratios are within one run."
+        parts = [f"# Speed, `{options.preset}`", about, table(head, found), table(of_ways, ways)]
         where = "gpu" if DEVICE == "cuda" else "cpu"
-        (RESULTS / f"speed-{options.preset}-{where}.md").write_text(text + "\n", encoding="utf-8")
+        path = RESULTS / f"speed-{options.preset}-{where}.md"
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,14 @@ import re
 import resource
 import signal
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import nbformat
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from PIL import Image
 
 from lgqlib.config import DataConfig
@@ -92,6 +96,27 @@ def study_of(folder: Path, runs: list[tuple[Run, str]]) -> Path:
     """Write a study's file over runs, each with its variant."""
     write_json(folder / STUDY_FILE, {"name": "made", "runs": [[r.name, v] for r, v in runs]})
     return folder
+
+
+def place_notebook(notebook: Path, folder: Path, parameters: Mapping[str, Any]) -> None:
+    """Copy a notebook into a folder, with a cell of other parameters."""
+    node, lines = (
+        nbformat.read(notebook, 4),
+        [f"{name} = {parameters[name]!r}" for name in parameters],
+    )
+    at = next(i for i, c in enumerate(node.cells) if "parameters" in c.metadata.get("tags", []))
+    node.cells.insert(at + 1, nbformat.v4.new_code_cell("\n".join(lines)))
+    folder.mkdir(exist_ok=True)
+    nbformat.write(node, folder / notebook.name)
+
+
+def assert_same(one: Run, other: Run, *parts: str) -> None:
+    """Check that the newest checkpoints of two runs are equal to the bit, or parts of them."""
+    a, b = (run.load_checkpoint().tensors for run in (one, other))
+    for part in parts or a:
+        assert a[part].keys() == b[part].keys()
+        for name, value in a[part].items():
+            assert torch.equal(value, b[part][name]), (part, name)
 
 
 COLORS = {name_of(method): color_of(method) for method in METHODS}

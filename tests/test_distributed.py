@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from builders import assert_same
 from safetensors.torch import load_file
 
 from lgqlib.config import QuantizerConfig
@@ -27,30 +28,39 @@ import sys
 from pathlib import Path
 
 import torch
+from builders import assert_same
 from safetensors.torch import save_file
 
 from lgqlib.run import Run
 from test_distributed import given, terms_of
 
 loop = importlib.import_module("lgqlib.train")
-cache, folder, stop_at = *map(Path, sys.argv[1:3]), int(sys.argv[3])
-found = {}
+cache, folder, found, told = *map(Path, sys.argv[1:3]), {}, []
 
 class Job(loop.Job):
     def advance(self, bar):
         super().advance(bar)
-        if self.step == stop_at and self.accelerator.process_index == 1:
-            os.kill(os.getpid(), signal.SIGTERM)  # one of the two is told to stop
+        if told and self.step == 2 and self.accelerator.process_index == 1:
+            os.kill(os.getpid(), told.pop())  # one of the two is told to stop
 
     def save(self):
         super().save()
         for name in ("codebook", "distortion", "moments"):
-            value = getattr(self.tokenizer, name).detach()
-            found[f"{self.config.quantizer.method} {name}"] = value.contiguous()
+            value = getattr(self.tokenizer, name).detach().contiguous()
+            found.setdefault(f"{self.config.quantizer.method} {name}", value)
 
 loop.Job = Job  # trains as ever, and shows what each rank holds
-for run in map(Run, sys.argv[4:]):
+*whole, stopped = map(Run, sys.argv[3:])
+for run in whole:
     loop.train(run.config, run, cache=cache, progress=False)
+told.append(signal.SIGTERM)
+try:
+    loop.train(stopped.config, stopped, cache=cache, progress=False)
+except SystemExit:
+    torch.distributed.barrier()  # until the first rank has saved
+    found["stopped at"] = torch.tensor(stopped.step)
+    torch.distributed.barrier()
+loop.train(stopped.config, stopped, cache=cache, progress=False)
 
 rank = torch.distributed.get_rank()
 found |= terms_of(given().chunk(2)[rank])
@@ -84,34 +94,27 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def torchrun(folder, cache):
-    """Give what trains runs on two processes, one of which may be told to stop after a step."""
+def together(folder, cache, tiny_config):
+    """Give two runs of LGQ on two processes, after one of VQ-EMA, and what each rank then holds.
+
+    The second is stopped, and goes on.
+    """
     script = folder / "script.py"
     script.write_text(SCRIPT)
-
-    def launch(*runs, stop_at=0):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc_per_node=2", str(script), str(cache), str(folder), str(stop_at)]
-        command += [str(run.path) for run in runs]
-        path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        env |= {"PYTHONPATH": path}
-        done = subprocess.run(command, env=env, capture_output=True, text=True)
-        assert (done.returncode == 0) == (stop_at == 0), done.stderr
-
-    return launch
-
-
-@pytest.fixture(scope="module")
-def together(folder, tiny_config, torchrun):
-    """Give a run of LGQ on two processes, after one of VQ-EMA; and what each rank then holds."""
-    runs = [Run.create(folder / "two", tiny_config(name, TEN_STEPS)) for name in ("vq_ema", "lgq")]
-    torchrun(*runs)
-    return runs[1], [load_file(folder / f"rank-{rank}.safetensors") for rank in range(2)]
+    configs = [tiny_config(name, TEN_STEPS) for name in ("vq_ema", "lgq")]
+    runs = [Run.create(folder / "two", config) for config in configs]
+    runs.append(Run.create(folder / "stopped", configs[1]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += map(str, [script, cache, folder, *(run.path for run in runs)])
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": path}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return *runs[1:], [load_file(folder / f"rank-{rank}.safetensors") for rank in range(2)]
 
 
 def test_every_rank_holds_the_same_and_the_mean_of_terms_is_that_of_the_whole_batch(together):
-    ranks = together[1]
+    ranks = together[2]
     for name in (f"{method} {what}" for method in ("lgq", "vq_ema") for what in HELD):
         assert torch.equal(*(seen[name] for seen in ranks)) and ranks[0][name].abs().sum() > 0
     for name, value in terms_of(given()).items():
@@ -140,17 +143,14 @@ def test_two_processes_train_as_one(folder, cache, together):
     assert (abs(logs[1].perplexity - logs[0].perplexity) <= 1).all()
 
 
-def test_ranks_stop_together_and_go_on_as_if_never_stopped(folder, together, torchrun):
+def test_ranks_stop_together_and_go_on_as_if_never_stopped(together):
     """A signal that reaches one rank stops both after the same step, and the uses of codes that
     a snapshot counts are counted once.
     """
-    whole, stopped = together[0], Run.create(folder / "stopped", together[0].config)
-    torchrun(stopped, stop_at=2)
-    assert stopped.load_checkpoint().step == 8  # the next time that ranks ask each other
-    torchrun(stopped)
-    again = stopped.load_checkpoint().tensors
-    for part, tensors in whole.load_checkpoint().tensors.items():
-        assert all(torch.equal(again[part][name], value) for name, value in tensors.items())
+    whole, stopped, ranks = together
+    # The next time that ranks ask each other.
+    assert [int(held["stopped at"]) for held in ranks] == [8, 8]
+    assert_same(whole, stopped)
     for a, b in zip(whole.snapshots(), stopped.snapshots(), strict=True):
         assert a.step == b.step
         assert (a.counts == b.counts).all()

@@ -2,16 +2,14 @@
 
 import os
 import pickle
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from builders import folder_of
-from conftest import TINY
+from builders import assert_same, folder_of
 from safetensors.torch import load_file, save_file
 
-from lgqlib.config import TERMS, DataConfig, pairs
+from lgqlib.config import TERMS, DataConfig
 from lgqlib.data import load, to_model, whole_images
 from lgqlib.evaluate import evaluate_run
 from lgqlib.figures.evaluation import code_map, usage_histogram
@@ -34,21 +32,12 @@ def quantizer(name):
     return build(config.quantizer, config.backbone.dim)
 
 
-def latents(q, *shape):
-    return torch.randn(shape[0], q.dim, *shape[1:], generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    torch.manual_seed(0)
-    return Tokenizer(preset(num_codes=64)).eval()
-
-
 @every_method
 def test_any_dtype_comes_back_and_what_is_not_finite_is_counted(name):
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         q = quantizer(name).to(dtype).train()
-        z = latents(q, 2, 4, 4).to(dtype)
+        make = torch.Generator().manual_seed(1)
+        z = torch.randn(2, q.dim, 4, 4, generator=make).to(dtype)
         out = q(z, TAU)
         assert out.z_q.dtype == dtype and out.z_q.isfinite().all()
         real = [v for v in q.state_dict().values() if v.is_floating_point()]
@@ -60,8 +49,8 @@ def test_any_dtype_comes_back_and_what_is_not_finite_is_counted(name):
             q(z, TAU)
 
 
-def test_weights_that_do_not_fit_are_named(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    Tokenizer(preset(num_codes=64)).save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     right = load_file(file)
     for wrong, said in (
@@ -88,21 +77,13 @@ def test_a_tokenizer_that_ships_opens_by_its_name(name, cache):
     assert tokenizer.config.data.root == ""
 
 
-FEW = pairs(f"{TINY} data.size=16 data.name=imagefolder evaluation.extractor=")
-
-
 @pytest.fixture
-def own_config(tmp_path):
+def own_config(tmp_path, tiny_config):
     """Give what makes the config of a run on nine images of one's own, below `tmp_path`."""
     names = [f"{split}/{i}.png" for split, n in (("train", 5), ("val", 4)) for i in range(n)]
     root = folder_of(tmp_path / "my images", *names)
-
-    def give(method="lgq", num_codes=16):
-        more = {"data.root": str(root), "quantizer.num_codes": num_codes}
-        steps = {"train.num_steps": 0} if METHODS[method].baseline else {}
-        return preset(method=method, overrides=FEW | more | steps)
-
-    return give
+    few = f"data.size=16 data.name=imagefolder data.root='{root}' evaluation.extractor="
+    return lambda method="lgq", k=16: tiny_config(method, f"{few} quantizer.num_codes={k}")
 
 
 def test_what_decides_the_weights_decides_the_name():
@@ -160,9 +141,7 @@ def test_going_on_after_a_finished_run_equals_one_longer_run(
             Run.create(tmp_path / "runs", config)
     longer = trained_in("runs", after)
     assert first.step == 8 and longer.step == 16 and longer.path != whole.path
-    a, b = (run.load_checkpoint().tensors for run in (whole, longer))
-    for part in a:
-        assert all(torch.equal(value, b[part][name]) for name, value in a[part].items()), part
+    assert_same(whole, longer)
     losses = [run.metrics().query("split == 'train'").loss.tolist() for run in (whole, longer)]
     assert losses[0] == losses[1] and len(losses[0]) == 8
 
@@ -188,8 +167,8 @@ def test_one_or_two_codes_train_and_evaluate_or_are_refused(name, own_config, tr
         geometry_table({name: measure_geometry(sites.numpy(), z, found.evaluation.indices.ravel())})
 
 
-def test_few_held_out_images_say_what_their_numbers_mean(trained, cache, tmp_path):
-    run = Run(shutil.copytree(trained("lgq").path, tmp_path / "run"))
+def test_few_held_out_images_say_what_their_numbers_mean(copied, cache):
+    run = copied()
     for num_images in (1, 2, 3):
         run.config = run.config.override({"data.eval_crops": num_images})
         found = evaluate_run(run, cache=cache, train_batches=1, progress=False)
@@ -198,15 +177,14 @@ def test_few_held_out_images_say_what_their_numbers_mean(trained, cache, tmp_pat
         assert f"{num_images} held-out image" in found.caveats[0]
 
 
-def test_a_run_on_a_read_only_disk_is_looked_at_and_nothing_is_written(
-    trained, tmp_path, monkeypatch, caplog
-):
-    run = Run(shutil.copytree(trained("lgq").path, tmp_path / "disk" / "run"))
-    before, access = sorted((tmp_path / "disk").rglob("*")), os.access
-    on_disk = lambda path, mode: "disk" not in Path(path).parts and access(path, mode)  # noqa: E731
+def test_a_run_on_a_read_only_disk_is_looked_at_and_nothing_is_written(copied, monkeypatch, caplog):
+    run, access = copied(), os.access
+    disk = run.path.parent
+    before = sorted(disk.rglob("*"))
+    on_disk = lambda path, mode: disk.name not in Path(path).parts and access(path, mode)  # noqa: E731
     monkeypatch.setattr(os, "access", on_disk)
-    found = evaluate_run(run, cache=tmp_path / "disk" / "cache", train_batches=1, progress=False)
+    found = evaluate_run(run, cache=disk / "cache", train_batches=1, progress=False)
     write_json(run.notebooks / "03_geometry.json", {"x": 1})
     assert found.numbers["num_images"] == 32
-    assert sorted((tmp_path / "disk").rglob("*")) == before
+    assert sorted(disk.rglob("*")) == before
     assert caplog.text.count("cannot be written") == 1

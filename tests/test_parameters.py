@@ -6,7 +6,6 @@ own has no hook that checks types, which would refuse what the library is to ref
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 import warnings
@@ -83,18 +82,18 @@ def test_every_bad_parameter_is_refused_by_its_name(trained, cache, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["03_geometry", "04_entropy", "05_temperature"])
-def test_runs_of_other_methods_or_that_still_train_are_opened(name, trained, cache, tmp_path):
+def test_runs_of_other_methods_or_that_still_train_are_opened(name, trained, copied, cache):
     values = {"run": str(trained("fsq").path), "cache": cache, "num_images": 4}
     assert "fsq" in execute(name, "open_runs(", values)["this"].about
-    copied = Run(shutil.copytree(trained("lgq").path, tmp_path / trained("lgq").name))
-    newest = copied.path / "checkpoints" / "step-00000008.safetensors"
-    (copied.path / "evaluation.json").unlink()
-    with copied.locked():
-        with open(copied.path / "metrics.jsonl", "a") as file:
+    run = copied()
+    newest = run.path / "checkpoints" / "step-00000008.safetensors"
+    (run.path / "evaluation.json").unlink()
+    with run.locked():
+        with open(run.path / "metrics.jsonl", "a") as file:
             file.write('{"step": 8')
         newest.rename(newest.with_name(f".0.tmp.{newest.name}"))
-        run = execute(name, "open_runs(", values | {"run": str(copied.path)})["this"]
-    assert "step 4" in run.about
+        opened = execute(name, "open_runs(", values | {"run": str(run.path)})["this"]
+    assert "step 4" in opened.about
 
 
 if __name__ == "__main__":

@@ -11,19 +11,8 @@ from PIL import Image
 
 from lgqlib.data import to_uint8
 from lgqlib.measure.codecs import curve
-from lgqlib.prior import (
-    HEADS,
-    Prior,
-    compress,
-    count_bits,
-    decompress,
-    file_rates,
-    fit,
-    pretrained,
-    prior_bits,
-    tokens_of,
-)
-from lgqlib.prior.codec import HEADER
+from lgqlib.prior import HEADS, Prior, count_bits, file_rates, fit, prior_bits, tokens_of
+from lgqlib.prior.codec import HEADER, compress, decompress, pretrained
 from lgqlib.prior.model import NEIGHBORS
 
 K = 50

@@ -35,9 +35,9 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def whole(trained, tmp_path):
-    """Give a copy of a trained and evaluated run, to be spoiled."""
-    return Run(shutil.copytree(trained("lgq").path, tmp_path / trained("lgq").name))
+def whole(copied):
+    """Give a trained and evaluated run, to be spoiled."""
+    return copied()
 
 
 def test_metrics_come_back_and_are_rewound_with_a_torn_last_line(run):
@@ -161,11 +161,9 @@ def test_one_process_writes_a_run_and_sweeps_what_a_kill_left(run):
     assert not any(path.exists() for path in left)
 
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "soak.py"
-
-
 def test_kills_and_damages_lose_nothing():
-    command = [sys.executable, str(SCRIPT), "--seed", "5", "--kills", "10", "--damages", "20"]
+    script = str(Path(__file__).parent.parent / "benchmarks" / "soak.py")
+    command = [sys.executable, script, "--seed", "5", "--kills", "10", "--damages", "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "10 processes killed in" in done.stdout and "120 damages" in done.stdout

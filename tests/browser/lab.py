@@ -8,18 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import nbformat
 import pytest
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = ROOT / "notebooks"
 SETTINGS = {
     # News would be a question on the screen; windowing takes cells off the page.
     "@jupyterlab/apputils-extension/notification": '{"fetchNews": "false"}',
@@ -130,21 +125,10 @@ def chromium() -> Iterator[Page]:
         page.add_init_script(PATIENT)
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
-        page.on("console", lambda message: _note(page, message))
+        # What the server lacks (an icon, an optional page) is no error of a notebook.
+        there = lambda said: "Failed to load resource" not in said.text  # noqa: E731
+        page.on("console", lambda m: m.type == "error" and there(m) and page.errors.append(m.text))
         yield page
-
-
-def _note(page: Page, message: Any) -> None:
-    # What the server lacks (an icon, an optional page) is no error of a notebook.
-    if message.type == "error" and "Failed to load resource" not in message.text:
-        page.errors.append(message.text)
-
-
-def place_notebook(name: str, folder: Path, parameters: Mapping[str, Any]) -> None:
-    """Copy a notebook with other parameters into a folder."""
-    node = load_notebook_node(str(NOTEBOOKS / f"{name}.ipynb"))
-    node = parameterize_notebook(node, dict(parameters), kernel_name="python3", language="python")
-    nbformat.write(node, folder / f"{name}.ipynb")
 
 
 def open_and_run(page: Page, address: str, name: str, *, seconds: float = 400) -> None:

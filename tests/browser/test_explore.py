@@ -134,11 +134,6 @@ class Hand:
             self.page.keyboard.press(name)
             self.actions += 1
 
-    def find(self, code):
-        self.key("/")
-        self.page.keyboard.type(str(code))
-        self.key("Enter")
-
     def choose(self, button, *keys):
         if self.way == "keyboard":
             self.key(*keys)
@@ -149,7 +144,9 @@ class Hand:
 
     def code(self, code):
         if self.way == "keyboard":
-            self.find(code)
+            self.key("/")
+            self.page.keyboard.type(str(code))
+            self.key("Enter")
         else:
             hover_code(self.page, self.widget, code)
             self.actions += 1
@@ -302,7 +299,7 @@ def test_training_is_gone_back_in_and_through(page, widget):
     page.keyboard.press("Home")
     used = len(np.unique(widget.tokenizers[0].snapshots[0].indices))
     said, drawn = page.locator(".timeline p"), "document.querySelector('canvas.square').toDataURL()"
-    expect(said).to_have_text(f"Training: step 0: {used} of 64 codes used by 128 tokens")
+    expect(said).to_have_text(f"Training: step 0: {used} of 64 codes used by 1,024 tokens")
     state(page)
     before = page.evaluate(drawn)
     page.keyboard.press("End")

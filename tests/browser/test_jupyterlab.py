@@ -1,12 +1,14 @@
 """The explorer in JupyterLab and in executed notebooks, in a real Chromium."""
 
 import os
+import shutil
 from pathlib import Path
 
 import lab
 import nbformat
 import papermill
 import pytest
+from builders import place_notebook
 from playwright.sync_api import expect
 
 from lgqlib.study.report import _converted
@@ -30,7 +32,8 @@ there = ipywidgets.Button(description="there")
 there.on_click(lambda _: setattr(w, "place", [0, 2, 3]))
 ipywidgets.VBox([w, told, moved, there])
 """
-ARTIFACTS = Path(__file__).parents[2] / "artifacts"
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS, ARTIFACTS = ROOT / "notebooks", ROOT / "artifacts"
 
 pytestmark = lab.marks(900)
 
@@ -38,10 +41,11 @@ pytestmark = lab.marks(900)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, trained, cache):
     """Give a folder with the notebooks of CHARTS, and one that only holds the explorer."""
-    folder, run = tmp_path_factory.mktemp("lab"), str(trained("lgq").path)
+    folder = tmp_path_factory.mktemp("lab")
+    run = str(shutil.copytree(trained("lgq").path, folder / "run"))
     for name in CHARTS:
         parameters = {"run": run, "cache": str(cache), "num_images": 2}
-        lab.place_notebook(name, folder, parameters)
+        place_notebook(NOTEBOOKS / f"{name}.ipynb", folder, parameters)
     cell = nbformat.v4.new_code_cell(CELL.format(run=run, cache=str(cache)))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)

@@ -194,12 +194,9 @@ def test_a_file_of_any_kind_becomes_what_a_person_sees(tmp_path):
             assert found.dtype == np.uint8 and (found == seen).all(), (image.mode, name)
 
 
-@pytest.fixture
-def root(tmp_path):
-    return folder_of(tmp_path / "images", *(f"train/a/{i}.png" for i in range(8)), "val/a/8.png")
-
-
-def test_it_decodes_once_and_again_when_something_changed(root, tmp_path, monkeypatch):
+def test_it_decodes_once_and_again_when_something_changed(tmp_path, monkeypatch):
+    names = [f"train/a/{i}.png" for i in range(8)]
+    root = folder_of(tmp_path / "images", *names, "val/a/8.png")
     built, build = [], store._build
 
     def counted(*arguments, **options):

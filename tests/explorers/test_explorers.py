@@ -168,14 +168,10 @@ def test_a_model_like_diffusers_opens():
         explore(VQModel())
 
 
-@pytest.fixture(scope="module")
-def runs(trained, cache):
+def test_runs_are_keyed_by_method_and_numbered(trained, cache):
     lgq, fsq = trained("lgq"), trained("fsq")
     others, root = f"{fsq.path} {lgq.name}", lgq.path.parent
-    return open_runs(str(lgq.path), others, runs=root, cache=cache, num_images=2)
-
-
-def test_runs_are_keyed_by_method_and_numbered(runs):
+    runs = open_runs(str(lgq.path), others, runs=root, cache=cache, num_images=2)
     assert list(runs) == ["lgq", "fsq", "lgq 2"]
     assert math.isfinite(runs["lgq"].tau) and math.isnan(runs["fsq"].tau)
     first, *others = runs.values()

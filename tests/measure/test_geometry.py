@@ -110,20 +110,17 @@ def test_the_mass_law_has_the_known_shares():
     assert shares == pytest.approx([0.806, 0.824, 0.866, 0.912, 0.948, 0.985], abs=5e-4)
 
 
-@pytest.fixture
-def points():
+def test_pca_is_the_leading_plane_with_a_fixed_sign_and_one_frame_for_all_checkpoints():
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((300, 5)).astype(np.float32) * [3, 2, 1, 1, 1]
-    return latents[:40].copy(), latents
-
-
-def test_pca_is_the_leading_plane_with_a_fixed_sign_and_one_frame_for_all_checkpoints(points):
-    codes, latents = points
+    codes = latents[:40].copy()
     (result,), (again,) = (project([codes], [z]) for z in (latents, latents[::-1]))
     leading = np.linalg.eigvalsh(np.cov(latents.T))[:2:-1]
     assert result.latents.var(0) == pytest.approx(leading, 0.01)
     assert result.explained.sum() == pytest.approx(13 / 16, abs=0.03)
     assert again.codes == pytest.approx(result.codes, abs=1e-4), "the order of latents is nothing"
+    largest = np.abs(result.basis.axes).argmax(0)
+    assert (np.diag(result.basis.axes[largest]) > 0).all(), "each axis to where it is longest"
     first, last = project([codes, codes + 1], [latents, latents + 1])
     assert last.latents.mean(0) == pytest.approx(0, abs=1e-4), "that of the last"
     assert np.allclose(last.codes - first.codes, last.basis.axes[:, :2].sum(0), atol=1e-4)

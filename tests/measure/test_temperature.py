@@ -5,19 +5,8 @@ import pytest
 import torch
 
 from lgqlib.measure.annealing import anneal
-from lgqlib.measure.temperature import (
-    critical_temperature,
-    free_energy_curve,
-    geometric_median,
-)
+from lgqlib.measure.temperature import critical_temperature, free_energy_curve, geometric_median
 from lgqlib.quantizers.assignment import ENERGIES, dense, energies, probabilities
-
-
-@pytest.fixture
-def pair():
-    """Latents and a codebook."""
-    rng = np.random.default_rng(0)
-    return rng.standard_normal((300, 3)), rng.standard_normal((16, 3))
 
 
 def definitions(latents, codebook, tau, energy, widths):
@@ -38,7 +27,9 @@ def definitions(latents, codebook, tau, energy, widths):
 
 
 @pytest.mark.parametrize("energy", ENERGIES)
-def test_the_curve_over_tiles_equals_the_definitions(pair, energy):
+def test_the_curve_over_tiles_equals_the_definitions(energy):
+    rng = np.random.default_rng(0)
+    pair = rng.standard_normal((300, 3)), rng.standard_normal((16, 3))
     taus, widths = [0.05, 0.7, 5.0], np.linspace(0.5, 2, 16)
     curve = free_energy_curve(*pair, taus, energy=energy, widths=widths, tile_elements=200)
     assert (curve.num_tokens, curve.num_codes) == (300, 16)

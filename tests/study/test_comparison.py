@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 from builders import finished_run, study_of
 
+from lgqlib.study import comparison
 from lgqlib.study.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, claims_table, write_claims
-from lgqlib.study.comparison import (
-    ablations,
-    against,
-    at_equal_rate,
-    comparison_note,
-    comparison_table,
-    difference,
-    find,
-)
+from lgqlib.study.comparison import against, at_equal_rate, difference, find
 from lgqlib.study.results import finished
 
 SEED_EFFECT = (0.0, 3.0, -2.0)
@@ -47,7 +40,7 @@ def runs(tmp_path_factory):
 
 def test_runs_that_differ_in_their_seed_are_one_cohort_and_a_variant_is_no_peer(runs):
     assert list(runs.groupby("cohort")["seed"].agg(tuple)) == [(0, 1, 2)] * 7
-    assert [d.a for d in ablations(runs, ["psnr"])] == ["lgq no usage"]
+    assert [d.a for d in comparison.ablations(runs, ["psnr"])] == ["lgq no usage"]
     peers = against(runs, ["psnr"])
     assert len(peers) == 3 and {(d.a, d.b) for d in peers} == {("lgq", "fsq")}
 
@@ -74,12 +67,12 @@ def test_at_an_equal_rate_the_curve_is_read_between_its_points(runs):
 
 
 def test_the_table_has_spreads_and_the_settings_that_differ_within_a_method(runs):
-    table = comparison_table(runs).set_index(["method", "codes"])
+    table = comparison.comparison_table(runs).set_index(["method", "codes"])
     assert table.loc[("FSQ", "4,096"), "PSNR, dB ↑"] == "72.33 ± 2.52"
     assert table.loc[("FSQ", "1,024"), "KID ↓"] == "–"
     assert table.loc[("LGQ no usage", "1,024"), "loss.commit"] == "0.5"
     assert "seeds" in table and "train.lr" not in table
-    assert "standard deviation" in comparison_note(runs)
+    assert "standard deviation" in comparison.comparison_note(runs)
 
 
 NOISE = (0.0, 0.01, -0.01)

@@ -7,29 +7,17 @@ import numpy as np
 import pytest
 from builders import finished_run
 
-from lgqlib.evaluate import evaluate_run
 from lgqlib.files import read_json, write_json
 from lgqlib.run import Run
 from lgqlib.study import story
 from lgqlib.study.report import build_report
 from lgqlib.study.story import Standing, readme_picture, said
-from lgqlib.train import train
 
 HOSTILE = "<script>alert('x')</script>&\""
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, tiny_config, cache):
-    folder = tmp_path_factory.mktemp("a study & more") / "s"
-    for method in ("lgq", "pca_kmeans"):
-        more = "train.probe=1024 evaluation.extractor="  # as many latents as the page draws
-        run = Run.create(folder, tiny_config(method, more))
-        train(run.config, run, cache=cache, progress=False)
-        evaluate_run(run, cache=cache, train_batches=2, progress=False)
-    return folder
-
-
-def test_all_blocks_are_told_once_and_need_no_network(study, cache, monkeypatch):
+def test_all_blocks_are_told_once_and_need_no_network(copied, cache, monkeypatch):
+    study, _ = (copied(method).path.parent for method in ("lgq", "pca_kmeans"))
     text = build_report(study, story=True, cache=cache).read_text()
     assert "report/index.html" in ZipFile(study / "report.zip").namelist()
     assert text.count("<section>") == 9 and "Not told" not in text
