@@ -258,7 +258,8 @@ def progress_of(folder: Path) -> str:
     train = Run(folder).config.train
     step = int(metrics["step"][metrics["split"] == "train"].iloc[-1])
     if step >= train.num_steps:
-        return ", ".join(part.name.split(".")[0] for part in folder.glob("notebooks/*.part.ipynb"))
+        parts = [part.name.split(".")[0] for part in folder.glob("notebooks/*.part.ipynb")]
+        return ", ".join(parts) or "running"
     speeds = metrics.get("images_per_second", pandas.Series()).dropna()
     if not len(speeds):
         return f"step {step}/{train.num_steps}"
