@@ -504,7 +504,8 @@ export class Screen {
   // All sizes are read first, then canvases drawn, then text written: the page is laid out once.
   paint() {
     const { state, ui, root, views } = this, { token, stale } = this.token(), found = views.map((m) => this.assigned(m, token)), edits = this.edit()?.version;
-    for (const c of ui.all) c.box = [c.clientWidth, c.clientHeight];
+    if (!root.clientWidth) return; // not on the page yet, or folded: its observer draws then
+    for (const c of ui.all) c.box = [Math.max(1, c.clientWidth), Math.max(1, c.clientHeight)];
     views.forEach((m, i) => this.paintMap(m, found[i]));
     this.paintPhoto(token);
     for (const c of ui.all.filter((c) => c.dataset.layer)) {
