@@ -1,5 +1,6 @@
 """A tokenizer: images to indices and back, with any quantizer between encoder and decoder."""
 
+import itertools
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from lgqlib.backbone import build_backbone, fit_linear, start_linear
 from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
-from lgqlib.quantizers.assignment import mean_over_ranks
+from lgqlib.quantizers.assignment import mean_over_ranks, nearest
 from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
 from lgqlib.quantizers.lgq import LGQ
 
@@ -145,6 +146,39 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
     def encode(self, images: Float[Tensor, "b 3 H W"]) -> Int[Tensor, "b h w"]:
         """Encode images in [-1, 1] into indices."""
         return self.quantizer.encode(self.latents(images))
+
+    @torch.no_grad()
+    def encode_closer(
+        self, images: Float[Tensor, "b 3 H W"], *, candidates: int = 8, sweeps: int = 2
+    ) -> Int[Tensor, "b h w"]:
+        """Encode images by what they decode to: of a token's nearest codes, that of least error.
+
+        From the nearest code of all, tokens four apart are tried together, each by the squared
+        error of the 5 x 5 tokens about it: a sweep decodes 16 x (`candidates` + 1) times. A gain of
+        0.9 dB and 0.24 bits of entropy a token for LGQ (docs/results/hypotheses.md).
+        """
+        q, factor = self.quantizer, self.config.backbone.downsample
+        points = q.points(self.latents(images))
+        how = {"energy": q.energy, "widths": q.widths}
+        near = nearest(points.flatten(0, 2), q.sites, candidates, **how)
+        near = near.view(*points.shape[:-1], -1)
+        found = near[..., 0]
+
+        def errors(indices: Tensor) -> Float[Tensor, "b h w"]:
+            squares = (self.decode(indices).clamp(-1, 1) - images).square().mean(1, keepdim=True)
+            return F.avg_pool2d(F.avg_pool2d(squares, factor), 5, 1, padding=2)[:, 0]
+
+        for row, column in [*itertools.product(range(4), range(4))] * sweeps:
+            place = (slice(None), slice(row, None, 4), slice(column, None, 4))
+            best, least = found[place], errors(found)[place]
+            for code in near[place].unbind(-1):
+                tried = found.clone()
+                tried[place] = code
+                error = errors(tried)[place]
+                best, least = torch.where(error < least, code, best), torch.minimum(error, least)
+            found = found.clone()
+            found[place] = best
+        return found
 
     def decode(self, indices: Any) -> Float[Tensor, "b 3 H W"]:
         """Decode integer indices [B, h, w] into images in [-1, 1]; ValueError outside [0, K)."""

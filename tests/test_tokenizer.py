@@ -38,6 +38,15 @@ def test_forward_is_decode_of_encode_bit_for_bit_also_saved_and_loaded(tokenizer
     assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
+@torch.no_grad()
+def test_a_search_among_the_nearest_codes_decodes_closer(tokenizer):
+    x = images()
+    assert torch.equal(tokenizer.encode_closer(x, candidates=1), tokenizer.encode(x))
+    found = tokenizer.encode_closer(x, candidates=4, sweeps=1)
+    before, after = (tokenizer.decode(i).clamp(-1, 1) for i in (tokenizer.encode(x), found))
+    assert (after - x).square().mean() < (before - x).square().mean()
+
+
 def test_what_does_not_fit_is_refused(tiny_config):
     tokenizer = Tokenizer(tiny_config("fsq"))
     with pytest.raises(ValueError, match=r"they must be in \[0, 64\)"):

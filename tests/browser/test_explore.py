@@ -80,6 +80,7 @@ def opened(browser, file):
     page.on("request", lambda r: r.url.startswith(("file:", "blob:")) or errors.append(r.url))
     page.goto(f"file://{file}")
     page.wait_for_selector("body[data-ready]")
+    page.wait_for_timeout(1500 if os.environ.get(TABLE) else 0)  # a person is no faster
     yield page
     context.close()
     assert not errors

@@ -231,11 +231,15 @@ export class Screen {
     this.build();
     this.warm();
   }
-  // Pictures of this photograph are decoded ahead of the slider and of comparing.
-  warm() {
-    const n = this.state.photo, load = (name) => this.store.picture(name, () => {});
-    for (const { m } of this.tokenizers) for (const kind of ["hard", "error"]) load(`${m}/${kind}${n}`);
-    for (const m of this.views) for (const kind of ["soft", "entropy"]) this.meta.tokenizers[m].temperatures.forEach((_, j) => load(`${m}/${kind}${n}/${j}`));
+  // Pictures of this photograph are decoded ahead of the slider and of comparing, one by one while nothing else is to do.
+  async warm() {
+    const { photo: n } = this.state, { views } = this, names = this.tokenizers.flatMap(({ m }) => [`${m}/hard${n}`, `${m}/error${n}`]);
+    for (const m of views) this.meta.tokenizers[m].temperatures.forEach((_, j) => names.push(`${m}/soft${n}/${j}`, `${m}/entropy${n}/${j}`));
+    for (const name of names.filter((name) => this.store.has(name) && !this.store.pictures.has(name))) {
+      await new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done));
+      if (this.state.photo !== n || String(this.views) !== String(views)) return; // another one warms
+      await this.store.load(name);
+    }
   }
   find(text) {
     const { m, K } = this.active, codes = parseCodes(text, K) ?? [];
