@@ -162,7 +162,7 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         how = {"energy": q.energy, "widths": q.widths}
         near = nearest(points.flatten(0, 2), q.sites, candidates, **how)
         near = near.view(*points.shape[:-1], -1)
-        found = near[..., 0]
+        found = near[..., 0].clone()
 
         def errors(indices: Tensor) -> Float[Tensor, "b h w"]:
             squares = (self.decode(indices).clamp(-1, 1) - images).square().mean(1, keepdim=True)
@@ -176,7 +176,6 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
                 tried[place] = code
                 error = errors(tried)[place]
                 best, least = torch.where(error < least, code, best), torch.minimum(error, least)
-            found = found.clone()
             found[place] = best
         return found
 

@@ -40,9 +40,7 @@ def dense(latents, codebook, tau, *, energy: str = "squared", widths=None) -> As
     d = energies(latents, codebook, energy=energy)  # (N, K)
     d = d if widths is None else d / widths
     lowest, indices = d.detach().min(1, keepdim=True)
-    logits = ((lowest - d) / tau).clamp_min(FLOOR)  # (N, K)
-    w = logits.exp()
-    total = w.sum(1)  # p = w / total
+    logits, w, total = _weights(d, lowest, tau)  # (N, K); p = w / total
     return Assignment(
         average=w @ codebook / total[:, None],
         indices=indices[:, 0],
@@ -51,6 +49,13 @@ def dense(latents, codebook, tau, *, energy: str = "squared", widths=None) -> As
         free_energy=lowest[:, 0] - tau * total.log(),
         usage=(1 / total) @ w / max(len(latents), 1),
     )
+
+
+def _weights(d: Tensor, lowest: Tensor, tau: Tau) -> tuple[Tensor, Tensor, Tensor]:
+    """Give `(lowest - d) / tau`, its exponential, and the exponential's sum over codes."""
+    logits = ((lowest - d) / tau).clamp_min(FLOOR)
+    w = logits.exp()
+    return logits, w, w.sum(1)
 
 
 def energies(
@@ -150,9 +155,7 @@ def nearest_assign(
         codes = F.embedding(near, e)  # (N, m, C)
         d = (rearrange(z, "n c -> n 1 c") - codes).square().sum(2)
         lowest = d.detach().amin(1, keepdim=True)
-        logits = ((lowest - d) / tau).clamp_min(FLOOR)  # (N, m)
-        w = logits.exp()
-        total = w.sum(1)
+        logits, w, total = _weights(d, lowest, tau)  # (N, m)
         p = w / total[:, None]
         usage = e.new_zeros(len(e)).index_add(0, near.flatten(), p.flatten())
         return Assignment(

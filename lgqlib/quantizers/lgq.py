@@ -50,7 +50,7 @@ class LGQ(Table):
     """Quantize by temperature-controlled soft assignment to a learned codebook.
 
     Args:
-        num_codes: K.
+        num_codes: K, the size of the codebook.
         dim: C, channels of a latent.
         energy: d(z, e): `squared` (the Gaussian mixture), `norm`, `cosine` or `dot`.
         codebook_loss: what trains the codes: `commit`, the paper's mean (z_q - z)^2 with nothing
