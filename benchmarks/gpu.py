@@ -46,9 +46,6 @@ SMALL = {"backbone.width": 8, "backbone.depth": 1, "train.batch_size": 4, "data.
          "data.resize": 32, "data.eval_crops": 32, "quantizer.num_codes": 256}  # fmt: skip
 
 
-# Is it right -------------------------------------------------------------------------------------
-
-
 def passes(tokenizer: Tokenizer, images, loss, tau: float, autocast: bool = False):
     """Take one forward and backward; give images, indices, gradients and buffers, on the CPU."""
     torch.manual_seed(0)
@@ -147,9 +144,6 @@ def compiled(images) -> str:
     )
 
 
-# How fast ----------------------------------------------------------------------------------------
-
-
 def matmul_peak(dtype, precision: str, side: int) -> float:
     """Give TFLOP/s of a square matrix product."""
     torch.set_float32_matmul_precision(precision)
@@ -220,9 +214,6 @@ def fast(options) -> str:
     steps = table(["method", "ms a step", "images/s", "to FSQ", "peak GB alone"], rows)
     free()
     return "\n\n".join([f"Matrix products of {side} x {side}: {said}.", ways, tf32, steps])
-
-
-# What it gives -----------------------------------------------------------------------------------
 
 
 COLUMNS = {

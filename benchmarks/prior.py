@@ -5,19 +5,22 @@
 The prior learns from the embedded training photographs, whole and at 256 pixels, and from training
 images of FOLDER (train/ and val/ with a folder a class), if given. It is measured on the nine
 held-out photographs, at both sizes, and on 100 held-out images of FOLDER. RUN may also be a name in
-lgqlib/pretrained. `--save FILE` writes the prior.
+lgqlib/pretrained, whose prior is then taken as it is with `--steps 0`. `--save FILE` writes the
+prior; `--weight 0.5` also encodes by `closer_tokens`, with that weight of bits.
 """
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lgqlib import Run, Tokenizer, preset
+from lgqlib import prior as room
 from lgqlib.data import ImageSet, load, whole_images
 from lgqlib.measure.codecs import CODECS
-from lgqlib.prior import compress, count_bits, decompress, file_rates, fit, tokens_of
+from lgqlib.tokenizer import SHIPPED
 
 
 def spread(images: ImageSet, limit: int, *, largest: int = 1024) -> dict:
@@ -30,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("run")
     asked = {"images": "", "cache": Path("data/cache"), "steps": 2000, "limit": 3000, "seed": 0}
-    for name, default in {**asked, "save": ""}.items():
+    for name, default in {**asked, "save": "", "weight": -1.0}.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -42,9 +45,15 @@ def main() -> None:
         folder = {"data.name": "imagefolder", "data.root": asked.images}
         kinds["images of the folder"] = photos.override(folder).data
     shown = [spread(load(data, "train", cache=asked.cache), asked.limit) for data in kinds.values()]
-    maps = [tokens_of(tokenizer, image) for images in shown for image in images.values()]
+    maps = [room.tokens_of(tokenizer, image) for images in shown for image in images.values()]
     start = time.process_time()
-    prior = fit(tokenizer.codebook, maps, num_steps=asked.steps, seed=asked.seed, progress=False)
+    if asked.steps:
+        options = {"num_steps": asked.steps, "seed": asked.seed, "progress": False}
+        prior = room.fit(tokenizer.codebook, maps, **options)
+    else:
+        tokenizer, prior = room.pretrained(SHIPPED / asked.run)
+    options = {"prior": prior if asked.weight > 0 else None, "weight": asked.weight}
+    encode = partial(room.closer_tokens, tokenizer, **options) if asked.weight >= 0 else None
     took = time.process_time() - start
     print(f"{asked.run}: K = {tokenizer.num_codes}, {len(maps)} images, {took:.0f} s of one core")
     print("| | n | PSNR | counts | left neighbor | prior | bits a pixel | JPEG | WebP | excess |")
@@ -53,11 +62,11 @@ def main() -> None:
     for name, data in kinds.items():
         size = 256 if data.resize else 1024
         images = spread(load(data, "val", cache=asked.cache), 100, largest=size)
-        tested = [tokens_of(tokenizer, image) for image in images.values()]
+        tested = [room.tokens_of(tokenizer, image) for image in images.values()]
         zero, left = (
-            count_bits(maps, tested, tokenizer.codebook, clusters=n).mean() for n in (1, 256)
+            room.count_bits(maps, tested, tokenizer.codebook, clusters=n).mean() for n in (1, 256)
         )
-        files = file_rates(tokenizer, prior, images)
+        files = room.file_rates(tokenizer, prior, images, encode=encode)
         mean = files.mean(numeric_only=True)
         error = files["bits_per_token"].std() / len(files) ** 0.5
         row = [name, str(len(files)), f"{mean['psnr']:.2f}", f"{zero:.2f}", f"{left:.2f}"]
@@ -69,9 +78,9 @@ def main() -> None:
     image = next(iter(spread(load(small.data, "val", cache=asked.cache), 1, largest=256).values()))
     for _ in range(2):  # the first one warms up
         start = time.process_time()
-        content = compress(tokenizer, prior, image)
+        content = room.compress(tokenizer, prior, image)
         middle = time.process_time()
-        decompress(tokenizer, prior, content)
+        room.decompress(tokenizer, prior, content)
         end = time.process_time()
     there, back = (image[0].numel() / 16 / spent for spent in (middle - start, end - middle))
     print(f"{there:,.0f} tokens to a file in a second of one core, {back:,.0f} back")

@@ -1,6 +1,5 @@
 """A tokenizer: images to indices and back, with any quantizer between encoder and decoder."""
 
-import itertools
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +15,8 @@ from lgqlib.backbone import build_backbone, fit_linear, start_linear
 from lgqlib.config import Config
 from lgqlib.measure.temperature import critical_moments, tau_c_from_moments
 from lgqlib.quantizers import build
-from lgqlib.quantizers.assignment import mean_over_ranks, nearest
+from lgqlib.quantizers.assignment import mean_over_ranks
 from lgqlib.quantizers.base import Quantized, as_indices, float32_at_least
-from lgqlib.quantizers.lgq import LGQ
 
 SHIPPED = Path(__file__).parent / "pretrained"  # a folder for each that comes along
 MOMENTUM = 0.98  # of the running moments behind tau_c: about fifty steps of memory
@@ -147,38 +145,6 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
         """Encode images in [-1, 1] into indices."""
         return self.quantizer.encode(self.latents(images))
 
-    @torch.no_grad()
-    def encode_closer(
-        self, images: Float[Tensor, "b 3 H W"], *, candidates: int = 8, sweeps: int = 2
-    ) -> Int[Tensor, "b h w"]:
-        """Encode images by what they decode to: of a token's nearest codes, that of least error.
-
-        From the nearest code of all, tokens four apart are tried together, each by the squared
-        error of the 5 x 5 tokens about it: a sweep decodes 16 x (`candidates` + 1) times. A gain of
-        0.9 dB and 0.24 bits of entropy a token for LGQ (docs/results/hypotheses.md).
-        """
-        q, factor = self.quantizer, self.config.backbone.downsample
-        points = q.points(self.latents(images))
-        how = {"energy": q.energy, "widths": q.widths}
-        near = nearest(points.flatten(0, 2), q.sites, candidates, **how)
-        near = near.view(*points.shape[:-1], -1)
-        found = near[..., 0].clone()
-
-        def errors(indices: Tensor) -> Float[Tensor, "b h w"]:
-            squares = (self.decode(indices).clamp(-1, 1) - images).square().mean(1, keepdim=True)
-            return F.avg_pool2d(F.avg_pool2d(squares, factor), 5, 1, padding=2)[:, 0]
-
-        for row, column in [*itertools.product(range(4), range(4))] * sweeps:
-            place = (slice(None), slice(row, None, 4), slice(column, None, 4))
-            best, least = found[place], errors(found)[place]
-            for code in near[place].unbind(-1):
-                tried = found.clone()
-                tried[place] = code
-                error = errors(tried)[place]
-                best, least = torch.where(error < least, code, best), torch.minimum(error, least)
-            found[place] = best
-        return found
-
     def decode(self, indices: Any) -> Float[Tensor, "b 3 H W"]:
         """Decode integer indices [B, h, w] into images in [-1, 1]; ValueError outside [0, K)."""
         indices = as_indices(indices)
@@ -213,29 +179,3 @@ class Tokenizer(nn.Module, PyTorchModelHubMixin, library_name="lgqlib"):
             indices = self.quantizer.encode(latents)
             quantized = Quantized(self.quantizer.lookup(indices), indices, {})
         return Reconstruction(self.decode_latents(quantized.z_q), quantized, latents)
-
-    def pruned(self, counts: Any, *, least: int = 1) -> tuple["Tokenizer", Int[Tensor, " K"]]:
-        """Give a tokenizer without the codes used fewer than `least` times, and the index map.
-
-        `counts`: uses of each of K codes. `map[k]` is the new index of code k, or -1; latents whose
-        code is kept keep it. ValueError when no code would be left, or codes are not free.
-        """
-        if not isinstance(self.quantizer, LGQ):
-            kind = type(self.quantizer).__name__
-            said = "its codes are not free of each other; it must be an LGQ"
-            raise ValueError(f"{kind} cannot be pruned: {said}.")
-        counts = as_indices(counts)
-        kept = torch.nonzero(counts >= least).flatten()
-        if len(counts) != self.num_codes or len(kept) == 0:
-            raise ValueError(
-                f"counts of {len(counts)} codes, {len(kept)} of them used at least {least} times: "
-                f"expected {self.num_codes} counts, and at least one code to keep."
-            )
-        config = self.config.override({"quantizer.num_codes": len(kept)})
-        smaller = type(self)(config.to_dict()).to(self.codebook.device)
-        rows = {f"quantizer.{name}" for name in ("codes", "width_logits", "mass", "share")}
-        state = {name: v[kept] if name in rows else v for name, v in self.state_dict().items()}
-        smaller.load_state_dict(state)
-        index_map = torch.full((self.num_codes,), -1, dtype=torch.int64, device=counts.device)
-        index_map[kept] = torch.arange(len(kept), device=counts.device)
-        return smaller.train(self.training), index_map

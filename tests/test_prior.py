@@ -11,9 +11,11 @@ from PIL import Image
 
 from lgqlib.data import to_uint8
 from lgqlib.measure.codecs import curve
-from lgqlib.prior import HEADS, Prior, count_bits, file_rates, fit, prior_bits, tokens_of
+from lgqlib.prior import HEADS, Prior, cheaper_tokens, closer_tokens, fit, tokens_of
 from lgqlib.prior.codec import HEADER, compress, decompress, pretrained
+from lgqlib.prior.encoding import _nats
 from lgqlib.prior.model import NEIGHBORS
+from lgqlib.prior.rates import count_bits, file_rates, prior_bits
 
 K = 50
 
@@ -150,9 +152,20 @@ def test_another_or_a_damaged_file_is_refused_never_shown(pair, monkeypatch):
 def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
     tokenizer, prior = pair
     images = {"a": photograph(64, 64), "b": photograph(50, 70, seed=3)}
-    near, cheap = (file_rates(*pair, images, weight=weight) for weight in (0.0, 1.0))
+    near = file_rates(*pair, images)
+    cheap, closer, both = (
+        file_rates(*pair, images, encode=encode)
+        for encode in (
+            lambda image: cheaper_tokens(*pair, image, weight=1.0),
+            lambda image: closer_tokens(tokenizer, image, candidates=4, sweeps=1),
+            lambda image: closer_tokens(tokenizer, image, prior, weight=0.02, candidates=4),
+        )
+    )
     assert (cheap["bits_per_token"] < near["bits_per_token"]).all()
     assert (cheap["psnr"] < near["psnr"]).all()
+    assert (closer["psnr"] > near["psnr"]).all()
+    assert (both["bits_per_token"] < closer["bits_per_token"]).all()
+    assert (both["psnr"] > near["psnr"]).all()
     for name, row in near.set_index("name").iterrows():
         content, image = compress(*pair, images[name]), images[name]
         assert row["bits_per_pixel"] == 8 * len(content) / image[0].numel()
@@ -162,6 +175,18 @@ def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
         assert row["bits_per_token"] == pytest.approx(bits)
         points = curve(image.permute(1, 2, 0).numpy(), "JPEG")
         assert points[:, 1].min() <= row["JPEG"] <= points[:, 1].max()
+
+
+def test_a_search_of_one_candidate_gives_the_nearest_codes_and_counts_who_sees_a_token(pair):
+    tokenizer, prior = pair
+    nearest = tokens_of(tokenizer, photograph())
+    for paid in (None, prior):
+        assert torch.equal(closer_tokens(tokenizer, photograph(), paid, candidates=1), nearest)
+    tokens, place = walk(6, 7), (slice(1, None, 4), slice(2, None, 4))
+    bits = F.pad(prior.nll(tokens), (1, 1, 0, 1))
+    seen = bits[:-1, 1:-1] + bits[:-1, 2:] + bits[1:, :-2] + bits[1:, 1:-1] + bits[1:, 2:]
+    ours = _nats(prior, tokens, place) / np.log(2)
+    torch.testing.assert_close(ours, seen[place])
 
 
 def test_from_the_command_line_and_back(pair, tmp_path):

@@ -38,23 +38,12 @@ def test_forward_is_decode_of_encode_bit_for_bit_also_saved_and_loaded(tokenizer
     assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
-@torch.no_grad()
-def test_a_search_among_the_nearest_codes_decodes_closer(tokenizer):
-    x = images()
-    assert torch.equal(tokenizer.encode_closer(x, candidates=1), tokenizer.encode(x))
-    found = tokenizer.encode_closer(x, candidates=4, sweeps=1)
-    before, after = (tokenizer.decode(i).clamp(-1, 1) for i in (tokenizer.encode(x), found))
-    assert (after - x).square().mean() < (before - x).square().mean()
-
-
 def test_what_does_not_fit_is_refused(tiny_config):
     tokenizer = Tokenizer(tiny_config("fsq"))
     with pytest.raises(ValueError, match=r"they must be in \[0, 64\)"):
         tokenizer.decode(torch.full((1, 8, 8), 64))
     with pytest.raises(ValueError, match=r"images of \(32, 30\) pixels: sides must be multiples"):
         tokenizer.encode(images()[..., :30])
-    with pytest.raises(ValueError, match=r"FSQ cannot be pruned.*it must be an LGQ"):
-        tokenizer.pruned(torch.ones(64, dtype=torch.int64))
 
 
 def test_tau_c_follows_the_latents_that_were_observed(tiny_config):
@@ -79,23 +68,3 @@ def test_the_width_is_twice_the_running_error_a_channel(tiny_config):
         tokenizer.observe(z, out.indices)
         errors.append((z - out.z_q).square().sum(1).mean().item())
     assert tokenizer.width == pytest.approx(2 * (0.9 * errors[0] + 0.1 * errors[1]) / 5, rel=1e-5)
-
-
-@torch.no_grad()
-def test_a_pruned_tokenizer_gives_the_same_images_and_is_saved_like_any_other(
-    tiny_config, tmp_path
-):
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(tiny_config("lgq", "quantizer.lgq.widths=true")).eval()
-    tokenizer.quantizer.width_logits.normal_()
-    indices = tokenizer.encode(images())
-    counts = torch.bincount(indices.flatten(), minlength=64)
-    smaller, index_map = tokenizer.pruned(counts)
-    assert smaller.num_codes == int((counts > 0).sum()) < 64
-    assert torch.equal(index_map < 0, counts == 0)
-    smaller.save_pretrained(tmp_path / "pruned")
-    loaded = Tokenizer.from_pretrained(tmp_path / "pruned").eval()
-    assert torch.equal(loaded.encode(images()), index_map[indices])
-    assert torch.equal(loaded.decode(index_map[indices]), tokenizer.decode(indices))
-    with pytest.raises(ValueError, match="at least one code to keep"):
-        tokenizer.pruned(0 * counts)

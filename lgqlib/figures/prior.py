@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
 
 from lgqlib.figures.pictures import colored, data_uri, picture_grid
-from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, color_of, panels, titled
+from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, panels, titled
 
 Picture = UInt8[np.ndarray, "H W 3"]
 CODEC_COLORS = {"JPEG": ORANGE, "WebP": SKY}
@@ -85,50 +85,48 @@ def heads(table: pandas.DataFrame) -> go.Figure:
 
 
 def rate_distortion(
-    files: Mapping[float, pandas.DataFrame],
+    lines: Mapping[str, Mapping[float, pandas.DataFrame]],
     curves: Mapping[str, Float[np.ndarray, "n Q 2"]],
-    *,
-    method: str = "lgq",
 ) -> go.Figure:
     """Draw files of tokens against JPEG and WebP: mean curves, and each photograph's difference.
 
-    `files`: by the weight of bits, from 0, `file_rates`. `curves`: by codec, bits a pixel and PSNR.
+    `lines`: by encoder and weight of bits, `file_rates`; the first table is of the nearest codes,
+    the second panel is of the last line's first. `curves`: by codec, bits a pixel and PSNR.
     """
-    plain = next(iter(files.values()))
-    fig, (left, right) = panels(cols=2, height=440, column_widths=[0.6, 0.4])
+    fig, (left, right) = panels(cols=2, height=440, horizontal_spacing=0.18)
     for codec, points in curves.items():
         left.line(*points.mean(0).T, codec, CODEC_COLORS[codec], mode="lines+markers")
-    means = pandas.DataFrame([t[["bits_per_pixel", "psnr"]].mean() for t in files.values()])
-    left.dots(
-        *(means["bits_per_pixel"], means["psnr"], "tokens and prior", color_of(method)),
-        mode="lines+markers",
-        size=9,
-        text=[f"weight of bits {weight:g}" for weight in files],
-        hovertemplate="%{text}<br>%{x:.3f} bits a pixel, %{y:.2f} dB<extra></extra>",
-    )
-    span = [0, 3 * float(plain["bits_per_pixel"].mean())]
-    inside = [p.mean(0)[p.mean(0)[:, 0] < span[1], 1] for p in curves.values()]
-    ends = np.concatenate([*inside, means["psnr"]])
-    most = ends.max() + 1
-    left.axes("whole file, bits a pixel", "PSNR, dB", x_range=span, y_range=[ends.min(), most])
-    order = plain.sort_values("JPEG", key=lambda jpeg: plain["psnr"] - jpeg)
+    shown = [p.mean(0) for p in curves.values()]
+    for (label, files), color in zip(lines.items(), (BLUE, PURPLE, GREEN), strict=False):
+        means = np.array([t[["bits_per_pixel", "psnr"]].mean() for t in files.values()])
+        left.dots(
+            *(*means.T, label, color),
+            mode="lines+markers",
+            size=9,
+            text=[f"weight of bits {weight:g}" for weight in files],
+            hovertemplate="%{text}<br>%{x:.3f} bits a pixel, %{y:.2f} dB<extra></extra>",
+        )
+        shown.append(means)
+    most = 2.5 * max(means[:, 0].max() for means in shown[len(curves) :])
+    heights = [dB for means in shown for bits, dB in means if bits < most]
+    axes = {"x_range": [0, most], "y_range": [min(heights), max(heights) + 0.5]}
+    left.axes("whole file, bits a pixel", "PSNR, dB", **axes)
+    near, best = (next(iter(list(lines.values())[at].values())) for at in (0, -1))
+    order = best.sort_values("JPEG", key=lambda jpeg: best["psnr"] - jpeg)
     for codec in curves:
         gains = order["psnr"] - order[codec]
         right.dots(gains, order["name"], codec, CODEC_COLORS[codec], size=9, showlegend=False)
     right.rule(x=0)
-    right.axes("dB above the codec at equal bits")
+    right.axes(f"dB above the codec at equal bits:<br>{list(lines)[-1]}")
     fig.update_layout(legend={"orientation": "h", "y": -0.18})
-    said = [
-        f"{(plain['psnr'] - plain[c]).mean():+.2f} dB against {c} "
-        f"({int((plain['psnr'] > plain[c]).sum())} of {len(plain)})"
-        for c in curves
-    ]
+    gains = [[f"{(t['psnr'] - t[codec]).mean():+.2f}" for codec in curves] for t in (near, best)]
+    first, second = map(" and ".join, gains)
     return titled(
         fig,
-        f"At equal bits of the whole file: {', '.join(said)}",
-        "Left: means of the photographs; along our line the choice of tokens trades error for "
-        "bits. Right: each photograph, nearest tokens. The weights of tokenizer and prior, which "
-        "both sides have, are not counted.",
+        f"At equal bits of the whole file, dB against {' and '.join(curves)}: nearest codes "
+        f"{first}, {list(lines)[-1]} {second}",
+        "Left: means of the photographs; along a line tokens trade error for bits. Right: each "
+        "photograph. The weights of tokenizer and prior, which both sides have, are not counted.",
     )
 
 
@@ -139,11 +137,3 @@ def samples(pictures: Sequence[Picture]) -> go.Figure:
         "What the prior draws is texture, without objects: it sees two rows and two tokens",
         "Smooth areas, edges and grain continue for a few tokens; nothing holds a shape together.",
     )
-
-
-def cheaper(files: Mapping[float, pandas.DataFrame]) -> str:
-    """Say what a weight of bits in the choice of tokens saves and costs."""
-    tables = list(files.values())
-    saved = 1 - tables[-1]["bits_per_pixel"].sum() / tables[0]["bits_per_pixel"].sum()
-    lost = (tables[0]["psnr"] - tables[-1]["psnr"]).mean()
-    return f"weight {list(files)[-1]:g}: {saved:.0%} fewer bits for {lost:.2f} dB"

@@ -15,11 +15,11 @@ from pathlib import Path
 import constriction
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from lgqlib.data import to_model, to_uint8
+from lgqlib.data import to_uint8
+from lgqlib.prior.encoding import tokens_of
 from lgqlib.prior.model import Prior
 from lgqlib.tokenizer import Tokenizer
 
@@ -31,27 +31,17 @@ MODEL = constriction.stream.model.Categorical(perfect=False, lazy=True)
 
 
 def compress(tokenizer: Tokenizer, prior: Prior, image: UInt8[Tensor, "3 H W"]) -> bytes:
-    """Write an image as the bytes of a file. ValueError for sides above 65,535 pixels."""
+    """Write an image, by its nearest codes, as the bytes of a file; ValueError as in `write`."""
     return write(tokenizer, prior, tokens_of(tokenizer, image), size=tuple(image.shape[1:]))
-
-
-def tokens_of(tokenizer: Tokenizer, image: UInt8[Tensor, "3 H W"]) -> Int[Tensor, "h w"]:
-    """Encode an image of any size, its last pixels repeated up to whole tokens."""
-    return tokenizer.quantizer.encode(_latents(tokenizer, image))[0]
-
-
-@torch.no_grad()
-def _latents(tokenizer: Tokenizer, image: Tensor) -> Tensor:
-    factor = tokenizer.config.backbone.downsample
-    bottom, right = (-side % factor for side in image.shape[1:])
-    padded = F.pad(to_model(image)[None], (0, right, 0, bottom), mode="replicate")
-    return tokenizer.latents(padded.to(next(tokenizer.parameters()).device))
 
 
 def write(
     tokenizer: Tokenizer, prior: Prior, tokens: Int[Tensor, "h w"], *, size: tuple[int, int]
 ) -> bytes:
-    """Write tokens of an image of `size`, height and width in pixels, as the bytes of a file."""
+    """Write tokens of an image of `size`, height and width in pixels, as the bytes of a file.
+
+    ValueError for sides above 65,535 pixels.
+    """
     if max(size) > 65535:
         raise ValueError(f"an image of {size[1]} x {size[0]} pixels: a side has at most 65535.")
     coder = constriction.stream.queue.RangeEncoder()
@@ -112,26 +102,6 @@ def decompress(tokenizer: Tokenizer, prior: Prior, content: bytes) -> UInt8[Tens
     """
     tokens, (height, width) = read(tokenizer, prior, content)
     return to_uint8(tokenizer.decode(tokens[None]))[0, :, :height, :width].cpu()
-
-
-@torch.no_grad()
-def cheaper_tokens(
-    tokenizer: Tokenizer, prior: Prior, image: UInt8[Tensor, "3 H W"], *, weight: float
-) -> Int[Tensor, "h w"]:
-    """Encode an image into tokens that trade error for bits, along the wavefront:
-
-        argmin_k ||z - e_k||^2 - weight (2 D / C) log p(k | context).
-
-    At weight 0 the nearest code, at 1 what a mixture of Gaussians with these masses would choose.
-    """
-    points = tokenizer.quantizer.points(_latents(tokenizer, image))[0]
-    sites, unit = tokenizer.quantizer.sites, tokenizer.width
-
-    def choose(probs: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        errors = torch.cdist(points[rows, columns], sites).square()
-        return (errors - weight * unit * probs.log()).argmin(1)
-
-    return prior.along(*points.shape[:2], choose)
 
 
 def pretrained(folder: Path | str = "") -> tuple[Tokenizer, Prior]:

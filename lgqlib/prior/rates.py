@@ -1,6 +1,6 @@
 """What a token costs: by counts of codes, by its left neighbor, and under a prior."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas
@@ -12,7 +12,8 @@ from torch import Tensor
 from lgqlib.data import to_uint8
 from lgqlib.measure.codecs import CODECS, curve
 from lgqlib.measure.images import psnr
-from lgqlib.prior.codec import HEADER, cheaper_tokens, tokens_of, write
+from lgqlib.prior.codec import HEADER, write
+from lgqlib.prior.encoding import tokens_of
 from lgqlib.prior.heads import HEADS
 from lgqlib.prior.model import Prior, fit
 from lgqlib.quantizers.assignment import nearest
@@ -92,20 +93,18 @@ def file_rates(
     prior: Prior,
     images: Mapping[str, UInt8[Tensor, "3 _ _"]],
     *,
-    weight: float = 0.0,
+    encode: Callable[[Tensor], Tensor] | None = None,
 ) -> pandas.DataFrame:
     """Write each image as a file, and hold it against JPEG and WebP at equal bits: a row an image.
 
     `bits_per_token` is the model's; `bits_per_pixel` is of the whole file, `excess` how much longer
     its stream is than the model says, and `psnr` of what comes out of it. `JPEG`, `WebP`: PSNR of
-    files of as many bits, between the nearest qualities. `weight`: of bits in `cheaper_tokens`.
+    files of as many bits, between the nearest qualities. `encode` gives an image's tokens: by
+    default its nearest codes.
     """
     rows = []
     for name, image in images.items():
-        if weight:
-            tokens = cheaper_tokens(tokenizer, prior, image, weight=weight)
-        else:
-            tokens = tokens_of(tokenizer, image)
+        tokens = encode(image) if encode else tokens_of(tokenizer, image)
         content = write(tokenizer, prior, tokens, size=tuple(image.shape[1:]))
         decoded = to_uint8(tokenizer.decode(tokens[None]))[:, :, : image.shape[1], : image.shape[2]]
         bits, size = float(prior.nll(tokens).double().sum()), 8 * len(content) / image[0].numel()
