@@ -197,14 +197,17 @@ def test_from_the_command_line_and_back(pair, tmp_path):
     assert compress(*pretrained(ours), photograph()) == compress(*pair, photograph())
     Image.fromarray(photograph().permute(1, 2, 0).numpy()).save(picture)
 
-    def call(*paths):
-        command = [sys.executable, "-m", "lgqlib.prior", *map(str, paths), "--folder", str(ours)]
+    def call(*asked):
+        command = [sys.executable, "-m", "lgqlib.prior", *map(str, asked), "--folder", str(ours)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert "bits a pixel" in call(picture, file).stderr
     assert call(file, back).returncode == 0
     want = decompress(*pair, file.read_bytes()).permute(1, 2, 0)
     assert np.array_equal(np.asarray(Image.open(back)), want.numpy())
+    before = file.read_bytes()
+    assert call(picture, file, "--weight", 2.0).returncode == 0
+    assert len(file.read_bytes()) < len(before)
     file.write_bytes(b"LGQ1")
     assert "no file of tokens" in call(file, back).stderr
     with pytest.raises(ValueError, match="no tokenizer with a prior"):

@@ -1,6 +1,6 @@
 """A photograph to a file of tokens, and back.
 
-python -m lgqlib.prior photograph.png out.lgq
+python -m lgqlib.prior photograph.png out.lgq [--weight 0.5]
 python -m lgqlib.prior out.lgq copy.png
 """
 
@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a photograph, or a file .lgq")
     parser.add_argument("target", type=Path, help="a file .lgq, or a picture .png")
     parser.add_argument("--folder", default="", help="of a tokenizer and its prior.safetensors")
+    about = "of bits against error; with it a better file, written in seconds"
+    parser.add_argument("--weight", type=float, help=about)
     asked = parser.parse_args()
     try:
         tokenizer, prior = pretrained(asked.folder)
@@ -30,7 +32,7 @@ def main() -> None:
                 Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary)
             parser.exit(0, f"{asked.target}: {image.shape[2]} x {image.shape[1]} pixels\n")
         image = torch.from_numpy(decode(asked.source)).permute(2, 0, 1)
-        content = compress(tokenizer, prior, image)
+        content = compress(tokenizer, prior, image, weight=asked.weight)
         with replacing(asked.target) as temporary:
             temporary.write_bytes(content)
         bits = 8 * len(content) / image[0].numel()
