@@ -140,18 +140,15 @@ class Explorer(anywidget.AnyWidget):
 
         Photographs are numbered as they were given, not as they are shown.
         """
-        grids = self.tokenizers[self.tokenizer].indices
-        chosen = torch.tensor(self.selection, dtype=torch.int64)
-        found = [torch.isin(grid, chosen).nonzero() for grid in grids]
-        rows = [torch.cat([torch.full((len(x), 1), n), x], 1) for n, x in enumerate(found)]
-        return torch.cat(rows).numpy()
+        o = self.tokenizers[self.tokenizer]
+        return o.places[torch.isin(o.codes, torch.tensor(self.selection).long())].numpy()
 
     def token_frame(self) -> pandas.DataFrame:
         """Give the same as a table, with the photographs' names and each token's code."""
-        o, (n, row, column) = self.tokenizers[self.tokenizer], self.tokens.T
-        codes = [int(o.indices[i][r, c]) for i, r, c in zip(n, row, column, strict=True)]
-        names = [o.names[i] for i in n]
-        return pandas.DataFrame({"photograph": names, "row": row, "column": column, "code": codes})
+        o = self.tokenizers[self.tokenizer]
+        table = pandas.DataFrame(self.tokens, columns=["photograph", "row", "column"])
+        codes = [int(o.indices[n][row, column]) for n, row, column in self.tokens]
+        return table.assign(photograph=[o.names[n] for n in table["photograph"]], code=codes)
 
     def frame(self) -> pandas.DataFrame:
         """Give the selected codes as a table, or all codes where none is selected."""

@@ -2,9 +2,9 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.backbone import Decoder
+from lgqlib.backbone import Decoder, PatchUnfolding
 from lgqlib.data import to_uint8
 from lgqlib.explorers.layout import arrange, settle, trust
 from lgqlib.explorers.opening import Opened, spread
@@ -66,11 +66,6 @@ class Packed:
         self.parts.append(padded)
         self.size += len(padded)
 
-    @property
-    def blob(self) -> bytes:
-        """All of it."""
-        return b"".join(self.parts)
-
 
 def webp(pixels: np.ndarray, quality: int = 0) -> bytes:
     """Give a picture [H, W, 3] or [H, W] as WebP; quality 0 is lossless."""
@@ -93,13 +88,13 @@ def prepare(
         shapes = [[image.shape for image in o.images] for o in (first, other)]
         if other.names != first.names or shapes[0] != shapes[1]:
             raise ValueError("two tokenizers are compared on the same photographs: give images=.")
-    if any(len(o.sites) > 65_535 for o in tokenizers):
+    if any(o.num_codes > NONE for o in tokenizers):
         raise ValueError("codebooks of at most 65,535 codes can be drawn.")
     each = max((i.shape[1] * i.shape[2] for i in first.images), default=1)
     kept = spread(len(first.images), min(64, PIXELS // each))
     looked = spread(len(first.indices), shown)
-    packed = Packed({"title": title, "photographs": [], "tokenizers": [], "kept": len(kept)})
     order = [*looked, *(n for n in kept if n not in looked)]
+    packed = Packed({"title": title, "photographs": [], "tokenizers": []})
     for n, source in enumerate(order):
         about = {"name": first.names[source], "shown": n < len(looked), "pixels": None}
         if first.images:
@@ -109,18 +104,16 @@ def prepare(
     tables: list[dict[str, Any]] = []
     bar = tqdm(desc="codebooks", total=len(tokenizers) * (2 + len(looked)), leave=False, delay=1)
     for m, o in enumerate(tokenizers):
-        table = _codes(packed, m, o, order, tables[0] if tables else None)
+        tables.append(_codes(packed, m, o, order, tables[0] if tables else None))
         bar.update(2)
         _training(packed, m, o)
         _temperatures(packed, m, o, temperatures)
         _network(packed, m, o)
         for n, source in enumerate(looked):
-            photograph(packed, m, o, n, source)
+            _photograph(packed, m, o, n, source)
             bar.update()
-        tables.append(table)
     bar.close()
-    packed.meta["arrays"] = packed.arrays
-    return packed.meta, packed.blob, tables
+    return packed.meta | {"arrays": packed.arrays}, b"".join(packed.parts), tables
 
 
 def upright(image: Tensor) -> np.ndarray:
@@ -175,38 +168,21 @@ def _codes(
     first = near[:, :PATCHES]
     missing = [(0, 0), (0, PATCHES - first.shape[1])]
     packed.add(f"{m}/near", np.pad(first, missing, constant_values=NONE), "u16")
-    packed.add(f"{m}/places", _places(o, away, flat, order), "u16")
+    packed.add(f"{m}/places", _places(o, away, order), "u16")
     side = _atlas(packed, f"{m}/tiles", tiles)
     _atlas(packed, f"{m}/real", real)
     scale = max(o.sites.abs().max().item(), z.abs().max().item()) / 32767
     packed.add(f"{m}/sites", (o.sites / scale).round(), "i16")
     if o.widths is not None:
         packed.add(f"{m}/widths", o.widths, "f32")
-    packed.meta["tokenizers"].append(
-        {
-            "name": o.name,
-            "color": COLORS.get(o.name.rstrip(" 123456789"), ""),
-            "K": num,
-            "C": o.codebook.shape[1],
-            "D": o.sites.shape[1],
-            "energy": o.energy,
-            "width": o.width,
-            "tau_c": o.tau_c / o.width if math.isfinite(o.tau_c) else None,
-            "scale": scale,
-            "tile": tiles.shape[1],
-            "atlas": side,
-            "factor": o.factor,
-            "tokens": o.num_tokens,
-            "total": o.total,
-            "entropies": looked,
-            "images": len(o.images),
-            "pixels": errors is not None,
-            "decodes": o.decode is not None,
-            "grids": [],
-            "psnr": [],
-            "soft_psnr": [],
-        }
-    )
+    tau_c = o.tau_c / o.width if math.isfinite(o.tau_c) else None
+    sizes = {"K": num, "C": o.codebook.shape[1], "D": o.sites.shape[1], "factor": o.factor}
+    drawn = {"tile": tiles.shape[1], "atlas": side, "scale": scale, "decodes": o.decode is not None}
+    seen = {"tokens": o.num_tokens, "total": o.total, "entropies": looked, "images": len(o.images)}
+    heat = {"energy": o.energy, "width": o.width, "tau_c": tau_c, "pixels": errors is not None}
+    about = {"name": o.name, "color": COLORS.get(o.name.rstrip(" 123456789"), "")}
+    each = {"grids": [], "psnr": [], "soft_psnr": []}  # of the photographs that are shown
+    packed.meta["tokenizers"].append(about | sizes | drawn | seen | heat | each)
     return table | {"pixels": pixels, "mean": mean}
 
 
@@ -310,18 +286,18 @@ def _colors(o: Opened) -> Tensor:
     return torch.from_numpy(rgb.clip(0, 255).round()).float()
 
 
-def _places(o: Opened, away: Tensor, flat: Tensor, order: Sequence[int]) -> np.ndarray:
+def _places(o: Opened, away: Tensor, order: Sequence[int]) -> np.ndarray:
     """Choose eight tokens of each code, from the nearest to the farthest: [K, 8, 3].
 
     Photograph (its number in `order`), row, column; NONE where a code has fewer.
     """
-    number = {source: n for n, source in enumerate(order)}
-    cells = [torch.cartesian_prod(*map(torch.arange, grid.shape)) for grid in o.indices]
-    numbered = (F.pad(c, (1, 0), value=number.get(n, NONE)) for n, c in enumerate(cells))
-    places = torch.cat([*numbered]).numpy()
+    number = np.full(len(o.indices), NONE)
+    number[list(order)] = np.arange(len(order))
+    places, codes = o.places.numpy(), o.codes.numpy()
+    places[:, 0] = number[places[:, 0]]
     seen = np.flatnonzero(places[:, 0] != NONE)
-    ranked = seen[np.lexsort((away[seen].numpy(), flat[seen].numpy()))]
-    ends = flat[seen].bincount(minlength=o.num_codes).cumsum(0)
+    ranked = seen[np.lexsort((away[seen].numpy(), codes[seen]))]
+    ends = np.bincount(codes[seen], minlength=o.num_codes).cumsum()
     out = np.full((o.num_codes, PATCHES, 3), NONE)
     for code, tokens in enumerate(np.split(ranked, ends[:-1])):
         chosen = tokens[spread(len(tokens), PATCHES)]
@@ -369,17 +345,15 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
 
 def soft_pictures(
     o: Opened, source: int, taus: Sequence[float]
-) -> list[tuple[np.ndarray | None, np.ndarray, float | None]]:
+) -> Iterator[tuple[np.ndarray | None, np.ndarray, float | None]]:
     """Decode a photograph softly at each tau x 2 D / C: picture [H, W, 3], entropy [h, w], dB."""
-    z, found = o.points[source], []
-    vectors, bits = o.soften(z.flatten(0, 1), [o.width * tau for tau in taus])
+    h, w = o.indices[source].shape
+    vectors, bits = o.soften(o.points[source].flatten(0, 1), [o.width * tau for tau in taus])
     for soft, entropy in zip(vectors, bits, strict=True):
-        image = None if o.decode is None else decoded(o, soft.view(*z.shape[:2], -1))
-        pixels = None if image is None else upright(image)
-        found.append(
-            (pixels, grays(entropy.view(z.shape[:2]), o.num_codes), quality(o, source, image))
-        )
-    return found
+        image = None if o.decode is None else decoded(o, soft.view(h, w, -1))
+        share = (entropy.view(h, w) / math.log2(o.num_codes)).clamp(0, 1)  # in 64 steps
+        grays = (share * 63).round().to(torch.uint8).numpy() * 4
+        yield None if image is None else upright(image), grays, quality(o, source, image)
 
 
 def quality(o: Opened, source: int, image: Tensor | None) -> float | None:
@@ -389,50 +363,75 @@ def quality(o: Opened, source: int, image: Tensor | None) -> float | None:
     return psnr_bytes(upright(o.images[source]), upright(image))
 
 
-def grays(bits: Tensor, num_codes: int) -> np.ndarray:
-    """Give entropies as bytes, 255 for log2 K bits, in 64 steps."""
-    return ((bits / math.log2(num_codes)).clamp(0, 1) * 63).round().to(torch.uint8).numpy() * 4
-
-
 # Photographs -------------------------------------------------------------------------------------
 
 
-def photograph(packed: Packed, m: int, o: Opened, n: int, source: int) -> None:
+def _photograph(packed: Packed, m: int, o: Opened, n: int, source: int) -> None:
     """Add what one tokenizer makes of one shown photograph, hard and at each temperature."""
-    about, prefix = packed.meta["tokenizers"][m], f"{m}/"
-    indices = o.indices[source]
+    about, indices, image, noise = packed.meta["tokenizers"][m], o.indices[source], None, []
     about["grids"].append(list(indices.shape))
-    packed.add(f"{prefix}i{n}", indices, "u16")
-    packed.add(f"{prefix}z{n}", (o.points[source] / about["scale"]).round(), "i16")
-    image = None
+    packed.add(f"{m}/i{n}", indices, "u16")
+    packed.add(f"{m}/z{n}", (o.points[source] / about["scale"]).round(), "i16")
     if o.decode is not None:
-        image, statistics = _watched(o, o.codebook[indices])
-        if statistics:
-            packed.add(f"{prefix}gn{n}", torch.cat(statistics), "f32")
-        packed.picture(f"{prefix}hard{n}", upright(image), 80)
+        image, norms = _watched(o, o.codebook[indices])
+        if norms:
+            packed.add(f"{m}/norms{n}", torch.cat(norms), "f32")
+        packed.picture(f"{m}/hard{n}", upright(image), 80)
         if o.images:
             error = patches((image.float() - o.images[source]).square(), o.factor).mean((1, 2, 3))
             levels = (2 * error.sqrt()).clamp(0, 255).to(torch.uint8).view(indices.shape)
-            packed.picture(f"{prefix}error{n}", levels.numpy())
+            packed.picture(f"{m}/error{n}", levels.numpy())
     about["psnr"].append(quality(o, source, image))
-    noise = []
     for j, (pixels, bits, value) in enumerate(soft_pictures(o, source, about["temperatures"])):
-        packed.picture(f"{prefix}entropy{n}/{j}", bits)
+        packed.picture(f"{m}/entropy{n}/{j}", bits)
         if pixels is not None:
-            packed.picture(f"{prefix}soft{n}/{j}", pixels, 68)
+            packed.picture(f"{m}/soft{n}/{j}", pixels, 68)
         noise.append(value)
     about["soft_psnr"].append(noise)
 
 
+# The decoder, for painting ----------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """A convolution of what step `of` gave (0: the vectors), normed or not, `onto` another's."""
+
+    conv: nn.Conv2d
+    norm: nn.GroupNorm | None
+    of: int
+    onto: int = 0
+
+
+def _steps(o: Opened) -> list[Step]:
+    """List the steps of the decoder if it is one of ours that works at the tokens' resolution."""
+    decoder = getattr(getattr(o.decode, "__self__", None), "decoder", None)
+    if not isinstance(decoder, Decoder):
+        return []
+    linear, network = decoder.linear, decoder.network
+    steps = [] if linear is None else [Step(linear[0], None, 0)]
+    if network is None:
+        return steps
+    if not isinstance(network, PatchUnfolding):
+        return []
+    steps.append(Step(network.stem, None, 0))
+    for block in network.blocks:
+        x = len(steps)
+        steps += [Step(block.conv1, block.norm1, x), Step(block.conv2, block.norm2, x + 1, x)]
+    return [*steps, Step(network.last, network.norm, len(steps), 0 if linear is None else 1)]
+
+
 def _watched(o: Opened, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Decode, and note mean and variance of each group of the norms that JavaScript runs."""
+    """Decode, and note by how much each norm scales and shifts its channels."""
     found: list[Tensor] = []
 
     def note(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
         groups = rearrange(inputs[0][0], "(g c) h w -> g (c h w)", g=norm.num_groups)
-        found.append(torch.stack([groups.mean(1), groups.var(1, correction=0)], 1))
+        width = norm.num_channels // norm.num_groups
+        mean, scale = groups.mean(1), (groups.var(1, correction=0) + norm.eps).rsqrt()
+        scale = norm.weight * scale.repeat_interleave(width)
+        found.append(torch.cat([scale, norm.bias - mean.repeat_interleave(width) * scale]))
 
-    norms = layers(_decoder(o), nn.GroupNorm)
+    norms = [step.norm for step in _steps(o) if step.norm is not None]
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
     image = decoded(o, vectors)
     for handle in handles:
@@ -440,43 +439,15 @@ def _watched(o: Opened, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
     return image, found
 
 
-def _decoder(o: Opened) -> Decoder | None:
-    """Give the decoder when it is one of ours that works at the resolution of the tokens."""
-    owner = getattr(o.decode, "__self__", None)
-    decoder = getattr(owner, "decoder", None)
-    if not isinstance(decoder, Decoder):
-        return None
-    network = decoder.network
-    return decoder if network is None or hasattr(network, "blocks") else None
-
-
-def layers(decoder: Decoder | None, kind: type[nn.Module]) -> list[Any]:
-    """List the layers of a kind in its network, in the order in which they act."""
-    inside = () if decoder is None or decoder.network is None else decoder.network.modules()
-    return [layer for layer in inside if isinstance(layer, kind)]
-
-
 def _network(packed: Packed, m: int, o: Opened) -> None:
-    """Add the weights with which the page decodes what one paints: of our `patch` family."""
-    decoder, about, prefix = _decoder(o), packed.meta["tokenizers"][m], f"{m}/w/"
-    about["network"] = None
-    if decoder is None:
-        return
-    if o.codebook is not o.sites and not torch.equal(o.codebook, o.sites):
+    """Add the decoder's steps and their weights."""
+    network = packed.meta["tokenizers"][m]["network"] = []
+    for i, (conv, norm, of, onto) in enumerate(_steps(o)):
+        weight = rearrange(conv.weight, "o i a b -> (a b) i o")  # as the page walks over them
+        packed.add(f"{m}/weight{i}", weight, "f16")
+        packed.add(f"{m}/bias{i}", conv.bias, "f32")
+        out, inside, side, _ = conv.weight.shape
+        sizes = {"out": out, "inside": inside, "side": side}
+        network.append({"of": of, "onto": onto, "norm": norm is not None} | sizes)
+    if network and not torch.equal(o.codebook, o.sites):
         packed.add(f"{m}/codes", o.codebook, "f32")
-    found = {f"{i}": conv for i, conv in enumerate(layers(decoder, nn.Conv2d))}
-    if decoder.linear is not None:
-        found["linear"] = decoder.linear[0]
-    shapes = {}
-    for name, layer in found.items():  # [taps, in, out], as the page walks over them
-        packed.add(f"{prefix}{name}", rearrange(layer.weight, "o i a b -> (a b) i o"), "f16")
-        packed.add(f"{prefix}{name}/bias", layer.bias, "f32")
-        shapes[name] = list(layer.weight.shape)
-    norms = layers(decoder, nn.GroupNorm)
-    for i, norm in enumerate(norms):
-        packed.add(f"{prefix}norm{i}", torch.stack([norm.weight, norm.bias]), "f32")
-    about["network"] = {
-        "layers": shapes,
-        "groups": [norm.num_groups for norm in norms],
-        "eps": [norm.eps for norm in norms],
-    }

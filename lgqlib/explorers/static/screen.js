@@ -1,8 +1,8 @@
 // The screen: one state, the HTML that is built of it, and what each frame shows.
 
-import { assignment, excess, LocalDecoder, repaint } from "./assigning.js";
-import { CURVE, PICK, cellAt, difference, differenceColor, drawCurve, drawMap, drawPhotograph, drawSmall, field, fit, mosaic, range, tile } from "./drawing.js";
-import { NONE, QUANTITIES, atMoment, counted, css, html, number, parseCodes, percent, pixels, put, scope, short, viridis } from "./values.js";
+import { assignment, decoderOf, excess, repaint } from "./assigning.js";
+import { CURVE, PICK, WHOLE, cellAt, difference, drawCurve, drawMap, drawPhotograph, drawSmall, field, fit, mosaic, range, tile } from "./drawing.js";
+import { NONE, QUANTITIES, VIRIDIS, atMoment, between, counted, html, number, parseCodes, percent, pixels, put, scope, short, thousands } from "./values.js";
 
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
@@ -11,7 +11,6 @@ const HELP = [
   "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves, 0 shows the whole again.",
   "τ is the temperature of the soft assignment. Its unit is twice the mean squared quantization error of a latent channel (2 D / C in the notebooks): at τ = 1 soft codes are as blurred as hard codes are wrong. τc is where all codes would merge into one.",
 ];
-const WHOLE = { s: 1, x: 0, y: 0 };
 const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 
 // A tile of an atlas of w x h tiles, as the background of an element.
@@ -29,7 +28,7 @@ const square = (name, label) =>
 const slider = (name, label, most) => html`<input type="range" data-ref="${name}" min="0" max="${most}" aria-label="${label}">`;
 const said = (name, of = "", text = "") => html`<p class="${of}" data-ref="${name}">${text}</p>`;
 const EIGHT = [0, 1, 2, 3, 4, 5, 6, 7];
-const ramp = (color) => html`<span class="ramp" style="background:linear-gradient(90deg,${EIGHT.map((i) => css(color(i / 7))).join()})"></span>`;
+const ramp = (colors) => html`<span class="ramp" style="background:linear-gradient(90deg,${colors.join()})"></span>`;
 const bar = (content, share, height, name) =>
   html`<span>${percent(share)}</span><i style="height:${Math.max(1, height)}px"></i>${content}<span>${name}</span>`;
 
@@ -72,10 +71,10 @@ export class Screen {
   layers() {
     const { images, decodes } = this.active.about, of = (layer, word) => this.names.map((name, m) => [`${layer}${m}`, name + word]);
     const same = this.tokenizers.every((t) => t.about.pixels) && String(this.grid(0)) === String(this.grid(this.tokenizers.length - 1));
-    const table = this.both
-      ? [[images, ["original", "Original"]], [true, ...of("hard", "")], [decodes, ...of("soft", " soft")], [same, ["difference", "Difference"]]]
-      : [[images, ["original", "Original"]], [true, ["hard", decodes ? "Hard" : "Tiles"]], [decodes, ["soft", "Soft"]], [true, ["entropy", "Entropy"]], [decodes && images, ["error", "Error"]]];
-    return table.flatMap(([there, ...found]) => (there ? found : []));
+    const shown = this.both
+      ? [[true, ...of("hard", "")], [decodes, ...of("soft", " soft")], [same, ["difference", "Difference"]]]
+      : [[true, ["hard", decodes ? "Hard" : "Tiles"]], [decodes, ["soft", "Soft"]], [true, ["entropy", "Entropy"]], [decodes && images, ["error", "Error"]]];
+    return [[images, ["original", "Original"]], ...shown].flatMap(([there, ...found]) => (there ? found : []));
   }
   keepLayer() {
     const there = this.layers().map(([k]) => k);
@@ -131,20 +130,16 @@ export class Screen {
       return picture && pixels(picture).filter((_, i) => i % 4 === 0);
     });
   }
-  field(name, values, m, color) {
-    return values && this.once(`field ${name}`, () => field(values, this.grid(m), color));
-  }
   picture(layer) {
-    const n = this.state.photo, again = () => this.draw();
-    if (layer === "original") return this.store.picture(`p${n}`, again);
-    if (layer === "difference") return this.field(`difference${n}`, this.differences(), 0, differenceColor(this.colors));
-    const [, kind, which] = /^([a-z]+)(\d*)$/.exec(layer), m = +(which || this.views[0]);
+    const n = this.state.photo, [, kind, which] = /^([a-z]+)(\d*)$/.exec(layer), m = +(which || this.views[0]);
+    const name = { original: `p${n}`, difference: `difference${n}`, hard: `${m}/hard${n}`, error: `${m}/error${n}` }[kind] ?? this.prepared(m, kind)[0];
+    const drawn = (values, colors, low, high) => values && this.once(`field ${name}`, () => field(values, this.grid(m), colors, low, high));
+    if (kind === "difference") return drawn(this.differences(), between(this.colors), -4, 4);
+    if (kind === "entropy") return drawn(this.grays(name), VIRIDIS, 0, 252); // sixty-fourths of log2 K bits
+    if (kind === "error") return drawn(this.grays(name), VIRIDIS, 0, 128); // half levels
     if (kind === "hard" && this.edit(m)) return this.edit(m).canvas;
-    if (kind === "hard" && !this.store.has(`${m}/hard${n}`)) return this.once(`tiles${m},${n}`, () => mosaic(this.tokenizers[m], this.indices(m), this.grid(m)));
-    const name = kind === "hard" || kind === "error" ? `${m}/${kind}${n}` : this.prepared(m, kind)[0];
-    if (kind === "hard" || kind === "soft") return this.store.picture(name, again);
-    const most = kind === "error" ? 128 : 252; // half levels; sixty-fourths of log2 K bits
-    return this.field(name, this.grays(name), m, (v) => viridis(v / most));
+    if (kind === "hard" && !this.store.has(name)) return this.once(`tiles${m},${n}`, () => mosaic(this.tokenizers[m], this.indices(m), this.grid(m)));
+    return this.store.picture(name, () => this.draw());
   }
   differences() {
     const [a, b] = [0, 1].map((m) => this.grays(`${m}/error${this.state.photo}`));
@@ -240,9 +235,10 @@ export class Screen {
       if (this.state.photo !== n || String(this.views) !== String(views)) return; // another one warms
       await this.store.load(name);
     }
+    if (this.tokenizers.length > 1) this.picture("difference");
   }
   find(text) {
-    const { m, K } = this.active, codes = parseCodes(text, K) ?? [];
+    const { m, K } = this.active, codes = parseCodes(text, K);
     if (text.trim() === "?") return this.toggleHelp(true);
     this.ui.found.textContent = codes.length ? "" : `codes are 0 to ${K - 1}: 607, or 3, 17-20`;
     if (codes.length) this.keep({ code: [m, codes[0]] }, codes.length > 1 ? codes : []);
@@ -307,7 +303,7 @@ export class Screen {
       : html`<section class="temperature" aria-label="temperature"><div class="head-of-it"><div class="bar">${heading}</div>
         <div class="caption"><p class="first">mean entropy, bits</p><p class="second">${about.decodes && about.images ? "soft picture, dB" : ""}</p></div>
         <canvas class="curve" data-ref="curve" role="img" aria-label="mean entropy and dB of the soft picture against temperature"></canvas>${sliding}<div class="bar">${jumps}</div></div>
-        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${tokens.toLocaleString("en")} tokens).</p><p>${unit}${about.tau_c ? " From τc on all could be one." : ""}</p></div>
+        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${thousands(tokens)} tokens).</p><p>${unit}${about.tau_c ? " From τc on all could be one." : ""}</p></div>
         <div class="thumbs">${of("hard", "soft", "entropy", "error").map(thumb)}</div>
         <div><h2>Loupe, 7 × 7 tokens</h2>${loupes}</div></section>`;
     put(root, html`${header}<div class="columns">${codebook(views[0])}${both ? [photograph(temperature), codebook(1)] : [photograph(""), temperature]}</div><div class="said" aria-live="polite" data-ref="said"></div>`);
@@ -465,9 +461,9 @@ export class Screen {
     for (let y = box.y; y < box.Y; y++)
       for (let x = box.x; x < box.X; x++) {
         edit.indices[y * w + x] = k;
-        if (!t.about.network) tile(g, t, k, x * px, y * px, px);
+        if (!t.about.network.length) tile(g, t, k, x * px, y * px, px);
       }
-    if (t.about.network) repaint(this.once(`decoder${t.m},${n}`, () => new LocalDecoder(this.store, t.m, n)), t, edit.indices, grid, box, g);
+    if (t.about.network.length) repaint(this.once(`decoder${t.m},${n}`, () => decoderOf(this.store, t.m, n)), t, edit.indices, grid, box, g);
     edit.version++;
     this.draw();
   }
@@ -476,7 +472,7 @@ export class Screen {
     this.stroke = this.lastBrushed = null;
     if (!edit) return;
     this.measure(edit);
-    if (!about.network) this.ask("paint", [m], { indices: new DataView(Uint16Array.from(edit.indices).buffer) });
+    if (!about.network.length) this.ask("paint", [m], { indices: new DataView(Uint16Array.from(edit.indices).buffer) });
     this.draw();
   }
   // dB of the painted picture against the original, as the page holds both.
@@ -542,8 +538,8 @@ export class Screen {
     const { state, ui } = this, { focus } = this, codes = this.selected(), m = focus.code?.[0] ?? this.views[0], hits = [];
     if (codes.size) this.indices(m).forEach((k, i) => { if (codes.has(k)) hits.push(i); });
     const dim = hits.length > 0 && !state.paint && state.layer !== "difference";
-    const kept = this.once("photo", () => ({})), outlined = focus.token ?? (hits.length ? token : null), edits = this.edit()?.version;
-    drawPhotograph(ui.photo, { picture: this.picture(state.layer), kept, edits, grid: this.grid(), zoom: this.zooms.photo, token: outlined, hits, dim });
+    const outlined = focus.token ?? (hits.length ? token : null);
+    drawPhotograph(ui.photo, { picture: this.picture(state.layer), grid: this.grid(), zoom: this.zooms.photo, token: outlined, hits, dim });
     this.hits = hits.length;
   }
   // The codes that the photograph is searched for: hovered, selected, or kept.
@@ -582,7 +578,7 @@ export class Screen {
     const [low, high] = range(t, shown), most = this.both ? 5 : 9, order = t.order[shown];
     const note = q === "picture" ? html`crossed: <b>${counted(t.unused.length, "unused code")}</b>. Most used:`
       : amount ? html`tile size: up to <b>${number(high)} ${unit}</b>, log scale. Highest, by code:`
-      : html`${short(low)}${ramp(viridis)}${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`;
+      : html`${short(low)}${ramp(VIRIDIS)}${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`;
     const listed = q === "trust" ? order.slice(-most).reverse() : order.slice(0, most); // many share the highest
     const value = (k) => `${number(t.values[shown][k])} ${unit}`;
     put(legend, html`<p>${note}</p>${listed.map((k) => swatch(t, k, `${title} ${value(k)}, code`, { text: k, title: `code ${k}: ${value(k)}` }))}`);
@@ -590,7 +586,7 @@ export class Screen {
   describe(t, k) {
     const v = (q) => number(t.values[q][k]);
     if (!t.count[k]) return html`Code <b>${k}</b>: no token, in ${scope(t)}`;
-    return html`Code <b>${k}</b>: <b>${t.count[k].toLocaleString("en")}</b> tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]})
+    return html`Code <b>${k}</b>: <b>${thousands(t.count[k])}</b> tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]})
       · <b>${v("entropy")} bits</b> at τ = 1 · <b>${v("error")} %</b> of the error
       · <span title="${QUANTITIES.isolation.words()}">nearest code in use <b>${v("isolation")}</b> × RMS error away</span>`;
   }
@@ -621,14 +617,14 @@ export class Screen {
     const many = codes.size > 1, what = html`${many ? "" : "code "}<b>${many ? counted(codes.size, "code") : [...codes][0]}</b>`;
     const missing = () => html` ${many ? "are" : "is"} not in this photograph${this.elsewhere(focus.code[0], codes)}`;
     put(ui.caption, state.paint ? html`painting code <b>${state.brush}</b> over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends`
-      : codes.size ? html`${what}${this.hits ? html`: <b>${this.hits.toLocaleString("en")} of ${(h * w).toLocaleString("en")} tokens here</b>` : missing()}`
+      : codes.size ? html`${what}${this.hits ? html`: <b>${thousands(this.hits)} of ${thousands(h * w)} tokens here</b>` : missing()}`
       : html`${this.both ? name : `${name}, ${w} × ${h} tokens`}${this.under(focus.token)}`);
     const [one, other] = this.names, dB = (m) => this.noise(m, "hard")?.toFixed(2), m = this.views[0];
     if (this.both) put(ui.noise, html`<b>${this.views.filter(dB).map((m) => `${this.names[m]} ${dB(m)} dB`).join(" | ")}</b>`);
     const scales = {
-      difference: () => html`${one} better by 4${ramp((x) => differenceColor(this.colors)(8 * x - 4))}${other} better by 4 gray levels (5 × 5 tokens)`,
-      error: () => html`hard error 0${ramp(viridis)}64 gray levels (root mean square)`,
-      entropy: () => html`0${ramp(viridis)}${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(m, "entropy")[1])}`,
+      difference: () => html`${one} better by 4${ramp(between(this.colors))}${other} better by 4 gray levels (5 × 5 tokens)`,
+      error: () => html`hard error 0${ramp(VIRIDIS)}64 gray levels (root mean square)`,
+      entropy: () => html`0${ramp(VIRIDIS)}${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(m, "entropy")[1])}`,
       hard: () => (dB(m) ? html`hard codes: <b>${dB(m)} dB</b>` : ""),
       soft: () => `soft codes at τ = ${short(this.prepared(+state.layer.slice(4) || m, "soft")[1])}`,
     };
@@ -663,12 +659,12 @@ export class Screen {
     root.querySelector("[data-key=z]")?.toggleAttribute("hidden", !this.edit());
     if (!ui.step) return;
     const of = (t) => {
-      const { step, count, total } = this.then(t), used = count.filter((n) => n).length.toLocaleString("en"), { name } = t.about;
+      const { step, unused, total } = this.then(t), used = thousands(t.K - unused.length), { name } = t.about;
       if (step === undefined) return t.about.moments.length ? "…" : `${name} trained`; // its picture is on the way
       if (this.both) return `${name} ${used} codes used`;
-      return `${used} of ${t.K.toLocaleString("en")} codes used by ${total.toLocaleString("en")} tokens`;
+      return `${used} of ${thousands(t.K)} codes used by ${thousands(total)} tokens`;
     };
-    const text = state.step === null ? "trained" : `step ${state.step.toLocaleString("en")}: ${this.views.map((v) => of(this.tokenizers[v])).join(", ")}`;
+    const text = state.step === null ? "trained" : `step ${thousands(state.step)}: ${this.views.map((v) => of(this.tokenizers[v])).join(", ")}`;
     ui.step.value = this.stepAt();
     ui.step.setAttribute("aria-valuetext", text);
     put(ui.stepped, html`Training: <b>${text}</b>`);
