@@ -153,10 +153,10 @@ class Explorer(anywidget.AnyWidget):
     def frame(self) -> pandas.DataFrame:
         """Give the selected codes as a table, or all codes where none is selected."""
         table = self.tables[self.tokenizer]
-        errors = table["count"] * table["mse"]
+        count, errors = table["count"], table["count"] * table["mse"]
         columns = {
-            "tokens": table["count"],
-            "share": table["count"] / max(table["count"].sum(), 1),
+            "tokens": count,
+            "share": count / max(count.sum(), 1),
             "entropy_bits": table["entropy"],
             "error_share": errors / max(float(errors.sum()), 1e-30),
             "spacing_rms_errors": table["gap"],
@@ -205,12 +205,11 @@ class Explorer(anywidget.AnyWidget):
         n, tau, pictures, noise = asked["photograph"], asked["tau"], {}, {}
         for m in asked["tokenizers"]:
             at = f"{n}@{asked['text']}"  # the temperature as JavaScript writes it
-            [(pixels, bits, value)] = soft_pictures(self.tokenizers[m], self._source(n), [tau])
+            found = soft_pictures(self.tokenizers[m], self._source(n), [tau])
+            [(pixels, bits, noise[f"{m}/{at}"])] = found
             pictures[f"{m}/entropy{at}"] = webp(bits)
             if pixels is not None:
                 pictures[f"{m}/soft{at}"] = webp(pixels, 80)
-            if value is not None:
-                noise[f"{m}/{at}"] = value
         return {"pictures": pictures, "psnr": noise}
 
     @torch.no_grad()

@@ -73,20 +73,22 @@ function rendered(t, quantity, n, s, x0, y0) {
   const { amount } = QUANTITIES[quantity], values = t.values[quantity], [low, high] = range(t, quantity), trained = t.step === undefined;
   const image = new ImageData(n, n), out = new Uint32Array(image.data.buffer).fill(GROUND), { tile, atlas } = t.about, wide = t.tiles.width;
   const edge = (x) => Math.max(0, Math.min(n, Math.ceil(x))); // where the pixels of a cell begin, and those of the one before end
-  t.sheet ??= new Uint32Array(pixels(t.tiles).buffer);
+  const sheet = (t.sheet ??= new Uint32Array(pixels(t.tiles).buffer));
   for (let k = 0; k < t.K; k++) {
     const dead = !t.count[k], column = t.cell[k] % t.side, row = Math.floor(t.cell[k] / t.side), x = x0 + column * s, y = y0 + row * s;
     const size = !amount ? 1 : dead ? 0 : Math.max(1 / s, 0.08 + (0.9 * Math.log(Math.max(values[k] / low, 1))) / Math.log(high / low));
-    const solid = values && !amount && shade(SHADES, values[k], low, high), at = Math.floor(k / atlas) * tile * wide + (k % atlas) * tile;
+    const solid = values && !amount ? shade(SHADES, values[k], low, high) : 0, at = Math.floor(k / atlas) * tile * wide + (k % atlas) * tile;
     const framed = dead && trained && !amount && s > 5; // few tokens are counted at a step: a cross is enough there
     const [over, share] = dead && trained ? [WHITE, 0.78] : quantity === "unused" ? [GROUND, 0.72] : [GROUND, 0];
-    for (let j = edge(y); j < edge(y0 + (row + 1) * s); j++) {
-      const v = (j - y) / s - 0.5, b = Math.floor((v / size + 0.5) * tile);
-      for (let i = edge(x); i < edge(x0 + (column + 1) * s); i++) {
+    const left = edge(x), right = edge(x0 + (column + 1) * s), bottom = edge(y0 + (row + 1) * s);
+    for (let j = edge(y); j < bottom; j++) {
+      const v = (j - y) / s - 0.5, b = Math.floor((v / size + 0.5) * tile), from = at + b * wide;
+      if (!dead && (b < 0 || b >= tile)) continue;
+      for (let i = left; i < right; i++) {
         const u = (i - x) / s - 0.5, a = Math.floor((u / size + 0.5) * tile);
         if (dead && Math.abs(u) < 0.24 && Math.abs(Math.abs(u) - Math.abs(v)) * s < 0.6) out[j * n + i] = amount ? EDGE : CROSS;
         else if (framed && (i - x < 1 || j - y < 1)) out[j * n + i] = EDGE;
-        else if (a >= 0 && b >= 0 && a < tile && b < tile) out[j * n + i] = mixed(solid || t.sheet[at + b * wide + a], over, share);
+        else if (a >= 0 && a < tile && b >= 0 && b < tile) out[j * n + i] = mixed(solid || sheet[from + a], over, share);
       }
     }
   }

@@ -34,7 +34,7 @@ const bar = (content, share, height, name) =>
 
 export class Screen {
   constructor(model, store, tokenizers, root) {
-    Object.assign(this, { model, store, tokenizers, root, meta: store.meta, edits: new Map(), kept: new Map(), exact: {}, excesses: [] });
+    Object.assign(this, { model, store, tokenizers, root, meta: store.meta, edits: new Map(), kept: new Map(), exact: {}, excesses: [], images: {} });
     this.shown = this.meta.photographs.flatMap((p, n) => (p.shown ? [n] : []));
     const seen = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature"), photo: model.get("photograph"), step: null };
     this.state = { ...seen, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, ...model.get("view") };
@@ -56,6 +56,7 @@ export class Screen {
     const own = this.tokenizers.map((t) => t.about.color);
     return own[0] && own[1] && own[0] !== own[1] ? own : ["#0072b2", "#d55e00"];
   }
+  get comparable() { return this.tokenizers.length > 1 && this.tokenizers.every((t) => t.about.pixels) && String(this.grid(0)) === String(this.grid(1)); }
   grid(m = this.views[0]) { return this.meta.tokenizers[m].grids[this.state.photo]; }
   edit(m = this.views[0]) { return this.edits.get(`${m},${this.state.photo}`); }
   indices(m) { return this.edit(m)?.indices ?? this.store.array(`${m}/i${this.state.photo}`); }
@@ -70,9 +71,8 @@ export class Screen {
   }
   layers() {
     const { images, decodes } = this.active.about, of = (layer, word) => this.names.map((name, m) => [`${layer}${m}`, name + word]);
-    const same = this.tokenizers.every((t) => t.about.pixels) && String(this.grid(0)) === String(this.grid(this.tokenizers.length - 1));
     const shown = this.both
-      ? [[true, ...of("hard", "")], [decodes, ...of("soft", " soft")], [same, ["difference", "Difference"]]]
+      ? [[true, ...of("hard", "")], [decodes, ...of("soft", " soft")], [this.comparable, ["difference", "Difference"]]]
       : [[true, ["hard", decodes ? "Hard" : "Tiles"]], [decodes, ["soft", "Soft"]], [true, ["entropy", "Entropy"]], [decodes && images, ["error", "Error"]]];
     return [[images, ["original", "Original"]], ...shown].flatMap(([there, ...found]) => (there ? found : []));
   }
@@ -226,16 +226,29 @@ export class Screen {
     this.build();
     this.warm();
   }
-  // Pictures of this photograph are decoded ahead of the slider and of comparing, one by one while nothing else is to do.
+  // While nothing else is to do, one by one: pictures of this photograph are decoded ahead of the slider,
+  // and what compares two tokenizers is drawn ahead, their maps as wide as they will be there.
   async warm() {
-    const { photo: n } = this.state, { views } = this, names = this.tokenizers.flatMap(({ m }) => [`${m}/hard${n}`, `${m}/error${n}`]);
-    for (const m of views) this.meta.tokenizers[m].temperatures.forEach((_, j) => names.push(`${m}/soft${n}/${j}`, `${m}/entropy${n}/${j}`));
-    for (const name of names.filter((name) => this.store.has(name) && !this.store.pictures.has(name))) {
+    const { photo: n } = this.state, { views, both, tokenizers } = this, steps = tokenizers.flatMap(({ m }) => [`${m}/hard${n}`, `${m}/error${n}`]);
+    for (const m of views) this.meta.tokenizers[m].temperatures.forEach((_, j) => steps.push(`${m}/soft${n}/${j}`, `${m}/entropy${n}/${j}`));
+    if (!both && this.comparable) steps.push("difference", ...tokenizers);
+    for (const step of steps) {
       await new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done));
       if (this.state.photo !== n || String(this.views) !== String(views)) return; // another one warms
-      await this.store.load(name);
+      if (step === "difference") this.picture(step);
+      else if (step.cell) this.drawMap(this.probe(), step, true, { marks: [] });
+      else if (this.store.has(step)) await this.store.load(step);
     }
-    if (this.tokenizers.length > 1) this.picture("difference");
+  }
+  // A canvas as wide as a map is beside another.
+  probe() {
+    const there = Object.assign(this.root.cloneNode(), { className: "lgx both", innerHTML: '<div class="columns"><canvas class="square"></canvas></div>' });
+    Object.assign(there.style, { height: 0, paddingBottom: 0, overflow: "hidden" });
+    this.root.after(there);
+    const canvas = there.querySelector("canvas");
+    canvas.box = [Math.max(1, canvas.clientWidth), Math.max(1, canvas.clientHeight)];
+    there.remove();
+    return canvas;
   }
   find(text) {
     const { m, K } = this.active, codes = parseCodes(text, K);
@@ -316,11 +329,12 @@ export class Screen {
   }
   // A picture of the blob, or the tiles of a photograph without pixels, to the style.
   hand(variable, name) {
-    const n = name.slice(1), image = this.once(`image ${name}`, () => {
-      const drawn = () => mosaic(this.tokenizers[0], this.store.array(`0/i${n}`), this.meta.tokenizers[0].grids[n]).toDataURL();
-      return Object.assign(new Image(), { src: this.store.has(name) ? URL.createObjectURL(this.store.file(name)) : drawn() });
-    });
-    this.root.style.setProperty(`--${variable}`, `url(${image.src})`);
+    const n = name.slice(1), drawn = () => mosaic(this.tokenizers[0], this.store.array(`0/i${n}`), this.meta.tokenizers[0].grids[n]).toDataURL();
+    this.images[name] ??= Object.assign(new Image(), { src: this.store.has(name) ? URL.createObjectURL(this.store.file(name)) : drawn() });
+    this.root.style.setProperty(`--${variable}`, `url(${this.images[name].src})`);
+  }
+  forget() {
+    for (const { src } of Object.values(this.images)) URL.revokeObjectURL(src);
   }
 
   // Pointer -------------------------------------------------------------------------------------
@@ -530,8 +544,11 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], k = this.focusCode(m), onToken = this.focus.token !== undefined;
     const related = onToken ? codes.filter((_, i) => i && shares[i] > 0.01) : k === null ? [] : this.near(t, k);
     const marks = [[related, "#fff", 1], [m === this.views[0] ? state.codes : [], PICK, 1], [k === null ? [] : [k], PICK, 1.8]];
-    const kept = this.once(`map${m},${this.both}`, () => ({})), band = m === this.views[0] && state.band, dim = state.hover?.token !== undefined;
-    drawMap(ui[`map${m}`], this.then(t), { quantity: state.quantity, zoom: this.zooms[m], kept, marks, dim, band });
+    this.drawMap(ui[`map${m}`], t, this.both, { marks, band: m === this.views[0] && state.band, dim: state.hover?.token !== undefined });
+  }
+  drawMap(canvas, t, both, more) {
+    const kept = this.once(`map${t.m},${both}`, () => ({}));
+    drawMap(canvas, this.then(t), { quantity: this.state.quantity, zoom: this.zooms[t.m], kept, ...more });
   }
   near(t, k) { return [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE); }
   paintPhoto(token) {
