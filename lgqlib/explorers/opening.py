@@ -200,8 +200,7 @@ def from_arrays(
     if z.ndim == 2:  # a list is laid out in rows of maps; the few that fill no row are left out
         most = min(len(z), LIMIT)
         wide = min(int(most**0.5), 128)
-        random = torch.Generator().manual_seed(0)
-        kept = torch.randperm(len(z), generator=random)[: most // wide * wide].sort()[0]
+        kept = sample(len(z), most // wide * wide).sort()[0]
         maps, grids = (
             None if x is None else x[kept].unflatten(0, (-1, wide)).split(128) for x in (z, indices)
         )
@@ -220,6 +219,11 @@ def spread(total: int, most: int) -> list[int]:
     """Choose at most `most` of `total` numbers, evenly, at least one of some."""
     few = min(total, max(1, most))
     return np.unique(np.linspace(0, total - 1, few).astype(int)).tolist()
+
+
+def sample(total: int, most: int) -> Tensor:
+    """Choose at most `most` of `total` numbers at random, the same each time."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:most]
 
 
 def from_run(

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from lgqlib.backbone import Decoder, PatchUnfolding
 from lgqlib.data import to_uint8
 from lgqlib.explorers.layout import arrange, settle, trust
-from lgqlib.explorers.opening import Opened, spread
+from lgqlib.explorers.opening import Opened, sample, spread
 from lgqlib.measure.distances import nearest_others
 from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.images import psnr_bytes
@@ -51,20 +51,14 @@ class Packed:
     parts: list[bytes] = field(default_factory=list)
     size: int = 0
 
-    def add(self, name: str, array: np.ndarray | Tensor, kind: str) -> None:
-        """Add numbers as `kind` (u8, u16, u32, i16, f16, f32), aligned for a typed view."""
-        values = np.ascontiguousarray(np.asarray(array), dtype=f"<{kind[0]}{int(kind[1:]) // 8}")
-        self._append(name, values.tobytes(), kind)
-
-    def picture(self, name: str, pixels: np.ndarray, quality: int = 0) -> None:
-        """Add a picture."""
-        self._append(name, webp(pixels, quality), "webp")
-
-    def _append(self, name: str, data: bytes, kind: str) -> None:
-        self.arrays[name] = [self.size, len(data), kind]
-        padded = data + bytes(-len(data) % 8)
-        self.parts.append(padded)
-        self.size += len(padded)
+    def add(self, name: str, values: np.ndarray | Tensor | bytes, kind: str = "webp") -> None:
+        """Add a picture's file, or numbers as `kind` (u8, u16, u32, i16, f16, f32), aligned."""
+        if kind != "webp":
+            dtype = f"<{kind[0]}{int(kind[1:]) // 8}"
+            values = np.ascontiguousarray(np.asarray(values), dtype=dtype).tobytes()
+        self.arrays[name] = [self.size, len(values), kind]
+        self.parts.append(values + bytes(-len(values) % 8))
+        self.size += len(self.parts[-1])
 
 
 def webp(pixels: np.ndarray, quality: int = 0) -> bytes:
@@ -99,7 +93,7 @@ def prepare(
         about = {"name": first.names[source], "shown": n < len(looked), "pixels": None}
         if first.images:
             about["pixels"] = list(first.images[source].shape[1:])
-            packed.picture(f"p{n}", upright(first.images[source]), 82)
+            packed.add(f"p{n}", webp(upright(first.images[source]), 82))
         packed.meta["photographs"].append(about)
     tables: list[dict[str, Any]] = []
     bar = tqdm(desc="codebooks", total=len(tokenizers) * (2 + len(looked)), leave=False, delay=1)
@@ -202,10 +196,7 @@ def _entropy(o: Opened, z: Tensor, flat: Tensor, count: Tensor) -> tuple[Tensor,
 
     A code none of whose tokens are in the sample has NaN, as one without tokens has.
     """
-    most = int(PAIRS / len(o.sites))
-    random = torch.Generator().manual_seed(0)
-    rows = torch.arange(len(z)) if len(z) <= most else torch.randperm(len(z), generator=random)
-    rows = rows[:most]
+    rows = sample(len(z), int(PAIRS / o.num_codes))
     bits = o.soften(z[rows], [o.width])[1][0]
     hits = flat[rows].bincount(minlength=len(count))
     total = torch.zeros(len(count)).index_add_(0, flat[rows], bits)
@@ -310,7 +301,7 @@ def _atlas(packed: Packed, name: str, tiles: Tensor) -> int:
     side = math.ceil(math.sqrt(len(tiles)))
     padded = F.pad(tiles, (0, 0, 0, 0, 0, 0, 0, side * side - len(tiles)))
     sheet = rearrange(padded, "(r c) a b d -> (r a) (c b) d", r=side).to(torch.uint8)
-    packed.picture(name, sheet.numpy(), 0 if sheet.shape[0] <= 512 else 90)
+    packed.add(name, webp(sheet.numpy(), 0 if sheet.shape[0] <= 512 else 90))
     return side
 
 
@@ -329,9 +320,7 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     """Add the curve of the mean entropy, and from where on it is a bit."""
     about = packed.meta["tokenizers"][m]
     about["temperatures"] = levels(about["tau_c"], num)
-    z = o.latents
-    most = min(CURVE, max(256, int(PAIRS / 25 / len(o.sites))))
-    z = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most]]
+    z = o.latents[sample(o.num_tokens, min(CURVE, max(256, int(PAIRS / 25 / o.num_codes))))]
     low, high = about["temperatures"][0], about["temperatures"][-1]
     taus = np.geomspace(low, high, 25)
     bits = o.soften(z, (o.width * taus).tolist())[1].mean(1).numpy()
@@ -376,16 +365,16 @@ def _photograph(packed: Packed, m: int, o: Opened, n: int, source: int) -> None:
         image, norms = _watched(o, o.codebook[indices])
         if norms:
             packed.add(f"{m}/norms{n}", torch.cat(norms), "f32")
-        packed.picture(f"{m}/hard{n}", upright(image), 80)
+        packed.add(f"{m}/hard{n}", webp(upright(image), 80))
         if o.images:
             error = patches((image.float() - o.images[source]).square(), o.factor).mean((1, 2, 3))
             levels = (2 * error.sqrt()).clamp(0, 255).to(torch.uint8).view(indices.shape)
-            packed.picture(f"{m}/error{n}", levels.numpy())
+            packed.add(f"{m}/error{n}", webp(levels.numpy()))
     about["psnr"].append(quality(o, source, image))
     for j, (pixels, bits, value) in enumerate(soft_pictures(o, source, about["temperatures"])):
-        packed.picture(f"{m}/entropy{n}/{j}", bits)
+        packed.add(f"{m}/entropy{n}/{j}", webp(bits))
         if pixels is not None:
-            packed.picture(f"{m}/soft{n}/{j}", pixels, 68)
+            packed.add(f"{m}/soft{n}/{j}", webp(pixels, 68))
         noise.append(value)
     about["soft_psnr"].append(noise)
 

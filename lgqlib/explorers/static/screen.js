@@ -62,12 +62,9 @@ export class Screen {
   indices(m) { return this.edit(m)?.indices ?? this.store.array(`${m}/i${this.state.photo}`); }
   // What `make` gives, once it is there: it gives null until a picture came.
   once(key, make) {
-    if (!this.kept.has(key)) {
-      const made = make(() => this.draw());
-      if (made === null) return null;
-      this.kept.set(key, made);
-    }
-    return this.kept.get(key);
+    const made = this.kept.get(key) ?? make(() => this.draw());
+    if (made !== null) this.kept.set(key, made);
+    return made;
   }
   layers() {
     const { images, decodes } = this.active.about, of = (layer, word) => this.names.map((name, m) => [`${layer}${m}`, name + word]);
@@ -78,7 +75,7 @@ export class Screen {
   }
   keepLayer() {
     const there = this.layers().map(([k]) => k);
-    if (!there.includes(this.state.layer)) this.state.layer = there.includes("difference") ? "difference" : there[0];
+    if (!there.includes(this.state.layer)) this.state.layer = there.find((k) => k === "difference") ?? there[0];
   }
   home() {
     const [h, w] = this.grid();
@@ -251,15 +248,12 @@ export class Screen {
     return canvas;
   }
   find(text) {
-    const { m, K } = this.active, codes = parseCodes(text, K);
-    if (text.trim() === "?") return this.toggleHelp(true);
-    this.ui.found.textContent = codes.length ? "" : `codes are 0 to ${K - 1}: 607, or 3, 17-20`;
+    const { m, K } = this.active, codes = parseCodes(text, K), help = text.trim() === "?";
+    if (help) this.ui.help.hidden = false;
+    this.ui.found.textContent = codes.length || help ? "" : `codes are 0 to ${K - 1}: 607, or 3, 17-20`;
     if (codes.length) this.keep({ code: [m, codes[0]] }, codes.length > 1 ? codes : []);
     this.ui.find.value = text;
     return codes.length > 0;
-  }
-  toggleHelp(open = this.ui.help.hidden) {
-    this.ui.help.hidden = !open;
   }
 
   // Building ------------------------------------------------------------------------------------
@@ -352,7 +346,7 @@ export class Screen {
       if (set) act[set](b.matches(".thumb[aria-pressed=true]") ? this.layers()[0][0] : value);
       if (key) this.commands[key](e);
       if (code) this.keep({ code: [+m, +code] });
-      if (at) this.visit(+m, ...at.split(",").map(Number));
+      if (at) this.visit(...at.split(",").map(Number), +m);
     };
     root.onpointermove = root.onpointerout = (e) => {
       const b = e.target.closest(".swatch[data-code]"), { m, code } = b?.dataset ?? {};
@@ -377,13 +371,16 @@ export class Screen {
     for (const m of this.views) this.wireMap(ui[`map${m}`], this.tokenizers[m]);
     const tokenAt = (e) => cellAt(fit(ui.photo.box, ...this.grid(), this.zooms.photo), ...this.grid(), e);
     this.wireCanvas(ui.photo, this.zooms.photo, {
-      down: (e) => { if (this.state.paint && tokenAt(e) !== null) { this.beginStroke(); this.brush(tokenAt(e)); } },
+      down: (e) => this.state.paint && tokenAt(e) !== null && this.beginStroke(tokenAt(e)),
       move: (e) => {
         const token = tokenAt(e);
         if (this.stroke && token !== null && token !== this.lastBrushed) this.brush(token);
         this.set({ hover: token === null ? null : { token } });
       },
-      up: (e) => { if (this.state.paint) this.endStroke(); else if (tokenAt(e) !== null) this.keep({ token: tokenAt(e) }); },
+      up: (e) => {
+        if (this.state.paint) this.endStroke();
+        else if (tokenAt(e) !== null) this.keep({ token: tokenAt(e) });
+      },
     });
     const slide = (e) => { if (e.buttons) this.setTau(this.tauAt((e.offsetX - CURVE.left) / (ui.curve.box[0] - CURVE.left - CURVE.right))); };
     if (ui.curve) Object.assign(ui.curve, { onpointermove: slide, onpointerdown: (e) => { ui.curve.setPointerCapture(e.pointerId); slide(e); } });
@@ -438,11 +435,12 @@ export class Screen {
       },
     });
   }
-  // A real patch: its photograph first, where that is shown here; otherwise its name.
-  visit(m, n, row, column) {
-    if (!this.meta.photographs[n].shown) return;
+  // A token of any photograph that is shown here: of a real patch, or what Python sets.
+  visit(n, row, column, m = this.views[0]) {
+    if (!this.shown.includes(n)) return;
     if (n !== this.state.photo) this.setPhoto(n);
-    this.keep({ token: row * this.grid(m)[1] + column });
+    const [h, w] = this.grid(m);
+    if (row >= 0 && row < h && column >= 0 && column < w) this.keep({ token: row * w + column });
   }
 
   // Painting ------------------------------------------------------------------------------------
@@ -453,7 +451,7 @@ export class Screen {
     this.beforePaint = this.state.pin;
     this.set({ paint, brush, pin, layer: paint ? "hard" : this.state.layer });
   }
-  beginStroke() {
+  beginStroke(token) {
     const m = this.views[0], key = `${m},${this.state.photo}`, base = this.picture("hard");
     if (!base) return;
     if (!this.edits.has(key)) {
@@ -464,10 +462,10 @@ export class Screen {
     this.stroke = this.edits.get(key);
     const { canvas, indices, psnr, strokes } = this.stroke;
     strokes.push({ indices: indices.slice(), image: canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), psnr });
+    this.brush(token);
   }
   brush(token) {
     const t = this.active, n = this.state.photo, edit = this.stroke, grid = this.grid(), [h, w] = grid, k = this.state.brush;
-    if (!edit || k === null) return;
     this.lastBrushed = token;
     const r = Math.floor(token / w), c = token % w, box = { x: Math.max(0, c - 1), y: Math.max(0, r - 1), X: Math.min(w, c + 2), Y: Math.min(h, r + 2) };
     const g = edit.canvas.getContext("2d"), px = edit.canvas.width / w;
@@ -690,7 +688,7 @@ export class Screen {
   // Keyboard and commands -----------------------------------------------------------------------
   commands = {
     Escape: () => {
-      if (!this.ui.help.hidden) this.toggleHelp(false);
+      if (!this.ui.help.hidden) this.ui.help.hidden = true;
       else if (this.state.paint) this.togglePaint();
       else if (!document.fullscreenElement) this.keep(this.home());
     },
@@ -713,11 +711,10 @@ export class Screen {
     f: () => (document.fullscreenElement ? document.exitFullscreen() : this.root.parentElement.requestFullscreen?.()),
     p: () => this.togglePaint(),
     z: () => this.undo(),
-    "?": () => this.toggleHelp(),
+    "?": () => (this.ui.help.hidden = !this.ui.help.hidden),
     "/": () => this.ui.find.select(),
     " ": () => {
-      this.beginStroke();
-      this.brush(this.token().token);
+      this.beginStroke(this.token().token);
       this.endStroke();
     },
     theme: () => {

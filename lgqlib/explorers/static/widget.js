@@ -31,12 +31,7 @@ export async function render({ model, el }) {
   });
   heard("temperature", (tau) => tau > 0 && screen.state.tau !== tau && screen.setTau(tau));
   heard("photograph", (n) => screen.shown.includes(n) && n !== screen.state.photo && screen.setPhoto(n));
-  heard("place", ([n, row, column]) => {
-    if (!screen.shown.includes(n)) return;
-    if (n !== screen.state.photo) screen.setPhoto(n);
-    const [h, w] = screen.grid();
-    if (row >= 0 && row < h && column >= 0 && column < w) screen.keep({ token: row * w + column });
-  });
+  heard("place", (place) => screen.visit(...place));
   heard("blob", open);
   heard("answer", (answer) => receive(screen, answer));
   root.addEventListener("keydown", (e) => screen.key(e));
