@@ -200,7 +200,6 @@ class Explorer(anywidget.AnyWidget):
         self.open_photograph(bytes(asked["data"]), Path(asked["name"]).stem)
         return {}
 
-    @torch.no_grad()
     def _soft(self, asked: dict) -> dict:
         n, tau, pictures, noise = asked["photograph"], asked["tau"], {}, {}
         for m in asked["tokenizers"]:
@@ -212,7 +211,6 @@ class Explorer(anywidget.AnyWidget):
                 pictures[f"{m}/soft{at}"] = webp(pixels, 80)
         return {"pictures": pictures, "psnr": noise}
 
-    @torch.no_grad()
     def _painted(self, asked: dict) -> dict:
         [m], n = asked["tokenizers"], asked["photograph"]
         o, source = self.tokenizers[m], self._source(n)

@@ -265,19 +265,24 @@ def from_tokenizer(
     num_images: int = 256,
 ) -> Opened:
     """Open a `Tokenizer`; without images, on held-out photographs of what it was trained on."""
-    tokenizer = tokenizer.eval()
-    quantizer, factor = tokenizer.quantizer, tokenizer.config.backbone.downsample
+    factor = tokenizer.config.backbone.downsample
     if images is None:
         images = held_out(tokenizer.config.data, cache, factor, num_images)
-    sites, energy, nan = quantizer.sites.detach().float(), quantizer.energy, float("nan")
-    softly = isinstance(quantizer, LGQ | ScalarLGQ)
+    return _encoded(unseeing(tokenizer, name), photographs(images, multiple=factor))
+
+
+def unseeing(tokenizer: nn.Module, name: str = "") -> Opened:
+    """Open a `Tokenizer` that has no photographs yet."""
+    tokenizer = tokenizer.eval()
+    quantizer, energy, nan = tokenizer.quantizer, tokenizer.quantizer.energy, float("nan")
+    softly, sites = isinstance(quantizer, LGQ | ScalarLGQ), quantizer.sites.detach().float()
     normalized = energy == "cosine"  # 1 - cos is half of the squared distance on the sphere
 
     def encode(x: Tensor) -> Tensor:
         points = quantizer.points(tokenizer.latents(x))
         return F.normalize(points, dim=-1) if normalized else points
 
-    bare = Opened(
+    return Opened(
         name or type(quantizer).__name__,
         quantizer.codebook.detach().float(),
         F.normalize(sites, dim=1) if normalized else sites,
@@ -289,7 +294,6 @@ def from_tokenizer(
         tau_c=nan if normalized else tokenizer.tau_c,
         tau=tokenizer.trained_tau.item() * (2 if normalized else 1) if softly else nan,
     )
-    return _encoded(bare, photographs(images, multiple=factor))
 
 
 @torch.no_grad()

@@ -120,6 +120,7 @@ def patches(image: Tensor, factor: int) -> Tensor:
     return rearrange(image, "c (h a) (w b) -> (h w) a b c", a=factor, b=factor)
 
 
+@torch.no_grad()
 def decoded(o: Opened, vectors: Tensor) -> Tensor:
     """Decode [h, w, C] into bytes [3, H, W]."""
     return to_uint8(torch.as_tensor(o.decode(rearrange(vectors, "h w c -> 1 c h w"))))[0]

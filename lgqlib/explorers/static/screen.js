@@ -306,7 +306,7 @@ export class Screen {
     const heading = html`<h2 data-ref="tau" title="${unit}"></h2>`, sliding = slider("range", "temperature", 1000);
     const thumb = ([layer, name]) => html`<button class="thumb" data-set="layer" data-value="${layer}" aria-label="show ${name}">${small(layer)}<span></span></button>`;
     const temperature = both
-      ? html`<section class="temperature" aria-label="temperature"><div class="bar">${heading}${jumps}</div>${sliding}</section>`
+      ? html`<section class="temperature" aria-label="temperature"><div class="bar">${heading}${sliding}${jumps}</div></section>`
       : html`<section class="temperature" aria-label="temperature"><div class="head-of-it"><div class="bar">${heading}</div>
         <div class="caption"><p class="first">mean entropy, bits</p><p class="second">${about.decodes && about.images ? "soft picture, dB" : ""}</p></div>
         <canvas class="curve" data-ref="curve" role="img" aria-label="mean entropy and dB of the soft picture against temperature"></canvas>${sliding}<div class="bar">${jumps}</div></div>
@@ -576,7 +576,7 @@ export class Screen {
     if (k !== null && !state.hover?.inside) put(evidence, this.evidence(t, k));
     put(ui[`told${m}`], this.tellToken(t, found, token, stale));
     ui[`bars${m}`].classList.toggle("stale", stale);
-    const most = state.fixed ? 1 : Math.max(...found.shares, 1e-6), full = 64, others = html`<i class="others"></i>`;
+    const most = state.fixed ? 1 : Math.max(...found.shares, 1e-6), full = this.both ? 42 : 64, others = html`<i class="others"></i>`;
     const cell = (k, i) => {
       const p = found.shares[i];
       return html`<button class="cell" data-m="${m}" data-code="${k}" aria-label="code ${k}, ${percent(p)} percent">${bar(tileOf(t, k), p, (full * p) / most, k)}</button>`;

@@ -24,7 +24,7 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .bar{display:flex;flex-wrap:wrap;align-items:center;gap:2px 8px;min-height:28px;margin-bottom:4px}
 .lgx .columns{display:grid;grid-template-columns:minmax(0,512fr) minmax(0,512fr) minmax(0,296fr);gap:24px}
 .lgx.both .columns{grid-template-columns:minmax(0,400fr) minmax(0,520fr) minmax(0,400fr)}
-.lgx.both .evidence{grid-template-columns:44px minmax(0,1fr) 34%}
+.lgx.both .evidence{grid-template-columns:56px minmax(0,1fr) 34%}
 .lgx.both .bars{height:100px;gap:3px}
 .lgx.both .token{margin-top:2px}
 .lgx.both .token .head{min-height:16px}
@@ -53,7 +53,8 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .legend .list{max-height:40px;overflow:auto;flex:1;user-select:text}
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
 .lgx .timeline{display:flex;align-items:center;gap:8px;margin-top:4px}
-.lgx .timeline input{flex:0 0 38%;margin:0}
+.lgx .timeline input{flex:0 0 30%;margin:0}
+.lgx .bar input[type=range]{flex:1;margin:0 8px}
 .lgx .words{min-height:32px;margin:2px 0 4px}
 .lgx .head{min-height:32px;margin-bottom:4px;user-select:text}
 .lgx .evidence{display:grid;grid-template-columns:60px minmax(0,1fr) 34%;gap:10px}
