@@ -244,20 +244,15 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """Give the page as text."""
         kept = ("meta", "theme", "view", "temperature", "photograph", "tokenizer", "selection")
-        return page({name: getattr(self, name) for name in kept}, self.blob)
-
-
-def page(state: dict[str, Any], blob: bytes) -> str:
-    """Give the text of a page that shows `state` and `blob`."""
-    # `<` in a string of JSON would end the script that holds it.
-    parts = {
-        "TITLE": html.escape(state["meta"]["title"] or "Codebook"),
-        "STATE": json.dumps(state, allow_nan=False).replace("<", "\\u003c"),
-        "BLOB": base64.b64encode(blob).decode(),
-        "SCRIPT": script().replace("</script", "<\\/script"),
-    }
-    empty = (resources("lgqlib.explorers") / "static" / "page.html").read_text(encoding="utf-8")
-    return re.sub("|".join(f"@{key}@" for key in parts), lambda m: parts[m[0][1:-1]], empty)
+        state = json.dumps({name: getattr(self, name) for name in kept}, allow_nan=False)
+        parts = {
+            "TITLE": html.escape(self.meta["title"] or "Codebook"),
+            "STATE": state.replace("<", "\\u003c"),  # which would end the script that holds it
+            "BLOB": base64.b64encode(self.blob).decode(),
+            "SCRIPT": script().replace("</script", "<\\/script"),
+        }
+        empty = (resources("lgqlib.explorers") / "static" / "page.html").read_text(encoding="utf-8")
+        return re.sub("|".join(f"@{key}@" for key in parts), lambda m: parts[m[0][1:-1]], empty)
 
 
 def _names(tokenizers: list[Opened], names: list[str] | None) -> list[str]:

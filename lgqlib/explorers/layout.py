@@ -53,11 +53,9 @@ def _start(x, filled, start, side) -> np.ndarray:
     _, _, axes = np.linalg.svd(x[filled][:20_000], full_matrices=False)
     plane = x @ np.pad(axes, ((0, max(0, 2 - len(axes))), (0, 0)))[:2].T
     plane[~filled] = plane[filled].max(0) + 1  # holes begin in the last corner
-    item = np.empty(side * side, dtype=np.int64)
-    for column, members in enumerate(np.argsort(plane[:, 0], kind="stable").reshape(side, side)):
-        ordered = members[np.argsort(plane[members, 1], kind="stable")]
-        item[np.arange(side) * side + column] = ordered
-    return item
+    columns = np.argsort(plane[:, 0], kind="stable").reshape(side, side)
+    down = np.argsort(plane[columns, 1], axis=1, kind="stable")
+    return np.take_along_axis(columns, down, axis=1).T.flatten()
 
 
 def _smooth(x, filled, item, side, radius) -> np.ndarray:

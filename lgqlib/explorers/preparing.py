@@ -52,7 +52,7 @@ class Packed:
     size: int = 0
 
     def add(self, name: str, values: np.ndarray | Tensor | bytes, kind: str = "webp") -> None:
-        """Add a picture's file, or numbers as `kind` (u8, u16, u32, i16, f16, f32), aligned."""
+        """Add a picture's file, or numbers as `kind` (u8, u16, u32, i16, f32), aligned."""
         if kind != "webp":
             dtype = f"<{kind[0]}{int(kind[1:]) // 8}"
             values = np.ascontiguousarray(np.asarray(values), dtype=dtype).tobytes()
@@ -166,7 +166,7 @@ def _codes(
     packed.add(f"{m}/places", _places(o, away, order), "u16")
     side = _atlas(packed, f"{m}/tiles", tiles)
     _atlas(packed, f"{m}/real", real)
-    scale = max(o.sites.abs().max().item(), z.abs().max().item()) / 32767
+    scale = max(_scale(o.sites), _scale(z))
     packed.add(f"{m}/sites", (o.sites / scale).round(), "i16")
     if o.widths is not None:
         packed.add(f"{m}/widths", o.widths, "f32")
@@ -179,6 +179,11 @@ def _codes(
     each = {"grids": [], "psnr": [], "soft_psnr": []}  # of the photographs that are shown
     packed.meta["tokenizers"].append(about | sizes | drawn | seen | heat | each)
     return table | {"pixels": pixels, "mean": mean}
+
+
+def _scale(x: Tensor) -> float:
+    """Give what a step of 16-bit integers is worth that reach as far as numbers do."""
+    return x.abs().max().item() / 32767 or 1.0
 
 
 def _gaps(o: Opened, count: Tensor) -> Tensor:
@@ -433,11 +438,11 @@ def _network(packed: Packed, m: int, o: Opened) -> None:
     """Add the decoder's steps and their weights."""
     network = packed.meta["tokenizers"][m]["network"] = []
     for i, (conv, norm, of, onto) in enumerate(_steps(o)):
-        weight = rearrange(conv.weight, "o i a b -> (a b) i o")  # as the page walks over them
-        packed.add(f"{m}/weight{i}", weight, "f16")
+        weight, scale = rearrange(conv.weight, "o i a b -> (a b) i o"), _scale(conv.weight)
+        packed.add(f"{m}/weight{i}", (weight / scale).round(), "i16")  # as the page walks over it
         packed.add(f"{m}/bias{i}", conv.bias, "f32")
         out, inside, side, _ = conv.weight.shape
-        sizes = {"out": out, "inside": inside, "side": side}
+        sizes = {"out": out, "inside": inside, "side": side, "scale": scale}
         network.append({"of": of, "onto": onto, "norm": norm is not None} | sizes)
     if network and not torch.equal(o.codebook, o.sites):
         packed.add(f"{m}/codes", o.codebook, "f32")

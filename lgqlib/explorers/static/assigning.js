@@ -44,7 +44,7 @@ export function decoderOf(store, m, n) {
 }
 
 // A convolution of [h, w, inside] to [h, w, out], on top of what is in `onto`, if anything is.
-function convolved(x, w, h, { weight, bias, out, inside, side }, onto) {
+function convolved(x, w, h, { weight, scale, bias, out, inside, side }, onto) {
   const y = onto?.slice() ?? new Float32Array(w * h * out), reach = (side - 1) / 2;
   for (let r = 0; r < h; r++)
     for (let q = 0; q < w; q++) {
@@ -54,7 +54,7 @@ function convolved(x, w, h, { weight, bias, out, inside, side }, onto) {
         for (let b = Math.max(-reach, -q); b <= Math.min(reach, w - 1 - q); b++) {
           const from = ((r + a) * w + q + b) * inside, tap = ((a + reach) * side + b + reach) * inside * out;
           for (let i = 0; i < inside; i++) {
-            const v = x[from + i], row = tap + i * out;
+            const v = x[from + i] * scale, row = tap + i * out;
             for (let c = 0; c < out; c++) sum[c] += v * weight[row + c];
           }
         }

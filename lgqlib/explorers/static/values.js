@@ -1,6 +1,6 @@
 // What the blob holds, the numbers made of it, and how they read.
 
-const KINDS = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, i16: Int16Array, f32: Float32Array, f16: Uint16Array };
+const KINDS = { u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, i16: Int16Array, f32: Float32Array };
 export const NONE = 65535;
 
 // Typed views into one blob, and its pictures, decoded when they are first asked for.
@@ -15,8 +15,7 @@ export class Store {
   array(name) {
     if (!this.views.has(name)) {
       const [offset, bytes, kind] = this.meta.arrays[name], Kind = KINDS[kind];
-      const view = new Kind(this.buffer, offset, bytes / Kind.BYTES_PER_ELEMENT);
-      this.views.set(name, kind === "f16" ? Float32Array.from(view, half) : view);
+      this.views.set(name, new Kind(this.buffer, offset, bytes / Kind.BYTES_PER_ELEMENT));
     }
     return this.views.get(name);
   }
@@ -35,11 +34,6 @@ export class Store {
     return this.pictures.get(name) ?? null;
   }
 }
-
-const half = (h) => {
-  const sign = h >> 15 ? -1 : 1, exponent = (h >> 10) & 31, fraction = h & 1023;
-  return exponent ? sign * 2 ** (exponent - 15) * (1 + fraction / 1024) : (sign * fraction) / 2 ** 24;
-};
 
 export const pixels = (picture) => {
   const g = new OffscreenCanvas(picture.width, picture.height).getContext("2d", { willReadFrequently: true });
