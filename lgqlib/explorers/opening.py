@@ -181,7 +181,7 @@ def from_arrays(
     if indices is not None:
         indices = torch.as_tensor(_numeric("indices", indices)).long()
         if z.ndim == 2 and indices.ndim == 3 and indices.numel() == len(z):
-            z = z.view(*indices.shape, -1).movedim(-1, 1)
+            z = z.reshape(*indices.shape, -1).movedim(-1, 1)
         shape, last = (len(z), *z.shape[2:]), len(sites)
         _require(
             indices.shape == shape, f"indices {tuple(indices.shape)} do not fit {shape}: {SHAPES}."
