@@ -513,22 +513,23 @@ export class Screen {
       this.paint();
     });
   }
-  // All sizes are read first, then canvases drawn, then text written: the page is laid out once.
+  // Text is written first, then all sizes are read, then canvases drawn: the page is laid out once.
   paint() {
     const { state, ui, root, views } = this, { token, stale } = this.token(), found = views.map((m) => this.assigned(m, token)), edits = this.edit()?.version;
+    const hits = this.hits();
+    views.forEach((m, i) => this.tellSide(m, found[i], token, stale));
+    this.tellPhoto(hits.length);
+    this.tellTemperature();
+    for (const b of root.querySelectorAll("[data-set]")) b.setAttribute("aria-pressed", String(state[b.dataset.set]) === b.dataset.value);
     if (!root.clientWidth) return; // not on the page yet, or folded: its observer draws then
     for (const c of ui.all) c.box = [Math.max(1, c.clientWidth), Math.max(1, c.clientHeight)];
     views.forEach((m, i) => this.paintMap(m, found[i]));
-    this.paintPhoto(token);
+    this.paintPhoto(token, hits);
     for (const c of ui.all.filter((c) => c.dataset.layer)) {
       const at = c.closest("[data-loupe]") ? token : null;
       drawSmall(c, { picture: this.picture(c.dataset.layer), grid: this.grid(), token: at, edits });
     }
     if (ui.curve) this.paintCurve();
-    views.forEach((m, i) => this.tellSide(m, found[i], token, stale));
-    this.tellPhoto();
-    this.tellTemperature();
-    for (const b of root.querySelectorAll("[data-set]")) b.setAttribute("aria-pressed", String(state[b.dataset.set]) === b.dataset.value);
     const { view, quantity, layer, tau, photo: photograph, pin, codes } = state, head = ui[`head${views[0]}`].textContent;
     const one = pin.code ? head : `${this.place(token)}. ${head}`;
     if (this.news) ui.said.textContent = codes.length > 1 ? `${counted(codes.length, "code")} selected: ${codes.join(", ")}` : one;
@@ -549,13 +550,15 @@ export class Screen {
     drawMap(canvas, this.then(t), { quantity: this.state.quantity, zoom: this.zooms[t.m], kept, ...more });
   }
   near(t, k) { return [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE); }
-  paintPhoto(token) {
-    const { state, ui } = this, { focus } = this, codes = this.selected(), m = focus.code?.[0] ?? this.views[0], hits = [];
-    if (codes.size) this.indices(m).forEach((k, i) => { if (codes.has(k)) hits.push(i); });
-    const dim = hits.length > 0 && !state.paint && state.layer !== "difference";
+  paintPhoto(token, hits) {
+    const { state, ui, focus } = this, dim = hits.length > 0 && !state.paint && state.layer !== "difference";
     const outlined = focus.token ?? (hits.length ? token : null);
     drawPhotograph(ui.photo, { picture: this.picture(state.layer), grid: this.grid(), zoom: this.zooms.photo, token: outlined, hits, dim });
-    this.hits = hits.length;
+  }
+  // The tokens of the photograph that have one of the codes it is searched for.
+  hits() {
+    const codes = this.selected(), indices = this.indices(this.focus.code?.[0] ?? this.views[0]);
+    return codes.size ? [...indices.keys()].filter((i) => codes.has(indices[i])) : [];
   }
   // The codes that the photograph is searched for: hovered, selected, or kept.
   selected() {
@@ -627,12 +630,12 @@ export class Screen {
     if (k !== this.store.array(`${t.m}/i${this.state.photo}`)[token]) return html`${place} is painted with code <b>${k}</b>; the latent’s own code is <b>${codes[0]}</b>, ${sure}`;
     return html`${this.both ? `${t.about.name}, ${place}` : `Token in ${place}`}: code <b>${k}</b>, p = <b>${i < 0 ? "below the twelve" : `${percent(shares[i])} %`}</b>, ${sure}`;
   }
-  tellPhoto() {
+  tellPhoto(hits) {
     const { state, ui, focus } = this, codes = this.selected(), [h, w] = this.grid(), name = this.meta.photographs[state.photo].name;
     const many = codes.size > 1, what = html`${many ? "" : "code "}<b>${many ? counted(codes.size, "code") : [...codes][0]}</b>`;
     const missing = () => html` ${many ? "are" : "is"} not in this photograph${this.elsewhere(focus.code[0], codes)}`;
     put(ui.caption, state.paint ? html`painting code <b>${state.brush}</b> over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends`
-      : codes.size ? html`${what}${this.hits ? html`: <b>${thousands(this.hits)} of ${thousands(h * w)} tokens here</b>` : missing()}`
+      : codes.size ? html`${what}${hits ? html`: <b>${thousands(hits)} of ${thousands(h * w)} tokens here</b>` : missing()}`
       : html`${this.both ? name : `${name}, ${w} × ${h} tokens`}${this.under(focus.token)}`);
     const [one, other] = this.names, dB = (m) => this.noise(m, "hard")?.toFixed(2), m = this.views[0];
     if (this.both) put(ui.noise, html`<b>${this.views.filter(dB).map((m) => `${this.names[m]} ${dB(m)} dB`).join(" | ")}</b>`);
