@@ -335,6 +335,7 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     if len(above) and above[0] > 0:
         around = slice(above[0] - 1, above[0] + 1)
         one = float(np.exp(np.interp(1, bits[around], np.log(taus[around]))))
+        about["temperatures"] = sorted([*about["temperatures"], one])
     about["curve"] = {"tau": taus.tolist(), "bits": bits.tolist(), "one": one, "tokens": len(z)}
 
 

@@ -112,21 +112,21 @@ function spread(g, picture, f, rows, columns, smooth) {
   g.imageSmoothingEnabled = false;
 }
 
-export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim }) {
+export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, ringed, dim }) {
   const { g } = context(canvas), [rows, columns] = grid, f = fit(canvas.box, rows, columns, zoom);
   if (!picture) return;
   const cell = (i) => [f.x + (i % columns) * f.s, f.y + Math.floor(i / columns) * f.s];
   spread(g, picture, f, rows, columns, f.s * columns < picture.width);
   if (dim) {
-    const px = picture.width / columns, r = Math.max(6, f.s * 0.9);
+    const px = picture.width / columns;
     g.fillStyle = "rgba(10,12,16,.78)";
     g.fillRect(f.x, f.y, columns * f.s, rows * f.s);
     for (const i of hits) g.drawImage(picture, (i % columns) * px, Math.floor(i / columns) * px, px, px, ...cell(i), f.s, f.s);
-    const ring = (i, by) => g.arc(cell(i)[0] + f.s / 2, cell(i)[1] + f.s / 2, r + by, 0, 7);
-    if (hits.length <= 150) for (const i of hits) {
-      stroke(g, "#000", 1.5, () => ring(i, 1.5));
-      stroke(g, "#fff", 1.5, () => ring(i, 0));
-    }
+  }
+  const ring = (i, by) => g.arc(cell(i)[0] + f.s / 2, cell(i)[1] + f.s / 2, Math.max(6, f.s * 0.9) + by, 0, 7);
+  for (const i of ringed) {
+    stroke(g, "#000", 1.5, () => ring(i, 1.5));
+    stroke(g, "#fff", 1.5, () => ring(i, 0));
   }
   if (token !== null) outline(g, ...cell(token), f.s, PICK);
 }
@@ -147,6 +147,17 @@ export function field(values, [rows, columns], colors, low, high) {
   const canvas = new OffscreenCanvas(columns, rows), data = new ImageData(columns, rows), of = shades(colors);
   new Uint32Array(data.data.buffer).set(Array.from(values, (x) => shade(of, x, low, high)));
   canvas.getContext("2d").putImageData(data, 0, 0);
+  return canvas;
+}
+
+// A field over a photograph without its colors.
+export function overlaid(field, photograph) {
+  const { width, height } = photograph, canvas = new OffscreenCanvas(width, height), g = canvas.getContext("2d");
+  const layer = (how, alpha, draw) => (Object.assign(g, { globalCompositeOperation: how, globalAlpha: alpha }), draw());
+  layer("source-over", 0.4, () => g.drawImage(photograph, 0, 0));
+  layer("saturation", 1, () => g.fillRect(0, 0, width, height));
+  g.imageSmoothingEnabled = false;
+  layer("lighter", 1, () => g.drawImage(field, 0, 0, width, height));
   return canvas;
 }
 

@@ -9,7 +9,7 @@ export const STYLE = `${LIVE}
 .lgx{--bg:#fff;--fg:#1c1e21;--muted:#5f6670;--line:#d9dce1;--soft:#f1f3f5;--pick:#ff2d87;--first:#0072b2;--second:#d55e00;
 color:var(--fg);background:var(--bg);font:13px/18px system-ui,"Liberation Sans",sans-serif;font-variant-numeric:tabular-nums;
 padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relative}
-.lgx.dark{--bg:#17191c;--fg:#e8eaed;--muted:#a3abb6;--line:#34383e;--soft:#23262b;--first:#56b4e9;--second:#e69f00}
+.lgx.dark{--bg:#17191c;--fg:#e8eaed;--muted:#a3abb6;--line:#34383e;--soft:#23262b;--first:#56b4e9;--second:#e69f00;color-scheme:dark}
 .lgx-shell:has(.dark){background:#17191c}
 .lgx:focus{outline:none}
 .lgx *{box-sizing:border-box}
@@ -27,6 +27,8 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx.both .evidence{grid-template-columns:56px minmax(0,1fr) 34%}
 .lgx.both .bars{height:100px;gap:3px}
 .lgx.both .token{margin-top:2px}
+.lgx.both .ramp{width:76px}
+.lgx.both .legend{min-height:42px}
 .lgx.both .token .head{min-height:16px}
 .lgx .square{width:100%;aspect-ratio:1;touch-action:none}
 .lgx .square:focus-visible,.lgx button:focus-visible,.lgx input:focus-visible{outline:2px solid var(--pick);outline-offset:1px}
@@ -34,7 +36,7 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .seg{display:flex;flex-wrap:wrap;max-width:100%;border:1px solid var(--line);border-radius:5px;overflow:hidden}
 .lgx button,.lgx .text{font:12px/20px system-ui,"Liberation Sans",sans-serif;color:var(--muted);background:none;border:0;margin:0;padding:1px 7px;cursor:pointer;white-space:nowrap}
 .lgx .seg button+button{border-left:1px solid var(--line)}
-.lgx .seg button:focus-visible{outline-offset:-2px}
+.lgx :is(.seg,.legend) button:focus-visible{outline-offset:-2px}
 .lgx button[aria-pressed=true]{background:var(--fg);color:var(--bg)}
 .lgx .plain,.lgx .text{border:1px solid var(--line);border-radius:5px}
 .lgx .swatch{padding:0;line-height:0;border-radius:2px;position:relative;background:none!important}
@@ -44,13 +46,17 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .patch::after{content:"";position:absolute;inset:37.5%;outline:1.5px solid var(--pick)}
 .lgx .swatch span,.lgx .bars span{display:block;font-size:11px;line-height:14px;color:var(--muted);text-align:center}
 .lgx .swatch[aria-pressed=true] .tile{outline:2px solid var(--pick)}
+.lgx .dead::after{content:"×";position:absolute;inset:0;display:grid;place-items:center;font-size:20px;line-height:1}
+.lgx .swatch em{display:block;font-style:normal;line-height:12px;color:var(--fg)}
+.lgx span.patch{cursor:default}
 .lgx .choice .tile{width:36px;border-radius:4px;image-rendering:auto}
 .lgx .find{display:flex;gap:4px;align-items:center}
 .lgx .text{width:185px;cursor:text;color:var(--fg)}
-.lgx .legend{display:flex;align-items:flex-start;gap:5px;min-height:42px;margin-top:6px;overflow:hidden}
+.lgx .legend{display:flex;align-items:flex-start;gap:5px;min-height:54px;margin-top:6px;overflow:hidden}
 .lgx .legend p{flex:0 1 auto;margin-right:auto;padding-top:2px}
 .lgx .legend .swatch{min-width:27px;flex:none}
-.lgx .legend .list{max-height:40px;overflow:auto;flex:1;user-select:text}
+.lgx .legend .list{max-height:54px;overflow:auto;flex:1;user-select:text}
+.lgx .legend .list button{padding:0 4px;margin:0 3px 2px 0;line-height:16px}
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
 .lgx .timeline{display:flex;align-items:center;gap:8px;margin-top:4px}
 .lgx .timeline input{flex:0 0 30%;margin:0}

@@ -129,7 +129,7 @@ export function parseCodes(text, most) {
 
 // Colors of a scale, from its lowest value to its highest: of a field, and of two that are compared.
 export const VIRIDIS = ["#440154", "#482878", "#3e4a89", "#31688e", "#26838f", "#1f9d8a", "#6cce5a", "#b6de2b", "#fee825"];
-export const between = ([first, second]) => [first, "#3c3c3e", second];
+export const between = ([first, second], middle = "#3c3c3e") => [first, middle, second];
 // A scale as 256 colors as ImageData holds them.
 export const shades = (colors) =>
   Uint32Array.from({ length: 256 }, (_, b) => {
