@@ -605,7 +605,7 @@ export class Screen {
     legend.key = key;
     put(words, html`${QUANTITIES[q].words(t)}`);
     const numbers = t.unused.slice(0, LISTED).map((k) => html`<button class="plain" data-m="${t.m}" data-code="${k}">${k}</button>`);
-    if (q === "unused") return put(legend, html`<p><b>${thousands(t.unused.length)}</b> unused: </p><p class="list">${numbers}${t.unused.length > LISTED ? " …" : ""}</p>`);
+    if (q === "unused") return put(legend, html`<p><b>${thousands(t.unused.length)}</b> unused: </p><p class="list">${numbers.length ? numbers : "none"}${t.unused.length > LISTED ? " …" : ""}</p>`);
     const [low, high] = range(t, shown), most = this.both ? 5 : 9, order = t.order[shown];
     const note = q === "picture" ? html`crossed: <b>${counted(t.unused.length, "unused code")}</b>. Most used:`
       : amount ? html`tile size: up to <b>${number(high)} ${unit}</b>, log scale. Highest, by code:`
