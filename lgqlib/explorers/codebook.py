@@ -140,26 +140,23 @@ class Explorer(anywidget.AnyWidget):
 
         Photographs are numbered as they were given, not as they are shown.
         """
-        grids = self.tokenizers[self.tokenizer].indices
-        chosen = torch.tensor(self.selection, dtype=torch.int64)
-        found = [torch.isin(grid, chosen).nonzero() for grid in grids]
-        rows = [torch.cat([torch.full((len(x), 1), n), x], 1) for n, x in enumerate(found)]
-        return torch.cat(rows).numpy()
+        o = self.tokenizers[self.tokenizer]
+        return o.places[torch.isin(o.codes, torch.tensor(self.selection).long())].numpy()
 
     def token_frame(self) -> pandas.DataFrame:
         """Give the same as a table, with the photographs' names and each token's code."""
-        o, (n, row, column) = self.tokenizers[self.tokenizer], self.tokens.T
-        codes = [int(o.indices[i][r, c]) for i, r, c in zip(n, row, column, strict=True)]
-        names = [o.names[i] for i in n]
-        return pandas.DataFrame({"photograph": names, "row": row, "column": column, "code": codes})
+        o = self.tokenizers[self.tokenizer]
+        table = pandas.DataFrame(self.tokens, columns=["photograph", "row", "column"])
+        codes = [int(o.indices[n][row, column]) for n, row, column in self.tokens]
+        return table.assign(photograph=[o.names[n] for n in table["photograph"]], code=codes)
 
     def frame(self) -> pandas.DataFrame:
         """Give the selected codes as a table, or all codes where none is selected."""
         table = self.tables[self.tokenizer]
-        errors = table["count"] * table["mse"]
+        count, errors = table["count"], table["count"] * table["mse"]
         columns = {
-            "tokens": table["count"],
-            "share": table["count"] / max(table["count"].sum(), 1),
+            "tokens": count,
+            "share": count / max(count.sum(), 1),
             "entropy_bits": table["entropy"],
             "error_share": errors / max(float(errors.sum()), 1e-30),
             "spacing_rms_errors": table["gap"],
@@ -203,20 +200,17 @@ class Explorer(anywidget.AnyWidget):
         self.open_photograph(bytes(asked["data"]), Path(asked["name"]).stem)
         return {}
 
-    @torch.no_grad()
     def _soft(self, asked: dict) -> dict:
         n, tau, pictures, noise = asked["photograph"], asked["tau"], {}, {}
         for m in asked["tokenizers"]:
             at = f"{n}@{asked['text']}"  # the temperature as JavaScript writes it
-            [(pixels, bits, value)] = soft_pictures(self.tokenizers[m], self._source(n), [tau])
+            found = soft_pictures(self.tokenizers[m], self._source(n), [tau])
+            [(pixels, bits, noise[f"{m}/{at}"])] = found
             pictures[f"{m}/entropy{at}"] = webp(bits)
             if pixels is not None:
                 pictures[f"{m}/soft{at}"] = webp(pixels, 80)
-            if value is not None:
-                noise[f"{m}/{at}"] = value
         return {"pictures": pictures, "psnr": noise}
 
-    @torch.no_grad()
     def _painted(self, asked: dict) -> dict:
         [m], n = asked["tokenizers"], asked["photograph"]
         o, source = self.tokenizers[m], self._source(n)
@@ -250,20 +244,15 @@ class Explorer(anywidget.AnyWidget):
     def html(self) -> str:
         """Give the page as text."""
         kept = ("meta", "theme", "view", "temperature", "photograph", "tokenizer", "selection")
-        return page({name: getattr(self, name) for name in kept}, self.blob)
-
-
-def page(state: dict[str, Any], blob: bytes) -> str:
-    """Give the text of a page that shows `state` and `blob`."""
-    # `<` in a string of JSON would end the script that holds it.
-    parts = {
-        "TITLE": html.escape(state["meta"]["title"] or "Codebook"),
-        "STATE": json.dumps(state, allow_nan=False).replace("<", "\\u003c"),
-        "BLOB": base64.b64encode(blob).decode(),
-        "SCRIPT": script().replace("</script", "<\\/script"),
-    }
-    empty = (resources("lgqlib.explorers") / "static" / "page.html").read_text(encoding="utf-8")
-    return re.sub("|".join(f"@{key}@" for key in parts), lambda m: parts[m[0][1:-1]], empty)
+        state = json.dumps({name: getattr(self, name) for name in kept}, allow_nan=False)
+        parts = {
+            "TITLE": html.escape(self.meta["title"] or "Codebook"),
+            "STATE": state.replace("<", "\\u003c"),  # which would end the script that holds it
+            "BLOB": base64.b64encode(self.blob).decode(),
+            "SCRIPT": script().replace("</script", "<\\/script"),
+        }
+        empty = (resources("lgqlib.explorers") / "static" / "page.html").read_text(encoding="utf-8")
+        return re.sub("|".join(f"@{key}@" for key in parts), lambda m: parts[m[0][1:-1]], empty)
 
 
 def _names(tokenizers: list[Opened], names: list[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.ndimage import uniform_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
@@ -52,11 +53,9 @@ def _start(x, filled, start, side) -> np.ndarray:
     _, _, axes = np.linalg.svd(x[filled][:20_000], full_matrices=False)
     plane = x @ np.pad(axes, ((0, max(0, 2 - len(axes))), (0, 0)))[:2].T
     plane[~filled] = plane[filled].max(0) + 1  # holes begin in the last corner
-    item = np.empty(side * side, dtype=np.int64)
-    for column, members in enumerate(np.argsort(plane[:, 0], kind="stable").reshape(side, side)):
-        ordered = members[np.argsort(plane[members, 1], kind="stable")]
-        item[np.arange(side) * side + column] = ordered
-    return item
+    columns = np.argsort(plane[:, 0], kind="stable").reshape(side, side)
+    down = np.argsort(plane[columns, 1], axis=1, kind="stable")
+    return np.take_along_axis(columns, down, axis=1).T.flatten()
 
 
 def _smooth(x, filled, item, side, radius) -> np.ndarray:
@@ -77,12 +76,9 @@ def _groups(side: int, radius: float, random: np.random.Generator):
         yield every
         return
     if radius > 4:
-        mixed = random.permutation(every)
-        yield from np.array_split(mixed, -(-len(mixed) // SUBSET))
-    block = 16
-    shift = random.integers(block, size=2)
-    rows, columns = np.divmod(every, side)
-    key = (rows + shift[0]) // block * side + (columns + shift[1]) // block
+        yield from np.array_split(random.permutation(every), -(-side * side // SUBSET))
+    rows, columns = np.divmod(every, side) + random.integers(16, size=(2, 1))
+    key = rows // 16 * side + columns // 16
     order = np.argsort(key, kind="stable")
     yield from np.split(order, np.flatnonzero(np.diff(key[order])) + 1)
 
@@ -114,11 +110,10 @@ def trust(
     cells: Int[np.ndarray, " K"], near: Int[np.ndarray, "K n"]
 ) -> tuple[Int[np.ndarray, " K"], Int[np.ndarray, " K"]]:
     """Count each code's neighbors on the map, and those that are among its `near` nearest codes."""
-    num, side = len(cells), int(np.ceil(len(cells) ** 0.5))
-    grid = np.full((side + 2, side + 2), -1)
-    rows, columns = np.divmod(cells, side)
-    grid[rows + 1, columns + 1] = np.arange(num)
-    around = [(down, right) for down in (0, 1, 2) for right in (0, 1, 2) if (down, right) != (1, 1)]
-    others = np.stack([grid[rows + down, columns + right] for down, right in around], 1)  # [K, 8]
+    side = int(np.ceil(len(cells) ** 0.5))
+    grid = np.full(side * side, -1)
+    grid[cells] = np.arange(len(cells))
+    squares = sliding_window_view(np.pad(grid.reshape(side, side), 1, constant_values=-1), (3, 3))
+    others = np.delete(squares.reshape(-1, 9), 4, axis=1)[cells]  # [K, 8]
     kept = (near[:, None] == others[:, :, None]).any(2)
     return kept.sum(1), (others >= 0).sum(1)

@@ -58,10 +58,9 @@ class LiveCurves:
     """
 
     def __init__(self, run: Any, *, interval: float = 1.0):
-        self.run, self.interval = run, interval
-        self.widget = SentWhole(self._figure())
+        self.run, self.interval, self._seen = run, interval, -1
+        self.widget = SentWhole(self._figure(run.metrics()))
         self.failure: Exception | None = None
-        self._seen = -1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -83,11 +82,12 @@ class LiveCurves:
             return
         self._seen = len(metrics)
         new = self._figure(metrics)
-        if [t.name for t in new.data] != [t.name for t in self.widget.data]:
+        traces = {t.name: {"x": t.x, "y": t.y} for t in new.data}
+        if [*traces] != [t.name for t in self.widget.data]:
             self.widget.data = ()
             self.widget.add_traces(new.data)
         with self.widget.batch_update():
-            self.widget.move({t.name: {"x": t.x, "y": t.y} for t in new.data})
+            self.widget.move(traces)
             self.widget.layout.update(new.layout)
 
     def _follow(self) -> None:
@@ -97,10 +97,6 @@ class LiveCurves:
         except Exception as error:  # a curve that fails to draw must not end a training
             self.failure = error
 
-    def _figure(self, metrics: pandas.DataFrame | None = None) -> go.Figure:
+    def _figure(self, metrics: pandas.DataFrame) -> go.Figure:
         quantizer = self.run.config.quantizer
-        return training_curves(
-            self.run.metrics() if metrics is None else metrics,
-            method=quantizer.method,
-            num_codes=quantizer.num_codes,
-        )
+        return training_curves(metrics, method=quantizer.method, num_codes=quantizer.num_codes)

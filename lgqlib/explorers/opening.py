@@ -1,6 +1,6 @@
 """Any tokenizer opens: ours, arrays, a file, or an object with the usual methods."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from jaxtyping import Float, Int
 from PIL import Image
 from safetensors import SafetensorError
@@ -37,6 +36,7 @@ SHAPES = (
     "images [B, 3, H, W] with H and W the same multiple of h and w"
 )
 Vectors = Callable[[Tensor], Tensor]
+Images = list[tuple[str, Tensor]]  # names, and bytes [3, H, W]
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,12 @@ class Opened:
         return torch.cat([i.flatten() for i in self.indices])
 
     @property
-    def crop_of(self) -> Int[Tensor, " N"]:
-        """Each token's crop of 8 x 8 tokens, in the same order."""
-        found, begin = [], 0
-        for h, w in (grid.shape for grid in self.indices):
-            wide = -(-w // 8)
-            found.append(begin + torch.arange(h)[:, None] // 8 * wide + torch.arange(w) // 8)
-            begin += -(-h // 8) * wide
-        return torch.cat([crops.flatten() for crops in found])
+    def places(self) -> Int[Tensor, "N 3"]:
+        """Each token's photograph, row and column, in the same order."""
+        sizes = [
+            (torch.tensor([n]), *map(torch.arange, i.shape)) for n, i in enumerate(self.indices)
+        ]
+        return torch.cat([torch.cartesian_prod(*size) for size in sizes])
 
     @property
     def factor(self) -> int:
@@ -106,16 +104,19 @@ class Opened:
         """Put one photograph before the others; ValueError without an encoder, or if it is none."""
         if self.encode is None:
             raise ValueError(f"{self.name} has no encoder here: open the tokenizer itself.")
-        [(name, pixels)] = photographs([(name, image)], multiple=self.factor)
-        points, indices = _tokens(self, pixels)
-        return replace(
-            self,
-            points=[points, *self.points],
-            indices=[indices, *self.indices],
-            images=[pixels, *self.images],
-            names=[name, *self.names],
-            total=self.total + indices.numel(),
-        )
+        return self.seeing(photographs([(name, image)], multiple=self.factor))
+
+    @torch.no_grad()
+    def seeing(self, images: Images) -> "Opened":
+        """Encode photographs, and put them before the others."""
+        points = [self.encode(to_model(image[None])).float()[0] for _, image in images]
+        options = {"energy": self.energy, "widths": self.widths}
+        flat = [nearest(p.flatten(0, 1), self.sites, **options) for p in points]
+        indices = [i.view(p.shape[:2]) for i, p in zip(flat, points, strict=True)]
+        names, pixels = zip(*images, strict=True)
+        more = {"points": points, "indices": indices, "names": names, "images": pixels}
+        found = {key: [*new, *getattr(self, key)] for key, new in more.items()}
+        return replace(self, **found, total=self.total + sum(i.numel() for i in indices))
 
 
 def opened(
@@ -133,9 +134,10 @@ def opened(
     """
     if isinstance(source, Opened):
         return source
-    if isinstance(source, str | Path) and Path(source).suffix in (".npz", ".safetensors"):
-        return from_arrays(**read(Path(source)), decode=decode, name=Path(source).stem)
     if isinstance(source, str | Path):
+        source = Path(source)
+        if source.suffix in (".npz", ".safetensors"):
+            return from_arrays(**read(source), decode=decode, name=source.stem)
         source = Run(source)
     if isinstance(source, Run):
         return from_run(source, images=images, cache=cache)
@@ -166,61 +168,51 @@ def from_arrays(
 
     Latents are taken as they are where the nearest code is chosen; indices default to that code.
     """
-    if codebook is None or latents is None:
-        raise ValueError(f"codebook and latents must both be given: {SHAPES}.")
-    both = {"codebook": codebook, "latents": latents}
-    sites, z = (as_tensor(_numeric(name, x)).float() for name, x in both.items())
-    given = None if indices is None else torch.as_tensor(_numeric("indices", indices)).long()
+    _require(
+        codebook is not None and latents is not None,
+        f"codebook and latents must both be given: {SHAPES}.",
+    )
+    sites, z = _numbers("codebook", codebook), _numbers("latents", latents)
     fits = sites.ndim == 2 and len(sites) >= 2 and z.ndim in (2, 4) and z.numel() > 0
-    if not fits or z.shape[1] != sites.shape[1]:
-        raise ValueError(
-            f"codebook {tuple(sites.shape)} and latents {tuple(z.shape)} do not fit: {SHAPES}."
+    shapes = f"codebook {tuple(sites.shape)} and latents {tuple(z.shape)}"
+    _require(fits and z.shape[1] == sites.shape[1], f"{shapes} do not fit: {SHAPES}.")
+    finite = z.isfinite().all() and sites.isfinite().all()
+    _require(finite, "codebook and latents must be finite numbers.")
+    if indices is not None:
+        indices = torch.as_tensor(_numeric("indices", indices)).long()
+        if z.ndim == 2 and indices.ndim == 3 and indices.numel() == len(z):
+            z = z.reshape(*indices.shape, -1).movedim(-1, 1)
+        shape, last = (len(z), *z.shape[2:]), len(sites)
+        _require(
+            indices.shape == shape, f"indices {tuple(indices.shape)} do not fit {shape}: {SHAPES}."
         )
-    if not (z.isfinite().all() and sites.isfinite().all()):
-        raise ValueError("codebook and latents must be finite numbers.")
-    if given is not None:
-        shape = (len(z),) if z.ndim == 2 else (len(z), *z.shape[2:])
-        if z.ndim == 2 and given.ndim == 3 and given.numel() == len(z):
-            b, h, w = given.shape
-            z = rearrange(z, "(b h w) c -> b c h w", b=b, h=h, w=w)
-        elif given.shape != shape:
-            raise ValueError(f"indices {tuple(given.shape)} do not fit {shape}: {SHAPES}.")
-        if not 0 <= int(given.min()) <= int(given.max()) < len(sites):
-            raise ValueError(f"indices must lie in [0, {len(sites)}), the rows of the codebook.")
+        inside = 0 <= int(indices.min()) <= int(indices.max()) < last
+        _require(inside, f"indices must lie in [0, {last}), the rows of the codebook.")
     pictures = [] if images is None else photographs(images)
     if pictures:
-        sides = {tuple(p.shape[1:]) for _, p in pictures}
-        h, w = z.shape[2:] if z.ndim == 4 else (0, 0)
-        right = z.ndim == 4 and len(pictures) == len(z) and len(sides) == 1
-        (high, wide), *_ = sides
-        if not right or high % h or wide % w or high // h != wide // w:
-            raise ValueError(
-                f"{len(pictures)} images of {sorted(sides)} do not fit latents "
-                f"{tuple(z.shape)}: {SHAPES}."
-            )
+        sides, (h, w) = {tuple(p.shape[1:]) for _, p in pictures}, (*z.shape[2:], 0, 0)[:2]
+        high, wide = min(sides)
+        right = h and len(pictures) == len(z) and len(sides) == 1
+        right = right and high % h == wide % w == 0 and high // h == wide // w
+        given = f"{len(pictures)} images of {sorted(sides)} do not fit latents {tuple(z.shape)}"
+        _require(right, f"{given}: {SHAPES}.")
     total = z[:, 0].numel()
-    if z.ndim == 2:
-        points, grids = _as_maps(z, given)
+    if z.ndim == 2:  # a list is laid out in rows of maps; the few that fill no row are left out
+        most = min(len(z), LIMIT)
+        wide = min(int(most**0.5), 128)
+        kept = sample(len(z), most // wide * wide).sort()[0]
+        maps, grids = (
+            None if x is None else x[kept].unflatten(0, (-1, wide)).split(128) for x in (z, indices)
+        )
     else:  # maps that are spread evenly, at most LIMIT latents
         kept = spread(len(z), LIMIT // (z.shape[2] * z.shape[3]))
-        points = [z[i].movedim(0, -1) for i in kept]
-        grids = [] if given is None else [given[i] for i in kept]
-        pictures = [pictures[i] for i in kept] if pictures else []
-    if given is None:
-        grids = [nearest(p.flatten(0, 1), sites).view(p.shape[:2]) for p in points]
-    return _finished(
-        Opened(
-            name=name,
-            codebook=sites,
-            sites=sites,
-            points=points,
-            indices=grids,
-            images=[p for _, p in pictures],
-            names=[n for n, _ in pictures] or [f"tokens {i}" for i in range(len(points))],
-            decode=decode,
-            total=total,
-        )
-    )
+        maps, grids = z[kept].movedim(1, -1), None if indices is None else indices[kept]
+        pictures = [pictures[i] for i in kept if pictures]
+    if grids is None:
+        grids = [nearest(p.flatten(0, 1), sites).view(p.shape[:2]) for p in maps]
+    names = [n for n, _ in pictures] or [f"tokens {i}" for i in range(len(maps))]
+    parts = {"points": [*maps], "indices": [*grids], "images": [p for _, p in pictures]}
+    return _finished(Opened(name, sites, sites, **parts, names=names, decode=decode, total=total))
 
 
 def spread(total: int, most: int) -> list[int]:
@@ -229,14 +221,9 @@ def spread(total: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, total - 1, few).astype(int)).tolist()
 
 
-def _as_maps(z: Tensor, given: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Lay a list of latents [N, C] out in rows of maps; the few that fill no row are left out."""
-    wide = min(int(min(len(z), LIMIT) ** 0.5), 128)
-    rows = min(len(z), LIMIT) // wide
-    random = torch.Generator().manual_seed(0)
-    kept = torch.randperm(len(z), generator=random)[: rows * wide].sort()[0]
-    points = list(z[kept].view(rows, wide, -1).split(128))
-    return points, [] if given is None else list(given[kept].view(rows, wide).split(128))
+def sample(total: int, most: int) -> Tensor:
+    """Choose at most `most` of `total` numbers at random, the same each time."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))[:most]
 
 
 def from_run(
@@ -248,19 +235,18 @@ def from_run(
     o = from_tokenizer(tokenizer, images=images, cache=cache, name=name, num_images=num_images)
     kept = run.snapshots()
     if tokenizer.quantizer.energy == "cosine":
-        unit = [{k: _on_sphere(getattr(s, k)) for k in ("codebook", "latents")} for s in kept]
-        kept = [replace(s, **arrays) for s, arrays in zip(kept, unit, strict=True)]
+
+        def unit(x: np.ndarray) -> np.ndarray:
+            return F.normalize(torch.from_numpy(x), dim=1).numpy()
+
+        kept = [replace(s, codebook=unit(s.codebook), latents=unit(s.latents)) for s in kept]
     about = f"{run.name}: step {run.step}."
     return replace(o, snapshots=kept, about=about, notebooks=run.path / "notebooks")
 
 
-def _on_sphere(x: np.ndarray) -> np.ndarray:
-    return F.normalize(torch.from_numpy(x), dim=1).numpy()
-
-
 def held_out(
     config: DataConfig, cache: Path | str | None, multiple: int, num_images: int = 256
-) -> list[tuple[str, Tensor]]:
+) -> Images:
     """Give held-out photographs; of crops many, as a codebook's statistics need."""
     val = load(config, "val", cache=cache or "data/cache")
     few = min(num_images, PHOTOGRAPHS)
@@ -279,31 +265,35 @@ def from_tokenizer(
     num_images: int = 256,
 ) -> Opened:
     """Open a `Tokenizer`; without images, on held-out photographs of what it was trained on."""
-    tokenizer = tokenizer.eval()
-    quantizer, factor = tokenizer.quantizer, tokenizer.config.backbone.downsample
+    factor = tokenizer.config.backbone.downsample
     if images is None:
         images = held_out(tokenizer.config.data, cache, factor, num_images)
-    sites, energy = quantizer.sites.detach().float(), quantizer.energy
-    softly = isinstance(quantizer, LGQ | ScalarLGQ)
+    return _encoded(unseeing(tokenizer, name), photographs(images, multiple=factor))
+
+
+def unseeing(tokenizer: nn.Module, name: str = "") -> Opened:
+    """Open a `Tokenizer` that has no photographs yet."""
+    tokenizer = tokenizer.eval()
+    quantizer, energy, nan = tokenizer.quantizer, tokenizer.quantizer.energy, float("nan")
+    softly, sites = isinstance(quantizer, LGQ | ScalarLGQ), quantizer.sites.detach().float()
     normalized = energy == "cosine"  # 1 - cos is half of the squared distance on the sphere
 
     def encode(x: Tensor) -> Tensor:
         points = quantizer.points(tokenizer.latents(x))
         return F.normalize(points, dim=-1) if normalized else points
 
-    bare = Opened(
-        name=name or type(quantizer).__name__,
-        codebook=quantizer.codebook.detach().float(),
-        sites=F.normalize(sites, dim=1) if normalized else sites,
+    return Opened(
+        name or type(quantizer).__name__,
+        quantizer.codebook.detach().float(),
+        F.normalize(sites, dim=1) if normalized else sites,
         decode=tokenizer.decode_latents,
         encode=encode,
         energy="squared" if normalized else energy,
         widths=None if quantizer.widths is None else quantizer.widths.detach(),
-        width=float("nan") if normalized else tokenizer.width,
-        tau_c=float("nan") if normalized else tokenizer.tau_c,
-        tau=tokenizer.trained_tau.item() * (2 if normalized else 1) if softly else float("nan"),
+        width=nan if normalized else tokenizer.width,
+        tau_c=nan if normalized else tokenizer.tau_c,
+        tau=tokenizer.trained_tau.item() * (2 if normalized else 1) if softly else nan,
     )
-    return _encoded(bare, photographs(images, multiple=factor))
 
 
 @torch.no_grad()
@@ -313,18 +303,18 @@ def from_vqmodel(model: Any, *, images: Any = None) -> Opened:
     Its decoder is called with `force_not_quantize=True`, on vectors that are codes already.
     """
     name = type(model).__name__
-    if images is None:
-        raise ValueError(f"{name} needs images: [B, 3, H, W], or a list of photographs.")
+    _require(images is not None, f"{name} needs images: [B, 3, H, W], or a list of photographs.")
     codes = model.quantize.embedding.weight.detach().float()
     channels = getattr(getattr(model, "config", None), "block_out_channels", None)
     factor = 2 ** (len(channels) - 1) if channels else 16
-    bare = Opened(
-        name=name,
-        codebook=codes,
-        sites=codes,
-        decode=lambda z: model.decode(z, force_not_quantize=True).sample,
-        encode=lambda x: rearrange(model.encode(x).latents, "b c h w -> b h w c"),
-    )
+
+    def decode(z: Tensor) -> Tensor:
+        return model.decode(z, force_not_quantize=True).sample
+
+    def encode(x: Tensor) -> Tensor:
+        return model.encode(x).latents.movedim(1, -1)
+
+    bare = Opened(name, codes, codes, decode=decode, encode=encode)
     return _encoded(bare, photographs(images, multiple=factor))
 
 
@@ -336,17 +326,15 @@ def from_module(
 
     VectorQuantize (one head, Euclidean or cosine) and SimVQ; decoding undoes the projection.
     """
-    name = type(module).__name__
+    name, z = type(module).__name__, _numbers("latents", latents)
     codes = as_tensor(module.codebook)
-    z = as_tensor(_numeric("latents", latents))
-    if codes.ndim != 2 or getattr(module, "heads", 1) != 1:
-        raise ValueError(f"{name} has several codebooks: give one codebook [K, C].")
-    inside = getattr(module, "project_in", None)
+    single = codes.ndim == 2 and getattr(module, "heads", 1) == 1
+    _require(single, f"{name} has several codebooks: give one codebook [K, C].")
+    inside, outside = (getattr(module, f"project_{way}", None) for way in ("in", "out"))
     if inside is not None:
-        z = inside(z.movedim(1, -1)).movedim(-1, 1) if z.ndim == 4 else inside(z)
+        z = inside(z.movedim(1, -1)).movedim(-1, 1)
     if getattr(module, "use_cosine_sim", False):
         z, codes = F.normalize(z, dim=1), F.normalize(codes, dim=1)
-    outside = getattr(module, "project_out", None)
     back = decode
     if decode is not None and outside is not None:
 
@@ -360,7 +348,7 @@ def read(file: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a file by their names; pickled objects are refused."""
     try:
         if file.suffix == ".safetensors":
-            arrays: Mapping[str, np.ndarray] = load_file(file)
+            arrays = load_file(file)
         else:
             with np.load(file, allow_pickle=False) as archive:
                 arrays = {k: archive[k] for k in archive.files if k in NAMES}
@@ -369,13 +357,12 @@ def read(file: Path) -> dict[str, np.ndarray]:
     except (ValueError, OSError, SafetensorError) as error:
         why = "pickled objects" if "pickle" in str(error).lower() else str(error)
         raise ValueError(f"{file} cannot be read ({why}): it must hold {SHAPES}.") from None
-    found = {k: arrays[k] for k in NAMES if k in arrays}
-    if not {"codebook", "latents"} <= found.keys():
-        raise ValueError(f"{file} holds {', '.join(arrays) or 'nothing'}: it must hold {SHAPES}.")
-    return found
+    held = f"{file} holds {', '.join(arrays) or 'nothing'}"
+    _require({"codebook", "latents"} <= arrays.keys(), f"{held}: it must hold {SHAPES}.")
+    return {k: arrays[k] for k in NAMES if k in arrays}
 
 
-def photographs(images: Any, *, multiple: int = 1) -> list[tuple[str, Tensor]]:
+def photographs(images: Any, *, multiple: int = 1) -> Images:
     """Give photographs as bytes [3, H, W] with their names, cropped to whole tokens.
 
     `images`: [B, 3, H, W] or [B, H, W, 3] in bytes, [0, 1] or [-1, 1]; or a list of arrays, PIL
@@ -386,25 +373,22 @@ def photographs(images: Any, *, multiple: int = 1) -> list[tuple[str, Tensor]]:
         images = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 3:
         images = images[None]
-    if not isinstance(images, Tensor | np.ndarray | Sequence) or len(images) == 0:
-        raise ValueError("images must be [B, 3, H, W], or a list with at least one photograph.")
-    pairs = [x if isinstance(x, tuple) else (_name(x, i), x) for i, x in enumerate(images)]
+    some = isinstance(images, Tensor | np.ndarray | Sequence) and len(images) > 0
+    _require(some, "images must be [B, 3, H, W], or a list with at least one photograph.")
     found = []
-    for name, image in pairs:
+    for i, image in enumerate(images):
+        name = Path(image).stem if isinstance(image, str | Path) else f"photograph {i}"
+        name, image = image if isinstance(image, tuple) else (name, image)
         pixels = _pixels(name, image)
         sides = pixels.shape[1:]
         if multiple > 1:
             sides = [min(s, LARGEST) // multiple * multiple for s in sides]
-        if 0 in sides:
-            raise ValueError(f"photograph {name} is smaller than one token of {multiple} pixels.")
+        small = f"photograph {name} is smaller than one token of {multiple} pixels."
+        _require(0 not in sides, small)
         top, left = ((a - b) // 2 for a, b in zip(pixels.shape[1:], sides, strict=True))
         crop = pixels[:, top : top + sides[0], left : left + sides[1]]
         found.append((str(name), crop.contiguous()))
     return found
-
-
-def _name(image: Any, number: int) -> str:
-    return Path(image).stem if isinstance(image, str | Path) else f"photograph {number}"
 
 
 def _pixels(name: str, image: Any) -> Tensor:
@@ -416,12 +400,11 @@ def _pixels(name: str, image: Any) -> Tensor:
             image = decode_file(image.copy())  # which closes what it is given
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"photograph {name} cannot be read: {error}.") from None
-    array = _numeric(f"photograph {name}", image)
-    x = torch.as_tensor(np.array(array))
+    x = torch.as_tensor(np.array(_numeric(f"photograph {name}", image)))
     if x.ndim == 3 and x.shape[0] != 3 and x.shape[2] == 3:
         x = x.movedim(-1, 0)
-    if x.ndim != 3 or x.shape[0] != 3:
-        raise ValueError(f"photograph {name} is {tuple(x.shape)}: it must be [3, H, W].")
+    right = x.ndim == 3 and x.shape[0] == 3
+    _require(right, f"photograph {name} is {tuple(x.shape)}: it must be [3, H, W].")
     if not x.is_floating_point():
         return x.clamp(0, 255).to(torch.uint8)
     unit = (x + 1) / 2 if x.min() < 0 else x
@@ -432,40 +415,29 @@ def _numeric(name: str, array: Any) -> np.ndarray:
     array = array.detach().cpu() if isinstance(array, Tensor) else array
     array = array.float() if isinstance(array, Tensor) and array.dtype == torch.bfloat16 else array
     array = np.asarray(array)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold numbers, not {array.dtype}.")
+    _require(array.dtype.kind in "fiub", f"{name} must hold numbers, not {array.dtype}.")
     return array
 
 
-@torch.no_grad()
-def _tokens(bare: Opened, image: Tensor) -> tuple[Tensor, Tensor]:
-    points = bare.encode(to_model(image[None])).float()[0]
-    flat = points.flatten(0, 1)
-    found = nearest(flat, bare.sites, energy=bare.energy, widths=bare.widths)
-    return points, found.view(points.shape[:2])
+def _numbers(name: str, array: Any) -> Tensor:
+    return as_tensor(_numeric(name, array)).float()
 
 
-def _encoded(bare: Opened, images: list[tuple[str, Tensor]]) -> Opened:
+def _require(fits: Any, text: str) -> None:
+    if not fits:
+        raise ValueError(text)
+
+
+def _encoded(bare: Opened, images: Images) -> Opened:
     """Encode photographs, as many as LIMIT latents allow, spread evenly."""
-    (_, high, wide), (h, w) = images[0][1].shape, _tokens(bare, images[0][1])[1].shape
-    if high % h or high // h != wide / w:
-        raise ValueError(
-            f"{bare.name} gives {h} x {w} tokens for {high} x {wide} pixels: images must be a "
-            "multiple of its tokens."
-        )
-    total = sum(p.shape[1] * p.shape[2] for _, p in images) // (high // h) ** 2
-    kept = [images[i] for i in spread(len(images), len(images) * LIMIT // total)]
-    tokens = [_tokens(bare, pixels) for _, pixels in kept]
-    return _finished(
-        replace(
-            bare,
-            points=[p for p, _ in tokens],
-            indices=[i for _, i in tokens],
-            images=[p for _, p in kept],
-            names=[n for n, _ in kept],
-            total=total,
-        )
-    )
+    first = bare.seeing(images[:1])
+    (_, high, wide), (h, w) = first.images[0].shape, first.indices[0].shape
+    given = f"{bare.name} gives {h} x {w} tokens for {high} x {wide} pixels"
+    fits = high % h == 0 and high // h == wide / w
+    _require(fits, f"{given}: images must be a multiple of its tokens.")
+    total = sum(p.shape[1] * p.shape[2] for _, p in images) // first.factor**2
+    kept = spread(len(images), len(images) * LIMIT // total)
+    return _finished(replace(bare.seeing([images[i] for i in kept]), total=total))
 
 
 def _finished(o: Opened) -> Opened:

@@ -25,24 +25,18 @@ def plane_view(points: Float[np.ndarray, "N 2"], annealing: Annealing, index: in
     fig, (left, right) = panels(
         cols=2, titles=titles, column_widths=[0.56, 0.44], height=480, horizontal_spacing=0.1
     )
-    codes, tau = annealing.codebooks[index], annealing.taus[index]
+    codes, tau, distinct = (
+        of[index] for of in (annealing.codebooks, annealing.taus, annealing.num_distinct)
+    )
     tints = code_tints(annealing.codebooks[-1])
     left.legend(x=0.01, y=0.01)
     draw_plane(left, points, codes, soft_partition(points, codes, tints, tau))
     left.axes("z<sub>1</sub>", "z<sub>2</sub>", x_showticklabels=True, y_showticklabels=True)
     stairs(right, annealing)
-    right.dots([tau], [annealing.num_distinct[index]], "here", RED, size=13, showlegend=False)
-    return titled(fig, view_finding(annealing, index), LOOK_FOR)
-
-
-def view_finding(annealing: Annealing, index: int) -> str:
-    """Say what one temperature of an annealing shows."""
-    tau, distinct = annealing.taus[index], int(annealing.num_distinct[index])
-    noun = "place" if distinct == 1 else "places"
-    return (
-        f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature: "
-        f"{len(annealing.codebooks[index])} codes at {distinct} {noun}"
-    )
+    right.dots([tau], [distinct], "here", RED, size=13, showlegend=False)
+    finding = f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature: "
+    finding += f"{len(codes)} codes at {distinct} place{'' if distinct == 1 else 's'}"
+    return titled(fig, finding, LOOK_FOR)
 
 
 class PlaneExplorer(ipywidgets.VBox):
@@ -55,23 +49,17 @@ class PlaneExplorer(ipywidgets.VBox):
     """
 
     def __init__(self, points: Float[np.ndarray, "N 2"], annealing: Annealing, *, index: int = 0):
-        self.points, self.annealing = points, annealing
-        labels = [f"{tau / annealing.predicted:.3g}" for tau in annealing.taus]
-        self.tau = ipywidgets.SelectionSlider(
-            options=[(label, i) for i, label in enumerate(labels)],
-            index=index,
-            description="τ / τc",
-            layout={"width": "420px"},
-        )
-        play = ipywidgets.Play(value=index, max=len(labels) - 1, interval=300, show_repeat=False)
-        ipywidgets.link((play, "value"), (self.tau, "index"))
-        self.figure = SentWhole(plane_view(points, annealing, index))
-        super().__init__([ipywidgets.HBox([play, self.tau]), self.figure])
-        self.tau.observe(lambda change: self.update(), names="value")
+        options = [(f"{t / annealing.predicted:.3g}", i) for i, t in enumerate(annealing.taus)]
+        how = {"index": index, "description": "τ / τc", "layout": {"width": "420px"}}
+        tau = ipywidgets.SelectionSlider(options=options, **how)
+        play = ipywidgets.Play(value=index, max=len(options) - 1, interval=300, show_repeat=False)
+        ipywidgets.link((play, "value"), (tau, "index"))
+        figure = SentWhole(plane_view(points, annealing, index))
 
-    def update(self) -> None:
-        """Redraw what depends on the temperature."""
-        new = plane_view(self.points, self.annealing, self.tau.value)
-        moved = ("plane", "codes", "here")
-        self.figure.move({t.name: t.to_plotly_json() for t in new.data if t.name in moved})
-        self.figure.layout.title.text = new.layout.title.text
+        def update(change: dict) -> None:
+            new, moved = plane_view(points, annealing, change["new"]), ("plane", "codes", "here")
+            figure.move({t.name: t.to_plotly_json() for t in new.data if t.name in moved})
+            figure.layout.title.text = new.layout.title.text
+
+        tau.observe(update, "value")
+        super().__init__([ipywidgets.HBox([play, tau]), figure])

@@ -2,9 +2,9 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from lgqlib.backbone import Decoder
+from lgqlib.backbone import Decoder, PatchUnfolding
 from lgqlib.data import to_uint8
 from lgqlib.explorers.layout import arrange, settle, trust
-from lgqlib.explorers.opening import Opened, spread
+from lgqlib.explorers.opening import Opened, sample, spread
 from lgqlib.measure.distances import nearest_others
 from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.images import psnr_bytes
@@ -51,25 +51,14 @@ class Packed:
     parts: list[bytes] = field(default_factory=list)
     size: int = 0
 
-    def add(self, name: str, array: np.ndarray | Tensor, kind: str) -> None:
-        """Add numbers as `kind` (u8, u16, u32, i16, f16, f32), aligned for a typed view."""
-        values = np.ascontiguousarray(np.asarray(array), dtype=f"<{kind[0]}{int(kind[1:]) // 8}")
-        self._append(name, values.tobytes(), kind)
-
-    def picture(self, name: str, pixels: np.ndarray, quality: int = 0) -> None:
-        """Add a picture."""
-        self._append(name, webp(pixels, quality), "webp")
-
-    def _append(self, name: str, data: bytes, kind: str) -> None:
-        self.arrays[name] = [self.size, len(data), kind]
-        padded = data + bytes(-len(data) % 8)
-        self.parts.append(padded)
-        self.size += len(padded)
-
-    @property
-    def blob(self) -> bytes:
-        """All of it."""
-        return b"".join(self.parts)
+    def add(self, name: str, values: np.ndarray | Tensor | bytes, kind: str = "webp") -> None:
+        """Add a picture's file, or numbers as `kind` (u8, u16, u32, i16, f32), aligned."""
+        if kind != "webp":
+            dtype = f"<{kind[0]}{int(kind[1:]) // 8}"
+            values = np.ascontiguousarray(np.asarray(values), dtype=dtype).tobytes()
+        self.arrays[name] = [self.size, len(values), kind]
+        self.parts.append(values + bytes(-len(values) % 8))
+        self.size += len(self.parts[-1])
 
 
 def webp(pixels: np.ndarray, quality: int = 0) -> bytes:
@@ -93,34 +82,32 @@ def prepare(
         shapes = [[image.shape for image in o.images] for o in (first, other)]
         if other.names != first.names or shapes[0] != shapes[1]:
             raise ValueError("two tokenizers are compared on the same photographs: give images=.")
-    if any(len(o.sites) > 65_535 for o in tokenizers):
+    if any(o.num_codes > NONE for o in tokenizers):
         raise ValueError("codebooks of at most 65,535 codes can be drawn.")
     each = max((i.shape[1] * i.shape[2] for i in first.images), default=1)
     kept = spread(len(first.images), min(64, PIXELS // each))
     looked = spread(len(first.indices), shown)
-    packed = Packed({"title": title, "photographs": [], "tokenizers": [], "kept": len(kept)})
     order = [*looked, *(n for n in kept if n not in looked)]
+    packed = Packed({"title": title, "photographs": [], "tokenizers": []})
     for n, source in enumerate(order):
         about = {"name": first.names[source], "shown": n < len(looked), "pixels": None}
         if first.images:
             about["pixels"] = list(first.images[source].shape[1:])
-            packed.picture(f"p{n}", upright(first.images[source]), 82)
+            packed.add(f"p{n}", webp(upright(first.images[source]), 82))
         packed.meta["photographs"].append(about)
     tables: list[dict[str, Any]] = []
     bar = tqdm(desc="codebooks", total=len(tokenizers) * (2 + len(looked)), leave=False, delay=1)
     for m, o in enumerate(tokenizers):
-        table = _codes(packed, m, o, order, tables[0] if tables else None)
+        tables.append(_codes(packed, m, o, order, tables[0] if tables else None))
         bar.update(2)
         _training(packed, m, o)
         _temperatures(packed, m, o, temperatures)
         _network(packed, m, o)
         for n, source in enumerate(looked):
-            photograph(packed, m, o, n, source)
+            _photograph(packed, m, o, n, source)
             bar.update()
-        tables.append(table)
     bar.close()
-    packed.meta["arrays"] = packed.arrays
-    return packed.meta, packed.blob, tables
+    return packed.meta | {"arrays": packed.arrays}, b"".join(packed.parts), tables
 
 
 def upright(image: Tensor) -> np.ndarray:
@@ -133,6 +120,7 @@ def patches(image: Tensor, factor: int) -> Tensor:
     return rearrange(image, "c (h a) (w b) -> (h w) a b c", a=factor, b=factor)
 
 
+@torch.no_grad()
 def decoded(o: Opened, vectors: Tensor) -> Tensor:
     """Decode [h, w, C] into bytes [3, H, W]."""
     return to_uint8(torch.as_tensor(o.decode(rearrange(vectors, "h w c -> 1 c h w"))))[0]
@@ -175,39 +163,27 @@ def _codes(
     first = near[:, :PATCHES]
     missing = [(0, 0), (0, PATCHES - first.shape[1])]
     packed.add(f"{m}/near", np.pad(first, missing, constant_values=NONE), "u16")
-    packed.add(f"{m}/places", _places(o, away, flat, order), "u16")
+    packed.add(f"{m}/places", _places(o, away, order), "u16")
     side = _atlas(packed, f"{m}/tiles", tiles)
     _atlas(packed, f"{m}/real", real)
-    scale = max(o.sites.abs().max().item(), z.abs().max().item()) / 32767
+    scale = max(_scale(o.sites), _scale(z))
     packed.add(f"{m}/sites", (o.sites / scale).round(), "i16")
     if o.widths is not None:
         packed.add(f"{m}/widths", o.widths, "f32")
-    packed.meta["tokenizers"].append(
-        {
-            "name": o.name,
-            "color": COLORS.get(o.name.rstrip(" 123456789"), ""),
-            "K": num,
-            "C": o.codebook.shape[1],
-            "D": o.sites.shape[1],
-            "energy": o.energy,
-            "width": o.width,
-            "tau_c": o.tau_c / o.width if math.isfinite(o.tau_c) else None,
-            "scale": scale,
-            "tile": tiles.shape[1],
-            "atlas": side,
-            "factor": o.factor,
-            "tokens": o.num_tokens,
-            "total": o.total,
-            "entropies": looked,
-            "images": len(o.images),
-            "pixels": errors is not None,
-            "decodes": o.decode is not None,
-            "grids": [],
-            "psnr": [],
-            "soft_psnr": [],
-        }
-    )
+    tau_c = o.tau_c / o.width if math.isfinite(o.tau_c) else None
+    sizes = {"K": num, "C": o.codebook.shape[1], "D": o.sites.shape[1], "factor": o.factor}
+    drawn = {"tile": tiles.shape[1], "atlas": side, "scale": scale, "decodes": o.decode is not None}
+    seen = {"tokens": o.num_tokens, "total": o.total, "entropies": looked, "images": len(o.images)}
+    heat = {"energy": o.energy, "width": o.width, "tau_c": tau_c, "pixels": errors is not None}
+    about = {"name": o.name, "color": COLORS.get(o.name.rstrip(" 123456789"), "")}
+    each = {"grids": [], "psnr": [], "soft_psnr": []}  # of the photographs that are shown
+    packed.meta["tokenizers"].append(about | sizes | drawn | seen | heat | each)
     return table | {"pixels": pixels, "mean": mean}
+
+
+def _scale(x: Tensor) -> float:
+    """Give what a step of 16-bit integers is worth that reach as far as numbers do."""
+    return x.abs().max().item() / 32767 or 1.0
 
 
 def _gaps(o: Opened, count: Tensor) -> Tensor:
@@ -226,10 +202,7 @@ def _entropy(o: Opened, z: Tensor, flat: Tensor, count: Tensor) -> tuple[Tensor,
 
     A code none of whose tokens are in the sample has NaN, as one without tokens has.
     """
-    most = int(PAIRS / len(o.sites))
-    random = torch.Generator().manual_seed(0)
-    rows = torch.arange(len(z)) if len(z) <= most else torch.randperm(len(z), generator=random)
-    rows = rows[:most]
+    rows = sample(len(z), int(PAIRS / o.num_codes))
     bits = o.soften(z[rows], [o.width])[1][0]
     hits = flat[rows].bincount(minlength=len(count))
     total = torch.zeros(len(count)).index_add_(0, flat[rows], bits)
@@ -310,18 +283,18 @@ def _colors(o: Opened) -> Tensor:
     return torch.from_numpy(rgb.clip(0, 255).round()).float()
 
 
-def _places(o: Opened, away: Tensor, flat: Tensor, order: Sequence[int]) -> np.ndarray:
+def _places(o: Opened, away: Tensor, order: Sequence[int]) -> np.ndarray:
     """Choose eight tokens of each code, from the nearest to the farthest: [K, 8, 3].
 
     Photograph (its number in `order`), row, column; NONE where a code has fewer.
     """
-    number = {source: n for n, source in enumerate(order)}
-    cells = [torch.cartesian_prod(*map(torch.arange, grid.shape)) for grid in o.indices]
-    numbered = (F.pad(c, (1, 0), value=number.get(n, NONE)) for n, c in enumerate(cells))
-    places = torch.cat([*numbered]).numpy()
+    number = np.full(len(o.indices), NONE)
+    number[list(order)] = np.arange(len(order))
+    places, codes = o.places.numpy(), o.codes.numpy()
+    places[:, 0] = number[places[:, 0]]
     seen = np.flatnonzero(places[:, 0] != NONE)
-    ranked = seen[np.lexsort((away[seen].numpy(), flat[seen].numpy()))]
-    ends = flat[seen].bincount(minlength=o.num_codes).cumsum(0)
+    ranked = seen[np.lexsort((away[seen].numpy(), codes[seen]))]
+    ends = np.bincount(codes[seen], minlength=o.num_codes).cumsum()
     out = np.full((o.num_codes, PATCHES, 3), NONE)
     for code, tokens in enumerate(np.split(ranked, ends[:-1])):
         chosen = tokens[spread(len(tokens), PATCHES)]
@@ -334,7 +307,7 @@ def _atlas(packed: Packed, name: str, tiles: Tensor) -> int:
     side = math.ceil(math.sqrt(len(tiles)))
     padded = F.pad(tiles, (0, 0, 0, 0, 0, 0, 0, side * side - len(tiles)))
     sheet = rearrange(padded, "(r c) a b d -> (r a) (c b) d", r=side).to(torch.uint8)
-    packed.picture(name, sheet.numpy(), 0 if sheet.shape[0] <= 512 else 90)
+    packed.add(name, webp(sheet.numpy(), 0 if sheet.shape[0] <= 512 else 90))
     return side
 
 
@@ -353,9 +326,7 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     """Add the curve of the mean entropy, and from where on it is a bit."""
     about = packed.meta["tokenizers"][m]
     about["temperatures"] = levels(about["tau_c"], num)
-    z = o.latents
-    most = min(CURVE, max(256, int(PAIRS / 25 / len(o.sites))))
-    z = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:most]]
+    z = o.latents[sample(o.num_tokens, min(CURVE, max(256, int(PAIRS / 25 / o.num_codes))))]
     low, high = about["temperatures"][0], about["temperatures"][-1]
     taus = np.geomspace(low, high, 25)
     bits = o.soften(z, (o.width * taus).tolist())[1].mean(1).numpy()
@@ -364,22 +335,21 @@ def _temperatures(packed: Packed, m: int, o: Opened, num: int) -> None:
     if len(above) and above[0] > 0:
         around = slice(above[0] - 1, above[0] + 1)
         one = float(np.exp(np.interp(1, bits[around], np.log(taus[around]))))
+        about["temperatures"] = sorted([*about["temperatures"], one])
     about["curve"] = {"tau": taus.tolist(), "bits": bits.tolist(), "one": one, "tokens": len(z)}
 
 
 def soft_pictures(
     o: Opened, source: int, taus: Sequence[float]
-) -> list[tuple[np.ndarray | None, np.ndarray, float | None]]:
+) -> Iterator[tuple[np.ndarray | None, np.ndarray, float | None]]:
     """Decode a photograph softly at each tau x 2 D / C: picture [H, W, 3], entropy [h, w], dB."""
-    z, found = o.points[source], []
-    vectors, bits = o.soften(z.flatten(0, 1), [o.width * tau for tau in taus])
+    h, w = o.indices[source].shape
+    vectors, bits = o.soften(o.points[source].flatten(0, 1), [o.width * tau for tau in taus])
     for soft, entropy in zip(vectors, bits, strict=True):
-        image = None if o.decode is None else decoded(o, soft.view(*z.shape[:2], -1))
-        pixels = None if image is None else upright(image)
-        found.append(
-            (pixels, grays(entropy.view(z.shape[:2]), o.num_codes), quality(o, source, image))
-        )
-    return found
+        image = None if o.decode is None else decoded(o, soft.view(h, w, -1))
+        share = (entropy.view(h, w) / math.log2(o.num_codes)).clamp(0, 1)  # in 64 steps
+        grays = (share * 63).round().to(torch.uint8).numpy() * 4
+        yield None if image is None else upright(image), grays, quality(o, source, image)
 
 
 def quality(o: Opened, source: int, image: Tensor | None) -> float | None:
@@ -389,50 +359,75 @@ def quality(o: Opened, source: int, image: Tensor | None) -> float | None:
     return psnr_bytes(upright(o.images[source]), upright(image))
 
 
-def grays(bits: Tensor, num_codes: int) -> np.ndarray:
-    """Give entropies as bytes, 255 for log2 K bits, in 64 steps."""
-    return ((bits / math.log2(num_codes)).clamp(0, 1) * 63).round().to(torch.uint8).numpy() * 4
-
-
 # Photographs -------------------------------------------------------------------------------------
 
 
-def photograph(packed: Packed, m: int, o: Opened, n: int, source: int) -> None:
+def _photograph(packed: Packed, m: int, o: Opened, n: int, source: int) -> None:
     """Add what one tokenizer makes of one shown photograph, hard and at each temperature."""
-    about, prefix = packed.meta["tokenizers"][m], f"{m}/"
-    indices = o.indices[source]
+    about, indices, image, noise = packed.meta["tokenizers"][m], o.indices[source], None, []
     about["grids"].append(list(indices.shape))
-    packed.add(f"{prefix}i{n}", indices, "u16")
-    packed.add(f"{prefix}z{n}", (o.points[source] / about["scale"]).round(), "i16")
-    image = None
+    packed.add(f"{m}/i{n}", indices, "u16")
+    packed.add(f"{m}/z{n}", (o.points[source] / about["scale"]).round(), "i16")
     if o.decode is not None:
-        image, statistics = _watched(o, o.codebook[indices])
-        if statistics:
-            packed.add(f"{prefix}gn{n}", torch.cat(statistics), "f32")
-        packed.picture(f"{prefix}hard{n}", upright(image), 80)
+        image, norms = _watched(o, o.codebook[indices])
+        if norms:
+            packed.add(f"{m}/norms{n}", torch.cat(norms), "f32")
+        packed.add(f"{m}/hard{n}", webp(upright(image), 80))
         if o.images:
             error = patches((image.float() - o.images[source]).square(), o.factor).mean((1, 2, 3))
             levels = (2 * error.sqrt()).clamp(0, 255).to(torch.uint8).view(indices.shape)
-            packed.picture(f"{prefix}error{n}", levels.numpy())
+            packed.add(f"{m}/error{n}", webp(levels.numpy()))
     about["psnr"].append(quality(o, source, image))
-    noise = []
     for j, (pixels, bits, value) in enumerate(soft_pictures(o, source, about["temperatures"])):
-        packed.picture(f"{prefix}entropy{n}/{j}", bits)
+        packed.add(f"{m}/entropy{n}/{j}", webp(bits))
         if pixels is not None:
-            packed.picture(f"{prefix}soft{n}/{j}", pixels, 68)
+            packed.add(f"{m}/soft{n}/{j}", webp(pixels, 68))
         noise.append(value)
     about["soft_psnr"].append(noise)
 
 
+# The decoder, for painting ----------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """A convolution of what step `of` gave (0: the vectors), normed or not, `onto` another's."""
+
+    conv: nn.Conv2d
+    norm: nn.GroupNorm | None
+    of: int
+    onto: int = 0
+
+
+def _steps(o: Opened) -> list[Step]:
+    """List the steps of the decoder if it is one of ours that works at the tokens' resolution."""
+    decoder = getattr(getattr(o.decode, "__self__", None), "decoder", None)
+    if not isinstance(decoder, Decoder):
+        return []
+    linear, network = decoder.linear, decoder.network
+    steps = [] if linear is None else [Step(linear[0], None, 0)]
+    if network is None:
+        return steps
+    if not isinstance(network, PatchUnfolding):
+        return []
+    steps.append(Step(network.stem, None, 0))
+    for block in network.blocks:
+        x = len(steps)
+        steps += [Step(block.conv1, block.norm1, x), Step(block.conv2, block.norm2, x + 1, x)]
+    return [*steps, Step(network.last, network.norm, len(steps), 0 if linear is None else 1)]
+
+
 def _watched(o: Opened, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Decode, and note mean and variance of each group of the norms that JavaScript runs."""
+    """Decode, and note by how much each norm scales and shifts its channels."""
     found: list[Tensor] = []
 
     def note(norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
         groups = rearrange(inputs[0][0], "(g c) h w -> g (c h w)", g=norm.num_groups)
-        found.append(torch.stack([groups.mean(1), groups.var(1, correction=0)], 1))
+        width = norm.num_channels // norm.num_groups
+        mean, scale = groups.mean(1), (groups.var(1, correction=0) + norm.eps).rsqrt()
+        scale = norm.weight * scale.repeat_interleave(width)
+        found.append(torch.cat([scale, norm.bias - mean.repeat_interleave(width) * scale]))
 
-    norms = layers(_decoder(o), nn.GroupNorm)
+    norms = [step.norm for step in _steps(o) if step.norm is not None]
     handles = [norm.register_forward_pre_hook(note) for norm in norms]
     image = decoded(o, vectors)
     for handle in handles:
@@ -440,43 +435,15 @@ def _watched(o: Opened, vectors: Tensor) -> tuple[Tensor, list[Tensor]]:
     return image, found
 
 
-def _decoder(o: Opened) -> Decoder | None:
-    """Give the decoder when it is one of ours that works at the resolution of the tokens."""
-    owner = getattr(o.decode, "__self__", None)
-    decoder = getattr(owner, "decoder", None)
-    if not isinstance(decoder, Decoder):
-        return None
-    network = decoder.network
-    return decoder if network is None or hasattr(network, "blocks") else None
-
-
-def layers(decoder: Decoder | None, kind: type[nn.Module]) -> list[Any]:
-    """List the layers of a kind in its network, in the order in which they act."""
-    inside = () if decoder is None or decoder.network is None else decoder.network.modules()
-    return [layer for layer in inside if isinstance(layer, kind)]
-
-
 def _network(packed: Packed, m: int, o: Opened) -> None:
-    """Add the weights with which the page decodes what one paints: of our `patch` family."""
-    decoder, about, prefix = _decoder(o), packed.meta["tokenizers"][m], f"{m}/w/"
-    about["network"] = None
-    if decoder is None:
-        return
-    if o.codebook is not o.sites and not torch.equal(o.codebook, o.sites):
+    """Add the decoder's steps and their weights."""
+    network = packed.meta["tokenizers"][m]["network"] = []
+    for i, (conv, norm, of, onto) in enumerate(_steps(o)):
+        weight, scale = rearrange(conv.weight, "o i a b -> (a b) i o"), _scale(conv.weight)
+        packed.add(f"{m}/weight{i}", (weight / scale).round(), "i16")  # as the page walks over it
+        packed.add(f"{m}/bias{i}", conv.bias, "f32")
+        out, inside, side, _ = conv.weight.shape
+        sizes = {"out": out, "inside": inside, "side": side, "scale": scale}
+        network.append({"of": of, "onto": onto, "norm": norm is not None} | sizes)
+    if network and not torch.equal(o.codebook, o.sites):
         packed.add(f"{m}/codes", o.codebook, "f32")
-    found = {f"{i}": conv for i, conv in enumerate(layers(decoder, nn.Conv2d))}
-    if decoder.linear is not None:
-        found["linear"] = decoder.linear[0]
-    shapes = {}
-    for name, layer in found.items():  # [taps, in, out], as the page walks over them
-        packed.add(f"{prefix}{name}", rearrange(layer.weight, "o i a b -> (a b) i o"), "f16")
-        packed.add(f"{prefix}{name}/bias", layer.bias, "f32")
-        shapes[name] = list(layer.weight.shape)
-    norms = layers(decoder, nn.GroupNorm)
-    for i, norm in enumerate(norms):
-        packed.add(f"{prefix}norm{i}", torch.stack([norm.weight, norm.bias]), "f32")
-    about["network"] = {
-        "layers": shapes,
-        "groups": [norm.num_groups for norm in norms],
-        "eps": [norm.eps for norm in norms],
-    }

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from lgqlib.config import DataConfig
 from lgqlib.explorers.opening import Opened, from_run, from_tokenizer, held_out
+from lgqlib.explorers.preparing import upright
 from lgqlib.files import require, write_json
 from lgqlib.measure.geometry import Drift, Geometry, drift, measure_geometry
 from lgqlib.measure.temperature import FreeEnergyCurve, Moment, free_energy_curve, moment
@@ -54,13 +55,13 @@ def open_runs(
         inside = Path(runs) / other
         trained.append(Run(inside if (inside / "config.json").exists() else other))
     found: dict[str, Opened] = {}
+    images = None
     for each in trained:
         method = each.config.quantizer.method
         again = sum(key.partition(" ")[0] == method for key in found)
-        first = next(iter(found.values()), None)
-        images = None if first is None else list(zip(first.names, first.images, strict=True))
-        opened = from_run(each, images=images, cache=cache, num_images=num_images)
-        found[f"{method} {again + 1}" if again else method] = opened
+        o = from_run(each, images=images, cache=cache, num_images=num_images)
+        found[f"{method} {again + 1}" if again else method] = o
+        images = images or list(zip(o.names, o.images, strict=True))
     return found
 
 
@@ -68,13 +69,9 @@ def record(of: Run | Opened, notebook: str, numbers: Mapping[str, Any]) -> Path:
     """Write a notebook's numbers into its folder of notebooks; give the path."""
     path = of.notebooks / f"{notebook}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {name: _plain(value) for name, value in numbers.items()})
+    plain = {k: value.item() if hasattr(value, "item") else value for k, value in numbers.items()}
+    write_json(path, plain)
     return path
-
-
-def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def some(o: Opened, most: int) -> torch.Tensor:
@@ -89,15 +86,10 @@ def entropies(o: Opened, rows: torch.Tensor, tau: float = 1.0) -> np.ndarray:
 
 def surroundings(o: Opened, tokens: torch.Tensor) -> list[np.ndarray]:
     """Cut some tokens out of their photographs, each with a token more to all sides."""
-    padded = [F.pad(x, [o.factor] * 4, value=128) for x in o.images]
-    found, begins = [], torch.tensor([0, *(i.numel() for i in o.indices)]).cumsum(0)
-    for token in tokens.tolist():
-        n = int((begins <= token).sum()) - 1
-        row, column = divmod(token - int(begins[n]), o.indices[n].shape[1])
-        top, left = row * o.factor, column * o.factor
-        cut = padded[n][:, top : top + 3 * o.factor, left : left + 3 * o.factor]
-        found.append(cut.permute(1, 2, 0).numpy())
-    return found
+    padded, places = [F.pad(x, [o.factor] * 4, value=128) for x in o.images], o.places[tokens]
+    corners = [(n, row * o.factor, column * o.factor) for n, row, column in places.tolist()]
+    side = 3 * o.factor
+    return [upright(padded[n][:, y : y + side, x : x + side]) for n, y, x in corners]
 
 
 def curve(o: Opened) -> FreeEnergyCurve:
@@ -127,7 +119,9 @@ def drift_of(o: Opened) -> Drift | None:
 def geometry_of(o: Opened) -> Geometry:
     """Measure its codebook; use is counted over all tokens, intervals over crops."""
     rows = some(o, SAMPLE)
-    arrays = (o.latents[rows], o.codes[rows], o.crop_of[rows])
-    z, indices, groups = (a.numpy() for a in arrays)
+    n, row, column = o.places.T
+    crops = (n * 4096 + row // 8) * 4096 + column // 8  # of 8 x 8 tokens
+    groups = crops.unique(return_inverse=True)[1]
+    z, indices, groups = (a[rows].numpy() for a in (o.latents, o.codes, groups))
     counts = o.codes.bincount(minlength=o.num_codes).numpy()
     return measure_geometry(o.sites.numpy(), z, indices, counts=counts, groups=groups)

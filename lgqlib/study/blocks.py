@@ -17,8 +17,10 @@ from scipy.ndimage import uniform_filter
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 
-from lgqlib.data import load, to_model, whole_images
+from lgqlib.data import load, whole_images
 from lgqlib.explorers.layout import arrange
+from lgqlib.explorers.opening import Opened, sample, unseeing
+from lgqlib.explorers.preparing import decoded, upright
 from lgqlib.figures import story as draw
 from lgqlib.figures.pictures import DETAILS, colored, data_uri, detail
 from lgqlib.figures.style import name_of
@@ -28,7 +30,7 @@ from lgqlib.measure.geometry import spectrum
 from lgqlib.measure.images import psnr_bytes
 from lgqlib.measure.projection import in_plane
 from lgqlib.measure.temperature import free_energy_curve
-from lgqlib.quantizers.assignment import probabilities, soft_assign
+from lgqlib.quantizers.assignment import probabilities
 from lgqlib.run import Run
 from lgqlib.study.comparison import mean_interval, side
 
@@ -109,26 +111,19 @@ class Encoded:
         return {n: self.held_out[n].permute(1, 2, 0).numpy() for n in order if n in self.decoded}
 
     @cached_property
-    def latents(self) -> dict[str, Float[torch.Tensor, "1 c h w"]]:
-        """Latents of each photograph."""
-        with torch.no_grad():
-            return {
-                n: self.tokenizer.latents(to_model(self.held_out[n][None]))
-                for n in self.photographs
-            }
+    def opened(self) -> Opened:
+        """The tokenizer, and what it makes of each of them."""
+        return unseeing(self.tokenizer).seeing([(n, self.held_out[n]) for n in self.photographs])
 
-    @cached_property
-    @torch.no_grad()
+    @property
     def points(self) -> dict[str, Float[torch.Tensor, "h w D"]]:
-        """The same in the space where the nearest code is chosen."""
-        return {n: self.tokenizer.quantizer.points(z)[0] for n, z in self.latents.items()}
+        """Latents of each photograph where the nearest code is chosen."""
+        return dict(zip(self.photographs, self.opened.points, strict=True))
 
-    @cached_property
-    @torch.no_grad()
+    @property
     def indices(self) -> dict[str, Int[np.ndarray, "h w"]]:
         """The codes of each photograph."""
-        encoded = {n: self.tokenizer.quantizer.encode(z) for n, z in self.latents.items()}
-        return {n: indices[0].numpy() for n, indices in encoded.items()}
+        return {n: i.numpy() for n, i in zip(self.photographs, self.opened.indices, strict=True)}
 
     @property
     def priced(self) -> str:
@@ -144,8 +139,7 @@ class Encoded:
     @cached_property
     def counts(self) -> Int[np.ndarray, " K"]:
         """How often each code occurs in the photographs."""
-        every = np.concatenate([i.ravel() for i in self.indices.values()])
-        return np.bincount(every, minlength=self.tokenizer.num_codes)
+        return self.opened.codes.bincount(minlength=self.opened.num_codes).numpy()
 
     @cached_property
     def tiles(self) -> Float[np.ndarray, "K f f 3"]:
@@ -388,7 +382,7 @@ def _contexts(p: Encoded, code: int | np.integer, count: int = 6) -> list[Pixels
     places, f = [], p.factor
     for name, indices in p.indices.items():
         inner = np.argwhere(indices[2:-2, 2:-2] == code) + 2
-        near = p.points[name][tuple(inner.T)] - p.tokenizer.quantizer.sites[code]
+        near = p.points[name][tuple(inner.T)] - p.opened.sites[code]
         away = near.square().sum(1).tolist()
         places += [(d, name, i, j) for d, (i, j) in zip(away, inner.tolist(), strict=True)]
     places.sort()
@@ -402,14 +396,11 @@ def _contexts(p: Encoded, code: int | np.integer, count: int = 6) -> list[Pixels
 
 def where_it_is_unsure(p: Encoded) -> Block:
     """Hold the doubt of tokens against their errors."""
-    sites, f = p.tokenizer.quantizer.sites, p.factor
+    f = p.factor
     doubts, errors, trends = {}, {}, []
     for name, points in p.points.items():
-        widths = p.tokenizer.quantizer.widths
-        with torch.no_grad():
-            found = soft_assign(points.flatten(0, 1), sites, p.width, widths=widths)
         shape = points.shape[:2]
-        doubts[name] = (found.entropy / np.log(2)).numpy().reshape(shape)
+        doubts[name] = p.opened.soften(points.flatten(0, 1), [p.width])[1].numpy().reshape(shape)
         gap = p.photographs[name].astype(float) - p.decoded[name]
         errors[name] = np.sqrt(_patches(gap**2, f).mean((1, 2, 3))).reshape(shape)
         trends.append(spearmanr(doubts[name].ravel(), errors[name].ravel()).statistic)
@@ -477,8 +468,7 @@ def _at(values: np.ndarray, share: float) -> tuple[int, int]:
 
 def _choices(p: Encoded, letter: str, name: str, at: tuple[int, int], doubt: np.floating) -> str:
     """Show the codes between which a token wavers, and what is left for all others."""
-    sites = p.tokenizer.quantizer.sites
-    shares = probabilities(p.points[name][at][None].detach(), sites.detach(), p.width)[0].numpy()
+    shares = probabilities(p.points[name][at][None], p.opened.sites, p.width)[0].numpy()
     best = np.argsort(-shares)[:8]
     best = best[: max(3, int((shares[best] > 0.005).sum()))]
     i, j = (p.factor * v for v in at)
@@ -501,38 +491,30 @@ def _choices(p: Encoded, letter: str, name: str, at: tuple[int, int], doubt: np.
 
 def what_the_temperature_does(p: Encoded) -> Block:
     """Decode one photograph from soft choices, from hot to cold, above the entropy of a token."""
-    tokenizer, width = p.tokenizer, p.width
-    split = tokenizer.tau_c / width
+    o, width = p.opened, p.width
+    split = o.tau_c / width
     if not split > 4:
         raise NotTold("the first split is not far enough above the natural width")
     step = split ** (1 / 3)
     warmth = [split * step, *np.geomspace(split, 1, 4), 1 / step]
     name = [*p.photographs][min(1, len(p.photographs) - 1)]
-    image, points = p.photographs[name], p.points[name].detach()
-    sites, widths = tokenizer.quantizer.sites.detach(), tokenizer.quantizer.widths
-    if sites.shape != tokenizer.codebook.shape:
+    image, points = p.photographs[name], p.points[name]
+    if o.sites.shape != o.codebook.shape:
         raise NotTold("its codes are not vectors of their own")
+    soft = o.soften(points.flatten(0, 1), [value * width for value in warmth])[0]
+    warmed = [upright(decoded(o, codes.view(*points.shape[:2], -1))) for codes in soft]
     side = min(image.shape[:2])
     left, top = (image.shape[1] - side) // 2, (image.shape[0] - side) // 2
     wide, gap = 164, (draw.WIDE - 7 * 164) / 6
     panels, quality = [], []
-    for value in [*warmth, 0]:
-        with torch.no_grad():
-            if value:
-                soft = soft_assign(points.flatten(0, 1), sites, value * width, widths=widths)
-                soft = rearrange(soft.average, "(h w) c -> 1 c h w", h=points.shape[0])
-                decoded = tokenizer.decode_latents(soft)[0].permute(1, 2, 0)
-                pixels = ((decoded + 1) * 127.5).clamp(0, 255).round().byte().numpy()
-            else:
-                pixels = p.decoded[name]
+    for pixels in [*warmed, p.decoded[name]]:
         quality.append(psnr_bytes(image, pixels))
-        said = "<b>hard choice</b>" if not value else ""
+        said = "<b>hard choice</b>" if len(panels) == len(warmed) else ""
         shown = draw.picture(pixels[top : top + side, left : left + side], wide)
         panels.append(draw.panel(shown, wide, f"{said} {quality[-1]:.1f} dB"))
-    every = torch.cat([v.flatten(0, 1) for v in p.points.values()])
-    some = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))[:4000]]
+    some = o.latents[sample(o.num_tokens, 4000)]
     along = np.geomspace(warmth[0] * 1.6, warmth[-1] / 2.5, 60)
-    curve = free_energy_curve(some.detach(), sites, along * width)
+    curve = free_energy_curve(some, o.sites, along * width)
     bits = curve.entropy / np.log(2)
     centers = [wide / 2 + i * (wide + gap) for i in range(6)]
     chart = draw.temperature_chart(

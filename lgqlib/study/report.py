@@ -122,7 +122,7 @@ def comparison_html(study: Path | str) -> str:
 
 def _converted(folder: Path, pages: Path) -> str:
     """Convert the executed notebooks of a folder that are newer than their pages; give links."""
-    links, notebooks = [], sorted((folder / "notebooks").glob("*.ipynb"))
+    links, notebooks, written = [], sorted((folder / "notebooks").glob("*.ipynb")), False
     kept = {notebook.stem for notebook in notebooks}
     for page in [page for page in pages.glob("*.part.html") if page.stem not in kept]:
         page.unlink()  # it is whole by now
@@ -134,8 +134,14 @@ def _converted(folder: Path, pages: Path) -> str:
             except Exception as error:  # of many kinds, where it was torn by a kill
                 text = _document(notebook.name, f"<p>could not be read ({escape(str(error))})</p>")
             _write(page, text)
+            written = True
         target = quote(f"{pages.name}/{page.name}")
         links.append(f'<a href="{target}">{escape(notebook.stem)}</a>')
+    if written:  # what an explorer showed before is shown no more
+        shown = "".join(page.read_text(encoding="utf-8") for page in pages.glob("*.html"))
+        for file in pages.glob("explorer-*.js"):
+            if file.name not in shown:
+                file.unlink()
     return " · ".join(links)
 
 

@@ -1,5 +1,6 @@
 """The table and the report of a study, from run folders as a study leaves them."""
 
+from html import escape
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -12,7 +13,7 @@ from lgqlib.figures.style import panels, show
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
-from lgqlib.study.report import build_report, notebook_css, to_html
+from lgqlib.study.report import _converted, build_report, notebook_css, to_html
 from lgqlib.study.results import (
     STUDY_FILE,
     collect,
@@ -144,3 +145,14 @@ def test_a_converted_notebook_loads_only_what_lies_beside_it(tmp_path, monkeypat
     assert not any(
         part in css for css in (text, notebook_css()) for part in ("@import", "url(http")
     )
+
+
+def test_what_an_explorer_shows_lies_beside_its_page_until_it_shows_something_else(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for blob in ("AAAA", "BBBB"):
+        page = f"content='' id=\"blob\">{blob}</script>"  # with both kinds of quotes
+        frame = f'<iframe srcdoc="{escape(page)}"></iframe>'
+        notebook(tmp_path / "notebooks" / "a.ipynb", output(**{"text/html": frame}))
+        _converted(tmp_path, tmp_path / "pages")
+        (shown,) = (tmp_path / "pages").glob("explorer-*.js")
+        assert blob in shown.read_text() and shown.name in (tmp_path / "pages/a.html").read_text()

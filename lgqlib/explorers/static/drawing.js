@@ -1,6 +1,6 @@
 // Everything that is drawn on a canvas: the map, the photograph, the loupe, the curve.
 
-import { QUANTITIES, diverging, pixels, viridis } from "./values.js";
+import { QUANTITIES, VIRIDIS, pixels, shades } from "./values.js";
 
 export const PICK = "#ff2d87";
 
@@ -38,7 +38,8 @@ function outline(g, x, y, s, color, grow = 1) {
 }
 
 // How rows and columns of cells lie on a canvas: the side of a cell, and the corner of the first.
-export function fit([w, h], rows, columns, zoom) {
+export const WHOLE = { s: 1, x: 0, y: 0 };
+export function fit([w, h], rows, columns, zoom = WHOLE) {
   const s = Math.min(w / columns, h / rows) * zoom.s;
   return { s, x: (w * zoom.s - columns * s) / 2 - zoom.x * w * zoom.s, y: (h * zoom.s - rows * s) / 2 - zoom.y * h * zoom.s };
 }
@@ -56,70 +57,48 @@ export function range(t, quantity) {
   return [QUANTITIES[quantity].amount ? top / 1000 : t.values[quantity][order.at(-1)], top];
 }
 
-const packed = ([r, g, b]) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0; // as ImageData holds them
-const SHADES = Array.from({ length: 256 }, (_, i) => packed(viridis(i / 255)));
-const mixed = (a, b, share) => {
-  let out = 0xff000000;
-  for (const by of [0, 8, 16]) out |= Math.round(((a >> by) & 255) * (1 - share) + ((b >> by) & 255) * share) << by;
-  return out >>> 0;
-};
-const [GROUND, WHITE, CROSS, EDGE, UNKNOWN] = [[16, 18, 21], [255, 255, 255], [104, 110, 118], [138, 144, 153], [85, 88, 94]].map(packed);
+const GROUND = 0xff151210, WHITE = 0xffffffff, CROSS = 0xff766e68, EDGE = 0xff99908a, UNKNOWN = 0xff5e5855; // as ImageData holds them
+const SHADES = shades(VIRIDIS);
+const shade = (of, x, low, high) => (Number.isFinite(x) ? of[Math.max(0, Math.min(255, Math.round((255 * (x - low)) / (high - low || 1))))] : UNKNOWN);
+// `share` of 256 of a second color, red and blue in one multiplication.
+const blend = (a, b, share, mask) => (((a & mask) * (256 - share) + (b & mask) * share) >>> 8) & mask;
+const mixed = (a, b, share) => 0xff000000 | blend(a, b, share, 0xff00ff) | blend(a, b, share, 0xff00);
 
 // All codes as pixels of a square of side `n`, `s` pixels a code, with the grid's corner at x0, y0:
-// tiles, as large as an amount, or one color for a rate. One loop costs the same for any K.
+// tiles, as large as an amount, or one color for a rate. A pixel costs the same for any K.
 function rendered(t, quantity, n, s, x0, y0) {
-  const { amount } = QUANTITIES[quantity], values = t.values[quantity], [low, high] = range(t, quantity);
-  const image = new ImageData(n, n), out = new Uint32Array(image.data.buffer).fill(GROUND);
-  const size = new Float32Array(t.K).fill(1), color = new Uint32Array(t.K);
-  if (values) for (let k = 0; k < t.K; k++) {
-    if (amount) size[k] = Math.max(1 / s, 0.08 + (0.9 * Math.max(0, Math.log(Math.max(values[k], low) / low))) / Math.log(high / low));
-    else color[k] = Number.isFinite(values[k]) ? SHADES[Math.round((255 * (values[k] - low)) / (high - low || 1))] : UNKNOWN;
-  }
-  t.sheet ??= new Uint32Array(pixels(t.tiles).buffer);
-  const { tile, atlas } = t.about, wide = t.tiles.width, dark = quantity === "unused";
-  const veiled = t.step === undefined; // few tokens are counted at a step: a cross is enough there
-  const column = new Int32Array(n), across = new Float32Array(n); // of each pixel of a row: its cell, and where in it
-  for (let x = 0; x < n; x++) {
-    column[x] = Math.floor((x - x0) / s);
-    across[x] = (x - x0) / s - column[x];
-  }
-  for (let y = 0; y < n; y++) {
-    const row = Math.floor((y - y0) / s), v = (y - y0) / s - row;
-    if (row < 0 || row >= t.side) continue;
-    for (let x = 0, i = y * n; x < n; x++, i++) {
-      const c = column[x], k = c < 0 || c >= t.side ? -1 : t.at[row * t.side + c];
-      if (k < 0) continue;
-      const u = across[x], dead = !t.count[k];
-      if (dead && Math.abs(u - 0.5) < 0.24 && Math.abs(Math.abs(u - 0.5) - Math.abs(v - 0.5)) * s < 0.6) out[i] = amount ? EDGE : CROSS;
-      else if (dead && amount) continue;
-      else if (dead && veiled && s > 5 && (u * s < 1 || v * s < 1)) out[i] = EDGE;
-      else {
-        const a = (u - 0.5) / size[k] + 0.5, b = (v - 0.5) / size[k] + 0.5;
-        if (a < 0 || b < 0 || a >= 1 || b >= 1) continue;
-        const shown = color[k] || t.sheet[(((k / atlas) | 0) * tile + ((b * tile) | 0)) * wide + (k % atlas) * tile + ((a * tile) | 0)];
-        out[i] = dead && veiled ? mixed(shown, WHITE, 0.78) : dark ? mixed(shown, GROUND, 0.72) : shown;
+  const { amount } = QUANTITIES[quantity], values = t.values[quantity], [low, high] = range(t, quantity), trained = t.step === undefined;
+  const image = new ImageData(n, n), out = new Uint32Array(image.data.buffer).fill(GROUND), { tile, atlas } = t.about, wide = t.tiles.width;
+  const edge = (x) => Math.max(0, Math.min(n, Math.ceil(x))); // where the pixels of a cell begin, and those of the one before end
+  const sheet = (t.sheet ??= new Uint32Array(pixels(t.tiles).buffer));
+  for (let k = 0; k < t.K; k++) {
+    const dead = !t.count[k], column = t.cell[k] % t.side, row = Math.floor(t.cell[k] / t.side), x = x0 + column * s, y = y0 + row * s;
+    const size = !amount ? 1 : dead ? 0 : Math.max(1 / s, 0.08 + (0.9 * Math.log(Math.max(values[k] / low, 1))) / Math.log(high / low));
+    const solid = values && !amount ? shade(SHADES, values[k], low, high) : 0, at = Math.floor(k / atlas) * tile * wide + (k % atlas) * tile;
+    const framed = dead && trained && !amount && s > 5; // few tokens are counted at a step: a cross is enough there
+    const [over, share] = dead && trained ? [WHITE, 200] : quantity === "unused" ? [GROUND, 184] : [GROUND, 0];
+    const left = edge(x), right = edge(x0 + (column + 1) * s), bottom = edge(y0 + (row + 1) * s);
+    for (let j = edge(y); j < bottom; j++) {
+      const v = (j - y) / s - 0.5, b = Math.floor((v / size + 0.5) * tile), from = at + b * wide;
+      if (!dead && (b < 0 || b >= tile)) continue;
+      for (let i = left; i < right; i++) {
+        const u = (i - x) / s - 0.5, a = Math.floor((u / size + 0.5) * tile);
+        if (dead && Math.abs(u) < 0.24 && Math.abs(Math.abs(u) - Math.abs(v)) * s < 0.6) out[j * n + i] = amount ? EDGE : CROSS;
+        else if (framed && (i - x < 1 || j - y < 1)) out[j * n + i] = EDGE;
+        else if (a >= 0 && a < tile && b >= 0 && b < tile) out[j * n + i] = mixed(solid || sheet[from + a], over, share);
       }
     }
   }
   return image;
 }
 
-// A picture that is kept in `kept` for as long as `key` stays: hovering only adds to it.
-function base(kept, key, canvas, make) {
-  if (kept.key === key) return kept.canvas;
-  kept.key = key;
-  kept.canvas ??= document.createElement("canvas");
-  Object.assign(kept.canvas, { width: canvas.width, height: canvas.height });
-  make(kept.canvas.getContext("2d"));
-  return kept.canvas;
-}
-
-// `marks`: lists of codes with their color and how much larger than a tile they are drawn.
+// `marks`: lists of codes with their color and how much larger than a tile they are drawn. What is
+// below them is kept in `kept`: hovering only adds to it.
 export function drawMap(canvas, t, { quantity, zoom, kept, marks, dim, band }) {
   const { g, w, d } = context(canvas), f = fit(canvas.box, t.side, t.side, zoom);
   const key = [t.m, t.step, quantity, w, d, f.s, f.x, f.y].join();
-  const make = (b) => b.putImageData(rendered(t, quantity, canvas.width, f.s * d, f.x * d, f.y * d), 0, 0);
-  g.drawImage(base(kept, key, canvas, make), 0, 0, w, w);
+  if (kept.key !== key) Object.assign(kept, { key, image: rendered(t, quantity, canvas.width, f.s * d, f.x * d, f.y * d) });
+  g.putImageData(kept.image, 0, 0);
   g.fillStyle = "rgba(10,12,16,.3)";
   if (dim) g.fillRect(0, 0, w, w);
   for (const [codes, color, grow] of marks)
@@ -127,54 +106,58 @@ export function drawMap(canvas, t, { quantity, zoom, kept, marks, dim, band }) {
   if (band) stroke(g, PICK, 1.5, () => g.rect(band[0], band[1], band[2] - band[0], band[3] - band[1]), [4, 3]);
 }
 
-// `edits`: how often the picture was painted on, which stays the same canvas.
-export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, dim, kept, edits }) {
-  const { g, w, h, d } = context(canvas), [rows, columns] = grid, f = fit(canvas.box, rows, columns, zoom);
+function spread(g, picture, f, rows, columns, smooth) {
+  g.imageSmoothingEnabled = smooth;
+  g.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
+  g.imageSmoothingEnabled = false;
+}
+
+export function drawPhotograph(canvas, { picture, grid, zoom, token, hits, ringed, dim }) {
+  const { g } = context(canvas), [rows, columns] = grid, f = fit(canvas.box, rows, columns, zoom);
   if (!picture) return;
   const cell = (i) => [f.x + (i % columns) * f.s, f.y + Math.floor(i / columns) * f.s];
-  if (kept.picture !== picture) Object.assign(kept, { picture, key: null });
-  g.drawImage(base(kept, [f.s, f.x, f.y, w, h, d, edits].join(), canvas, (b) => {
-    b.setTransform(d, 0, 0, d, 0, 0);
-    b.imageSmoothingEnabled = f.s * columns < picture.width;
-    b.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
-  }), 0, 0, w, h);
+  spread(g, picture, f, rows, columns, f.s * columns < picture.width);
   if (dim) {
-    const px = picture.width / columns, r = Math.max(6, f.s * 0.9);
+    const px = picture.width / columns;
     g.fillStyle = "rgba(10,12,16,.78)";
     g.fillRect(f.x, f.y, columns * f.s, rows * f.s);
     for (const i of hits) g.drawImage(picture, (i % columns) * px, Math.floor(i / columns) * px, px, px, ...cell(i), f.s, f.s);
-    const ring = (i, by) => g.arc(cell(i)[0] + f.s / 2, cell(i)[1] + f.s / 2, r + by, 0, 7);
-    if (hits.length <= 150) for (const i of hits) {
-      stroke(g, "#000", 1.5, () => ring(i, 1.5));
-      stroke(g, "#fff", 1.5, () => ring(i, 0));
-    }
+  }
+  const ring = (i, by) => g.arc(cell(i)[0] + f.s / 2, cell(i)[1] + f.s / 2, Math.max(6, f.s * 0.9) + by, 0, 7);
+  for (const i of ringed) {
+    stroke(g, "#000", 1.5, () => ring(i, 1.5));
+    stroke(g, "#fff", 1.5, () => ring(i, 0));
   }
   if (token !== null) outline(g, ...cell(token), f.s, PICK);
 }
 
 // A picture of any layer, whole or 7 x 7 tokens around one; kept where nothing changed.
-export function drawSmall(canvas, { picture, grid: [rows, columns], token = null, edits, reach = 3 }) {
+export function drawSmall(canvas, { picture, grid: [rows, columns], token = null, edits }) {
   const key = [token, edits, ...canvas.box].join();
   if (canvas.shown === picture && canvas.key === key) return;
   Object.assign(canvas, { shown: picture, key });
-  const { g, w, h } = context(canvas), n = 2 * reach + 1;
+  const { g, w, h } = context(canvas), s = w / 7, around = { s, x: w / 2 - ((token % columns) + 0.5) * s, y: h / 2 - (Math.floor(token / columns) + 0.5) * s };
   if (!picture) return;
-  if (token === null) {
-    const f = fit(canvas.box, rows, columns, { s: 1, x: 0, y: 0 });
-    g.imageSmoothingEnabled = true;
-    g.drawImage(picture, f.x, f.y, columns * f.s, rows * f.s);
-    return;
-  }
-  const px = picture.width / columns, r = Math.floor(token / columns), c = token % columns;
-  g.drawImage(picture, (c - reach) * px, (r - reach) * px, n * px, n * px, 0, 0, w, h);
-  outline(g, (reach * w) / n, (reach * w) / n, w / n, PICK);
+  spread(g, picture, token === null ? fit(canvas.box, rows, columns) : around, rows, columns, token === null);
+  if (token !== null) outline(g, 3 * s, 3 * s, s, PICK);
 }
 
-// A field of numbers as a small picture, a pixel a token.
-export function field(values, [rows, columns], color) {
-  const canvas = new OffscreenCanvas(columns, rows), data = new ImageData(columns, rows);
-  for (let i = 0; i < rows * columns; i++) data.data.set([...color(values[i]), 255], 4 * i);
+// A field of numbers as a small picture, a pixel a token, in colors from `low` to `high`.
+export function field(values, [rows, columns], colors, low, high) {
+  const canvas = new OffscreenCanvas(columns, rows), data = new ImageData(columns, rows), of = shades(colors);
+  new Uint32Array(data.data.buffer).set(Array.from(values, (x) => shade(of, x, low, high)));
   canvas.getContext("2d").putImageData(data, 0, 0);
+  return canvas;
+}
+
+// A field over a photograph without its colors.
+export function overlaid(field, photograph) {
+  const { width, height } = photograph, canvas = new OffscreenCanvas(width, height), g = canvas.getContext("2d");
+  const layer = (how, alpha, draw) => (Object.assign(g, { globalCompositeOperation: how, globalAlpha: alpha }), draw());
+  layer("source-over", 0.4, () => g.drawImage(photograph, 0, 0));
+  layer("saturation", 1, () => g.fillRect(0, 0, width, height));
+  g.imageSmoothingEnabled = false;
+  layer("lighter", 1, () => g.drawImage(field, 0, 0, width, height));
   return canvas;
 }
 
@@ -199,7 +182,6 @@ export function difference(a, b, [rows, columns], reach = 2) {
     }
   return out;
 }
-export const differenceColor = (colors) => (x) => diverging(x / 4, colors);
 
 export const CURVE = { left: 30, right: 30 }; // what its labels take of its width
 

@@ -1,24 +1,26 @@
 // The screen: one state, the HTML that is built of it, and what each frame shows.
 
-import { assignment, excess, LocalDecoder, repaint } from "./assigning.js";
-import { CURVE, PICK, cellAt, difference, differenceColor, drawCurve, drawMap, drawPhotograph, drawSmall, field, fit, mosaic, range, tile } from "./drawing.js";
-import { NONE, QUANTITIES, atMoment, counted, css, html, number, parseCodes, percent, pixels, put, scope, short, viridis } from "./values.js";
+import { assignment, decoderOf, excess, repaint } from "./assigning.js";
+import { CURVE, PICK, WHOLE, cellAt, difference, drawCurve, drawMap, drawPhotograph, drawSmall, field, fit, mosaic, overlaid, range, tile } from "./drawing.js";
+import { NONE, QUANTITIES, VIRIDIS, atMoment, between, counted, html, number, parseCodes, percent, pixels, put, scope, short, thousands } from "./values.js";
 
+const STEPPING = ", [ and ] the step of training";
 const HELP = [
   "Hovering looks, a click keeps, Esc returns. Shift and click, or Shift and drag, on the map selects several codes.",
   "Find: a number, or a list such as 3, 17-20, and Enter. / moves to the box.",
-  "Arrows move the kept code or token. Digits choose the picture, M and Shift M the map’s quantity, T goes between τ = 1 and τc, comma and period the temperature, [ and ] the step of training.",
-  "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, drag with the right button moves, 0 shows the whole again.",
+  "Arrows move the kept code or token. Digits choose the picture, M and Shift M the map’s quantity, T goes between τ = 1 and τc, comma and period the temperature" + STEPPING + ". With Shift arrows go eight at a time.",
+  "C compares two tokenizers and leaves again. P paints the kept code over 3 × 3 tokens (Space, or drag), Z takes a stroke back. F full screen. The wheel zooms, a drag then moves, 0 shows the whole again.",
   "τ is the temperature of the soft assignment. Its unit is twice the mean squared quantization error of a latent channel (2 D / C in the notebooks): at τ = 1 soft codes are as blurred as hard codes are wrong. τc is where all codes would merge into one.",
 ];
-const WHOLE = { s: 1, x: 0, y: 0 };
+const LISTED = 400; // unused codes, at most
+const RINGS = 150; // on a photograph, at most
 const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 
 // A tile of an atlas of w x h tiles, as the background of an element.
 const part = (from, x, y, w, h) => html`<i class="tile" style="background:#888 var(--${from}) ${(100 * x) / (w - 1) || 0}% ${(100 * y) / (h - 1) || 0}%/${100 * w}% ${100 * h}% no-repeat"></i>`;
 const tileOf = (t, k, sheet = "tiles") => part(sheet + t.m, k % t.about.atlas, Math.floor(k / t.about.atlas), t.about.atlas, t.about.atlas);
 const swatch = (t, k, label, { sheet, text = "", title = "" } = {}) =>
-  html`<button class="swatch" data-m="${t.m}" data-code="${k}" title="${title}" aria-label="${label} ${k}">
+  html`<button class="swatch ${t.count[k] ? "" : "dead"}" data-m="${t.m}" data-code="${k}" title="${title}" aria-label="${label} ${k}">
     ${tileOf(t, k, sheet)}<span>${text}</span></button>`;
 const choice = (name, value, content) => html`<button data-set="${name}" data-value="${value}">${content}</button>`;
 const seg = (label, name, options) => html`<div class="seg" role="group" aria-label="${label}">${options.map(([value, text]) => choice(name, value, text))}</div>`;
@@ -29,13 +31,13 @@ const square = (name, label) =>
 const slider = (name, label, most) => html`<input type="range" data-ref="${name}" min="0" max="${most}" aria-label="${label}">`;
 const said = (name, of = "", text = "") => html`<p class="${of}" data-ref="${name}">${text}</p>`;
 const EIGHT = [0, 1, 2, 3, 4, 5, 6, 7];
-const ramp = (color) => html`<span class="ramp" style="background:linear-gradient(90deg,${EIGHT.map((i) => css(color(i / 7))).join()})"></span>`;
+const ramp = (colors) => html`<span class="ramp" style="background:linear-gradient(90deg,${colors.join()})"></span>`;
 const bar = (content, share, height, name) =>
   html`<span>${percent(share)}</span><i style="height:${Math.max(1, height)}px"></i>${content}<span>${name}</span>`;
 
 export class Screen {
   constructor(model, store, tokenizers, root) {
-    Object.assign(this, { model, store, tokenizers, root, meta: store.meta, edits: new Map(), kept: new Map(), exact: {}, excesses: [] });
+    Object.assign(this, { model, store, tokenizers, root, meta: store.meta, edits: new Map(), kept: new Map(), exact: {}, excesses: [], images: {} });
     this.shown = this.meta.photographs.flatMap((p, n) => (p.shown ? [n] : []));
     const seen = { view: 0, quantity: "picture", layer: "", tau: model.get("temperature"), photo: model.get("photograph"), step: null };
     this.state = { ...seen, hover: null, pin: null, codes: [], fixed: true, paint: false, brush: null, ...model.get("view") };
@@ -57,30 +59,28 @@ export class Screen {
     const own = this.tokenizers.map((t) => t.about.color);
     return own[0] && own[1] && own[0] !== own[1] ? own : ["#0072b2", "#d55e00"];
   }
+  get comparable() { return this.tokenizers.length > 1 && this.tokenizers.every((t) => t.about.pixels) && String(this.grid(0)) === String(this.grid(1)); }
   grid(m = this.views[0]) { return this.meta.tokenizers[m].grids[this.state.photo]; }
   edit(m = this.views[0]) { return this.edits.get(`${m},${this.state.photo}`); }
   indices(m) { return this.edit(m)?.indices ?? this.store.array(`${m}/i${this.state.photo}`); }
   // What `make` gives, once it is there: it gives null until a picture came.
   once(key, make) {
-    if (!this.kept.has(key)) {
-      const made = make(() => this.draw());
-      if (made === null) return null;
-      this.kept.set(key, made);
-    }
-    return this.kept.get(key);
+    const made = this.kept.get(key) ?? make(() => this.draw());
+    if (made !== null) this.kept.set(key, made);
+    return made;
   }
   layers() {
     const { images, decodes } = this.active.about, of = (layer, word) => this.names.map((name, m) => [`${layer}${m}`, name + word]);
-    const same = this.tokenizers.every((t) => t.about.pixels) && String(this.grid(0)) === String(this.grid(this.tokenizers.length - 1));
-    const table = this.both
-      ? [[images, ["original", "Original"]], [true, ...of("hard", "")], [decodes, ...of("soft", " soft")], [same, ["difference", "Difference"]]]
-      : [[images, ["original", "Original"]], [true, ["hard", decodes ? "Hard" : "Tiles"]], [decodes, ["soft", "Soft"]], [true, ["entropy", "Entropy"]], [decodes && images, ["error", "Error"]]];
-    return table.flatMap(([there, ...found]) => (there ? found : []));
+    const shown = this.both
+      ? [[true, ...of("hard", "")], [decodes, ...of("soft", " soft")], [this.comparable, ["difference", "Difference"]]]
+      : [[true, ["hard", decodes ? "Hard" : "Tiles"]], [decodes, ["soft", "Soft"]], [true, ["entropy", "Entropy"]], [decodes && images, ["error", "Error"]]];
+    return [[images, ["original", "Original"]], ...shown].flatMap(([there, ...found]) => (there ? found : []));
   }
   keepLayer() {
     const there = this.layers().map(([k]) => k);
-    if (!there.includes(this.state.layer)) this.state.layer = there.includes("difference") ? "difference" : there[0];
+    if (!there.includes(this.state.layer)) this.state.layer = there.find((k) => k === "difference") ?? there[0];
   }
+  get looked() { return this.lastToken ?? this.home().token; }
   home() {
     const [h, w] = this.grid();
     return { token: Math.floor(h * 0.72) * w + Math.floor(w * 0.62) };
@@ -91,10 +91,11 @@ export class Screen {
     const token = focus.token ?? this.typical(...focus.code);
     return token === null ? null : this.indices(m)[token];
   }
-  // The token of this photograph that has the code and is nearest to it.
+  // The token of this photograph that has the code: the one looked at, or the one nearest to it.
   typical(m, k) {
     const { sites, about: { D } } = this.tokenizers[m], z = this.store.array(`${m}/z${this.state.photo}`);
     let best = null, least = Infinity;
+    if (this.indices(m)[this.looked] === k) return this.looked;
     this.indices(m).forEach((code, i) => {
       if (code !== k) return;
       let d = 0;
@@ -106,7 +107,7 @@ export class Screen {
   // The token whose assignment and surroundings are shown, and whether it has the focused code.
   token() {
     const found = this.focus.token ?? this.typical(...this.focus.code);
-    return { token: found ?? this.lastToken ?? this.home().token, stale: found === null };
+    return { token: found ?? this.looked, stale: found === null };
   }
   assigned(m, token) {
     const key = `${this.state.photo},${token}`;
@@ -131,20 +132,19 @@ export class Screen {
       return picture && pixels(picture).filter((_, i) => i % 4 === 0);
     });
   }
-  field(name, values, m, color) {
-    return values && this.once(`field ${name}`, () => field(values, this.grid(m), color));
-  }
   picture(layer) {
-    const n = this.state.photo, again = () => this.draw();
-    if (layer === "original") return this.store.picture(`p${n}`, again);
-    if (layer === "difference") return this.field(`difference${n}`, this.differences(), 0, differenceColor(this.colors));
-    const [, kind, which] = /^([a-z]+)(\d*)$/.exec(layer), m = +(which || this.views[0]);
+    const n = this.state.photo, [, kind, which] = /^([a-z]+)(\d*)$/.exec(layer), m = +(which || this.views[0]);
+    const name = { original: `p${n}`, difference: `difference${n}`, hard: `${m}/hard${n}`, error: `${m}/error${n}` }[kind] ?? this.prepared(m, kind)[0];
+    const drawn = (values, colors, low, high) => values && this.once(`field ${name}`, () => field(values, this.grid(m), colors, low, high));
+    if (kind === "difference") return this.once(`over ${name}`, (again) => {
+      const photo = this.store.picture(`p${n}`, again), values = this.differences();
+      return photo && values && overlaid(field(values, this.grid(m), between(this.colors, "#000000"), -4, 4), photo);
+    });
+    if (kind === "entropy") return drawn(this.grays(name), VIRIDIS, 0, 252); // sixty-fourths of log2 K bits
+    if (kind === "error") return drawn(this.grays(name), VIRIDIS, 0, 128); // half levels
     if (kind === "hard" && this.edit(m)) return this.edit(m).canvas;
-    if (kind === "hard" && !this.store.has(`${m}/hard${n}`)) return this.once(`tiles${m},${n}`, () => mosaic(this.tokenizers[m], this.indices(m), this.grid(m)));
-    const name = kind === "hard" || kind === "error" ? `${m}/${kind}${n}` : this.prepared(m, kind)[0];
-    if (kind === "hard" || kind === "soft") return this.store.picture(name, again);
-    const most = kind === "error" ? 128 : 252; // half levels; sixty-fourths of log2 K bits
-    return this.field(name, this.grays(name), m, (v) => viridis(v / most));
+    if (kind === "hard" && !this.store.has(name)) return this.once(`tiles${m},${n}`, () => mosaic(this.tokenizers[m], this.indices(m), this.grid(m)));
+    return this.store.picture(name, () => this.draw());
   }
   differences() {
     const [a, b] = [0, 1].map((m) => this.grays(`${m}/error${this.state.photo}`));
@@ -168,7 +168,7 @@ export class Screen {
   keep(pin, codes = []) {
     const m = this.views[0], [, w] = this.grid(), { token } = pin;
     if (token !== undefined) this.lastToken = token;
-    if (this.ui) this.ui.find.value = "";
+    if (this.ui) this.ui.find.value = this.ui.found.textContent = "";
     this.news = true;
     this.set({ pin, hover: null, codes });
     const selection = codes.length ? codes : [pin.code?.[1] ?? this.indices(m)[token]];
@@ -231,26 +231,37 @@ export class Screen {
     this.build();
     this.warm();
   }
-  // Pictures of this photograph are decoded ahead of the slider and of comparing, one by one while nothing else is to do.
+  // While nothing else is to do, one by one: pictures of this photograph are decoded ahead of the slider,
+  // and what compares two tokenizers is drawn ahead, their maps as wide as they will be there.
   async warm() {
-    const { photo: n } = this.state, { views } = this, names = this.tokenizers.flatMap(({ m }) => [`${m}/hard${n}`, `${m}/error${n}`]);
-    for (const m of views) this.meta.tokenizers[m].temperatures.forEach((_, j) => names.push(`${m}/soft${n}/${j}`, `${m}/entropy${n}/${j}`));
-    for (const name of names.filter((name) => this.store.has(name) && !this.store.pictures.has(name))) {
+    const { photo: n } = this.state, { views, both, tokenizers } = this, steps = tokenizers.flatMap(({ m }) => [`${m}/hard${n}`, `${m}/error${n}`]);
+    for (const m of views) this.meta.tokenizers[m].temperatures.forEach((_, j) => steps.push(`${m}/soft${n}/${j}`, `${m}/entropy${n}/${j}`));
+    if (!both && this.comparable) steps.push("difference", ...tokenizers);
+    for (const step of steps) {
       await new Promise((done) => (window.requestIdleCallback ?? setTimeout)(done));
       if (this.state.photo !== n || String(this.views) !== String(views)) return; // another one warms
-      await this.store.load(name);
+      if (step === "difference") this.picture(step);
+      else if (step.cell) this.drawMap(this.probe(), step, true, { marks: [] });
+      else if (this.store.has(step)) await this.store.load(step);
     }
   }
+  // A canvas as wide as a map is beside another.
+  probe() {
+    const there = Object.assign(this.root.cloneNode(), { className: "lgx both", innerHTML: '<div class="columns"><canvas class="square"></canvas></div>' });
+    Object.assign(there.style, { height: 0, paddingBottom: 0, overflow: "hidden" });
+    this.root.after(there);
+    const canvas = there.querySelector("canvas");
+    canvas.box = [Math.max(1, canvas.clientWidth), Math.max(1, canvas.clientHeight)];
+    there.remove();
+    return canvas;
+  }
   find(text) {
-    const { m, K } = this.active, codes = parseCodes(text, K) ?? [];
-    if (text.trim() === "?") return this.toggleHelp(true);
-    this.ui.found.textContent = codes.length ? "" : `codes are 0 to ${K - 1}: 607, or 3, 17-20`;
+    const { m, K } = this.active, codes = parseCodes(text, K), help = text.trim() === "?";
+    if (help) this.ui.help.hidden = false;
+    this.ui.found.textContent = codes.length || help ? "" : `codes are 0 to ${K - 1}: 607, or 3, 17-20`;
     if (codes.length) this.keep({ code: [m, codes[0]] }, codes.length > 1 ? codes : []);
     this.ui.find.value = text;
     return codes.length > 0;
-  }
-  toggleHelp(open = this.ui.help.hidden) {
-    this.ui.help.hidden = !open;
   }
 
   // Building ------------------------------------------------------------------------------------
@@ -268,6 +279,7 @@ export class Screen {
       return html`<button class="swatch choice" data-set="photo" data-value="${n}" title="${name}" aria-label="photograph ${name}">
         <i class="tile" style="background:var(--p${n}) center/cover"></i></button>`;
     });
+    const { length } = this.steps(), drawn = "the codes at snapshots of the training, each drawn alone by the trained decoder";
     const header = html`<div class="top"><h1 title="${meta.title}">${meta.title || "Codebook"}</h1>
       ${this.tokenizers.length > 1 ? seg("tokenizer", "view", tokenizers) : ""}
       <div class="find">${photos}</div>
@@ -277,37 +289,36 @@ export class Screen {
         ${command("csv", "CSV", "table of the selected codes, or of all, as CSV")}
         ${command("theme", root.classList.contains("dark") ? "Light" : "Dark", "light or dark")}
         ${command("f", "Full screen", "full screen (F)")} ${command("?", "?", "keys and words")}</div>
-      <div class="help" data-ref="help" hidden>${HELP.map((text) => html`<p>${text}</p>`)}</div></div>`;
+      <div class="help" data-ref="help" hidden>${HELP.map((text) => html`<p>${length > 1 ? text : text.replace(STEPPING, "")}</p>`)}</div></div>`;
     const token = (m, head) => html`<div class="token">
       <div class="headline">${said(`told${m}`, "head")}${head}</div><div class="bars" style="--one:var(--one${m})" data-ref="bars${m}"></div></div>`;
-    const { length } = this.steps(), drawn = "the codes at snapshots of the training, each drawn alone by the trained decoder";
     const timeline = length > 1 ? html`<div class="timeline" title="${drawn}">${slider("step", "step of training", length)}${said("stepped")}</div>` : "";
     const codebook = (m) => html`<section class="codebook" aria-label="codebook of ${this.names[m]}">
       <div class="bar"><h2>${both ? `${this.names[m]} codebook` : "Codebook"}</h2>${both ? "" : quantities}</div>
       ${square(`map${m}`, `map of the ${meta.tokenizers[m].K} codes of ${this.names[m]}; arrows move`)}${both ? "" : timeline}
       <div class="legend" data-ref="legend${m}"></div>${said(`words${m}`, "words")}${said(`head${m}`, "head")}
       <div class="evidence" data-ref="evidence${m}"></div>${both ? token(m) : ""}</section>`;
-    const scale = html`<label title="bars from 0 to 100 %, or up to the largest"><input type="checkbox" data-ref="fixed">0–100 %</label>`;
+    const scale = html`<label title="bars from 0 to 100 %, or up to the largest"><input type="checkbox" data-ref="fixed">scale to 100 %</label>`;
     const small = (layer) => html`<canvas data-layer="${layer}"></canvas>`, of = (...kinds) => this.layers().filter(([layer]) => kinds.includes(layer));
     const near = of("original", "soft", "difference", "hard", "hard0", "hard1");
     const loupes = html`<div class="loupes">${near.map(([layer, name]) => html`<div data-loupe>${small(layer)}<p>${name}</p></div>`)}</div>`;
-    const photograph = (inside) => html`<section class="photograph" aria-label="photograph"><div class="bar"><h2>${both ? "" : "Photograph"}</h2>
+    const photograph = (inside) => html`<section class="photograph" aria-label="photograph"><div class="bar"><h2>${both ? "Maps" : "Photograph"}</h2>
       ${both ? quantities : [layers, command("p", "Paint", "paint the kept code over tokens (P)"), command("z", "Undo", "take a stroke back (Z)")]}</div>
-      ${square("photo", "photograph; arrows move by a token")}${both ? html`<div class="bar under">${layers}</div>` : ""}
+      ${square("photo", "photograph; arrows move by a token")}${both ? html`<div class="bar under"><h2>Photograph</h2>${layers}</div>` : ""}
       <div class="caption">${said("caption")}${both ? said("noise") : ""}${said("scale")}</div>
       ${both ? [loupes, timeline] : token(views[0], scale)}${inside}</section>`;
     const jump = (tau, text) => html`<button class="plain" data-set="tau" data-value="${tau}">${text}</button>`;
-    const jumps = [jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${short(about.tau_c)}`) : ""];
+    const jumps = [about.curve.one ? jump(about.curve.one, `1 bit, τ = ${short(about.curve.one)}`) : "", jump(1, "τ = 1"), about.tau_c ? jump(about.tau_c, `τc = ${short(about.tau_c)}`) : ""];
     const { one, bits, tokens } = about.curve, onset = one ? `1 bit at τ = ${short(one)}, the dot` : `${bits[0] >= 1 ? "above" : "below"} 1 bit at every τ`;
     const unit = `MSE: the mean squared quantization error of a latent channel, ${number(about.width / 2)}. At τ = 1 soft codes are as blurred as hard codes are wrong.`;
     const heading = html`<h2 data-ref="tau" title="${unit}"></h2>`, sliding = slider("range", "temperature", 1000);
     const thumb = ([layer, name]) => html`<button class="thumb" data-set="layer" data-value="${layer}" aria-label="show ${name}">${small(layer)}<span></span></button>`;
     const temperature = both
-      ? html`<section class="temperature" aria-label="temperature"><div class="bar">${heading}${jumps}</div>${sliding}</section>`
+      ? html`<section class="temperature" aria-label="temperature"><div class="bar">${heading}${sliding}${jumps}</div></section>`
       : html`<section class="temperature" aria-label="temperature"><div class="head-of-it"><div class="bar">${heading}</div>
         <div class="caption"><p class="first">mean entropy, bits</p><p class="second">${about.decodes && about.images ? "soft picture, dB" : ""}</p></div>
         <canvas class="curve" data-ref="curve" role="img" aria-label="mean entropy and dB of the soft picture against temperature"></canvas>${sliding}<div class="bar">${jumps}</div></div>
-        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${tokens.toLocaleString("en")} tokens).</p><p>${unit}${about.tau_c ? " From τc on all could be one." : ""}</p></div>
+        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${thousands(tokens)} tokens).</p><p>${unit}${about.tau_c ? " From τc on all codes merge into one." : ""}</p></div>
         <div class="thumbs">${of("hard", "soft", "entropy", "error").map(thumb)}</div>
         <div><h2>Loupe, 7 × 7 tokens</h2>${loupes}</div></section>`;
     put(root, html`${header}<div class="columns">${codebook(views[0])}${both ? [photograph(temperature), codebook(1)] : [photograph(""), temperature]}</div><div class="said" aria-live="polite" data-ref="said"></div>`);
@@ -320,11 +331,12 @@ export class Screen {
   }
   // A picture of the blob, or the tiles of a photograph without pixels, to the style.
   hand(variable, name) {
-    const n = name.slice(1), image = this.once(`image ${name}`, () => {
-      const drawn = () => mosaic(this.tokenizers[0], this.store.array(`0/i${n}`), this.meta.tokenizers[0].grids[n]).toDataURL();
-      return Object.assign(new Image(), { src: this.store.has(name) ? URL.createObjectURL(this.store.file(name)) : drawn() });
-    });
-    this.root.style.setProperty(`--${variable}`, `url(${image.src})`);
+    const n = name.slice(1), drawn = () => mosaic(this.tokenizers[0], this.store.array(`0/i${n}`), this.meta.tokenizers[0].grids[n]).toDataURL();
+    this.images[name] ??= Object.assign(new Image(), { src: this.store.has(name) ? URL.createObjectURL(this.store.file(name)) : drawn() });
+    this.root.style.setProperty(`--${variable}`, `url(${this.images[name].src})`);
+  }
+  forget() {
+    for (const { src } of Object.values(this.images)) URL.revokeObjectURL(src);
   }
 
   // Pointer -------------------------------------------------------------------------------------
@@ -342,7 +354,7 @@ export class Screen {
       if (set) act[set](b.matches(".thumb[aria-pressed=true]") ? this.layers()[0][0] : value);
       if (key) this.commands[key](e);
       if (code) this.keep({ code: [+m, +code] });
-      if (at) this.visit(+m, ...at.split(",").map(Number));
+      if (at) this.visit(...at.split(",").map(Number), m && +m);
     };
     root.onpointermove = root.onpointerout = (e) => {
       const b = e.target.closest(".swatch[data-code]"), { m, code } = b?.dataset ?? {};
@@ -367,18 +379,21 @@ export class Screen {
     for (const m of this.views) this.wireMap(ui[`map${m}`], this.tokenizers[m]);
     const tokenAt = (e) => cellAt(fit(ui.photo.box, ...this.grid(), this.zooms.photo), ...this.grid(), e);
     this.wireCanvas(ui.photo, this.zooms.photo, {
-      down: (e) => { if (this.state.paint && tokenAt(e) !== null) { this.beginStroke(); this.brush(tokenAt(e)); } },
+      down: (e) => this.state.paint && tokenAt(e) !== null && this.beginStroke(tokenAt(e)),
       move: (e) => {
         const token = tokenAt(e);
         if (this.stroke && token !== null && token !== this.lastBrushed) this.brush(token);
         this.set({ hover: token === null ? null : { token } });
       },
-      up: (e) => { if (this.state.paint) this.endStroke(); else if (tokenAt(e) !== null) this.keep({ token: tokenAt(e) }); },
+      up: (e) => {
+        if (this.state.paint) this.endStroke();
+        else if (tokenAt(e) !== null) this.keep({ token: tokenAt(e) });
+      },
     });
     const slide = (e) => { if (e.buttons) this.setTau(this.tauAt((e.offsetX - CURVE.left) / (ui.curve.box[0] - CURVE.left - CURVE.right))); };
     if (ui.curve) Object.assign(ui.curve, { onpointermove: slide, onpointerdown: (e) => { ui.curve.setPointerCapture(e.pointerId); slide(e); } });
   }
-  // The wheel zooms, a drag with another button moves; the first is the hand's.
+  // The wheel zooms; a drag then moves, with the first button only where it neither paints nor selects.
   wireCanvas(canvas, zoom, { down, move, up }) {
     const moved = (s, x, y) => { Object.assign(zoom, { s, x: clamp(x, 0, 1 - 1 / s), y: clamp(y, 0, 1 - 1 / s) }); this.draw(); };
     canvas.onwheel = (e) => {
@@ -387,18 +402,21 @@ export class Screen {
       moved(s, zoom.x + (e.offsetX / w) * by, zoom.y + (e.offsetY / h) * by);
     };
     canvas.oncontextmenu = (e) => e.preventDefault();
+    let dragged = null;
     canvas.onpointerdown = (e) => {
+      dragged = e.button || (zoom.s > 1 && !e.shiftKey && !this.state.paint) ? 0 : null;
       canvas.focus({ preventScroll: true });
       canvas.setPointerCapture(e.pointerId);
       if (!e.button) down(e);
     };
     canvas.onpointermove = (e) => {
       const [w, h] = canvas.box;
-      if (e.buttons & 6) moved(zoom.s, zoom.x - e.movementX / w / zoom.s, zoom.y - e.movementY / h / zoom.s);
-      else move(e);
+      if (!e.buttons || dragged === null) return move(e);
+      dragged += Math.abs(e.movementX) + Math.abs(e.movementY);
+      if (dragged > 4) moved(zoom.s, zoom.x - e.movementX / w / zoom.s, zoom.y - e.movementY / h / zoom.s);
     };
     canvas.onpointerleave = () => this.set({ hover: null });
-    canvas.onpointerup = (e) => e.button || up(e);
+    canvas.onpointerup = (e) => e.button || dragged > 4 || up(e);
   }
   wireMap(canvas, t) {
     const { m, side } = t, place = () => fit(canvas.box, side, side, this.zooms[m]);
@@ -428,11 +446,12 @@ export class Screen {
       },
     });
   }
-  // A real patch: its photograph first, where that is shown here; otherwise its name.
-  visit(m, n, row, column) {
-    if (!this.meta.photographs[n].shown) return;
+  // A token of any photograph that is shown here: of a real patch, or what Python sets.
+  visit(n, row, column, m = this.views[0]) {
+    if (!this.shown.includes(n)) return;
     if (n !== this.state.photo) this.setPhoto(n);
-    this.keep({ token: row * this.grid(m)[1] + column });
+    const [h, w] = this.grid(m);
+    if (row >= 0 && row < h && column >= 0 && column < w) this.keep({ token: row * w + column });
   }
 
   // Painting ------------------------------------------------------------------------------------
@@ -443,7 +462,7 @@ export class Screen {
     this.beforePaint = this.state.pin;
     this.set({ paint, brush, pin, layer: paint ? "hard" : this.state.layer });
   }
-  beginStroke() {
+  beginStroke(token) {
     const m = this.views[0], key = `${m},${this.state.photo}`, base = this.picture("hard");
     if (!base) return;
     if (!this.edits.has(key)) {
@@ -454,10 +473,10 @@ export class Screen {
     this.stroke = this.edits.get(key);
     const { canvas, indices, psnr, strokes } = this.stroke;
     strokes.push({ indices: indices.slice(), image: canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), psnr });
+    this.brush(token);
   }
   brush(token) {
     const t = this.active, n = this.state.photo, edit = this.stroke, grid = this.grid(), [h, w] = grid, k = this.state.brush;
-    if (!edit || k === null) return;
     this.lastBrushed = token;
     const r = Math.floor(token / w), c = token % w, box = { x: Math.max(0, c - 1), y: Math.max(0, r - 1), X: Math.min(w, c + 2), Y: Math.min(h, r + 2) };
     const g = edit.canvas.getContext("2d"), px = edit.canvas.width / w;
@@ -465,9 +484,9 @@ export class Screen {
     for (let y = box.y; y < box.Y; y++)
       for (let x = box.x; x < box.X; x++) {
         edit.indices[y * w + x] = k;
-        if (!t.about.network) tile(g, t, k, x * px, y * px, px);
+        if (!t.about.network.length) tile(g, t, k, x * px, y * px, px);
       }
-    if (t.about.network) repaint(this.once(`decoder${t.m},${n}`, () => new LocalDecoder(this.store, t.m, n)), t, edit.indices, grid, box, g);
+    if (t.about.network.length) repaint(this.once(`decoder${t.m},${n}`, () => decoderOf(this.store, t.m, n)), t, edit.indices, grid, box, g);
     edit.version++;
     this.draw();
   }
@@ -476,7 +495,7 @@ export class Screen {
     this.stroke = this.lastBrushed = null;
     if (!edit) return;
     this.measure(edit);
-    if (!about.network) this.ask("paint", [m], { indices: new DataView(Uint16Array.from(edit.indices).buffer) });
+    if (!about.network.length) this.ask("paint", [m], { indices: new DataView(Uint16Array.from(edit.indices).buffer) });
     this.draw();
   }
   // dB of the painted picture against the original, as the page holds both.
@@ -505,22 +524,23 @@ export class Screen {
       this.paint();
     });
   }
-  // All sizes are read first, then canvases drawn, then text written: the page is laid out once.
+  // Text is written first, then all sizes are read, then canvases drawn: the page is laid out once.
   paint() {
     const { state, ui, root, views } = this, { token, stale } = this.token(), found = views.map((m) => this.assigned(m, token)), edits = this.edit()?.version;
+    const hits = this.hits();
+    views.forEach((m, i) => this.tellSide(m, found[i], token, stale));
+    this.tellPhoto(hits.length);
+    this.tellTemperature();
+    for (const b of root.querySelectorAll("[data-set]")) b.setAttribute("aria-pressed", String(state[b.dataset.set]) === b.dataset.value);
     if (!root.clientWidth) return; // not on the page yet, or folded: its observer draws then
     for (const c of ui.all) c.box = [Math.max(1, c.clientWidth), Math.max(1, c.clientHeight)];
     views.forEach((m, i) => this.paintMap(m, found[i]));
-    this.paintPhoto(token);
+    this.paintPhoto(token, hits);
     for (const c of ui.all.filter((c) => c.dataset.layer)) {
       const at = c.closest("[data-loupe]") ? token : null;
       drawSmall(c, { picture: this.picture(c.dataset.layer), grid: this.grid(), token: at, edits });
     }
     if (ui.curve) this.paintCurve();
-    views.forEach((m, i) => this.tellSide(m, found[i], token, stale));
-    this.tellPhoto();
-    this.tellTemperature();
-    for (const b of root.querySelectorAll("[data-set]")) b.setAttribute("aria-pressed", String(state[b.dataset.set]) === b.dataset.value);
     const { view, quantity, layer, tau, photo: photograph, pin, codes } = state, head = ui[`head${views[0]}`].textContent;
     const one = pin.code ? head : `${this.place(token)}. ${head}`;
     if (this.news) ui.said.textContent = codes.length > 1 ? `${counted(codes.length, "code")} selected: ${codes.join(", ")}` : one;
@@ -534,17 +554,23 @@ export class Screen {
     const { state, ui } = this, t = this.tokenizers[m], k = this.focusCode(m), onToken = this.focus.token !== undefined;
     const related = onToken ? codes.filter((_, i) => i && shares[i] > 0.01) : k === null ? [] : this.near(t, k);
     const marks = [[related, "#fff", 1], [m === this.views[0] ? state.codes : [], PICK, 1], [k === null ? [] : [k], PICK, 1.8]];
-    const kept = this.once(`map${m},${this.both}`, () => ({})), band = m === this.views[0] && state.band, dim = state.hover?.token !== undefined;
-    drawMap(ui[`map${m}`], this.then(t), { quantity: state.quantity, zoom: this.zooms[m], kept, marks, dim, band });
+    this.drawMap(ui[`map${m}`], t, this.both, { marks, band: m === this.views[0] && state.band, dim: state.hover?.token !== undefined });
+  }
+  drawMap(canvas, t, both, more) {
+    const kept = this.once(`map${t.m},${both}`, () => ({}));
+    drawMap(canvas, this.then(t), { quantity: this.state.quantity, zoom: this.zooms[t.m], kept, ...more });
   }
   near(t, k) { return [...t.near.subarray(8 * k, 8 * k + 8)].filter((c) => c !== NONE); }
-  paintPhoto(token) {
-    const { state, ui } = this, { focus } = this, codes = this.selected(), m = focus.code?.[0] ?? this.views[0], hits = [];
-    if (codes.size) this.indices(m).forEach((k, i) => { if (codes.has(k)) hits.push(i); });
-    const dim = hits.length > 0 && !state.paint && state.layer !== "difference";
-    const kept = this.once("photo", () => ({})), outlined = focus.token ?? (hits.length ? token : null), edits = this.edit()?.version;
-    drawPhotograph(ui.photo, { picture: this.picture(state.layer), kept, edits, grid: this.grid(), zoom: this.zooms.photo, token: outlined, hits, dim });
-    this.hits = hits.length;
+  paintPhoto(token, hits) {
+    const { state, ui, focus } = this, dim = hits.length > 0 && this.selected().size > 0 && !state.paint && state.layer !== "difference";
+    const outlined = focus.token ?? (hits.length ? token : null), ringed = hits.length > RINGS ? [] : hits;
+    drawPhotograph(ui.photo, { picture: this.picture(state.layer), grid: this.grid(), zoom: this.zooms.photo, token: outlined, hits, ringed, dim });
+  }
+  // The tokens of the photograph that have one of the codes it is searched for, or the kept token's.
+  hits() {
+    const { focus, state } = this, indices = this.indices(focus.code?.[0] ?? this.views[0]), codes = this.selected();
+    if (!codes.size && !state.hover && !state.paint) codes.add(indices[focus.token]);
+    return codes.size ? [...indices.keys()].filter((i) => codes.has(indices[i])) : [];
   }
   // The codes that the photograph is searched for: hovered, selected, or kept.
   selected() {
@@ -565,7 +591,7 @@ export class Screen {
     if (k !== null && !state.hover?.inside) put(evidence, this.evidence(t, k));
     put(ui[`told${m}`], this.tellToken(t, found, token, stale));
     ui[`bars${m}`].classList.toggle("stale", stale);
-    const most = state.fixed ? 1 : Math.max(...found.shares, 1e-6), full = 64, others = html`<i class="others"></i>`;
+    const most = state.fixed ? 1 : Math.max(...found.shares, 1e-6), full = this.both ? 42 : 64, others = html`<i class="others"></i>`;
     const cell = (k, i) => {
       const p = found.shares[i];
       return html`<button class="cell" data-m="${m}" data-code="${k}" aria-label="code ${k}, ${percent(p)} percent">${bar(tileOf(t, k), p, (full * p) / most, k)}</button>`;
@@ -578,19 +604,20 @@ export class Screen {
     if (legend.key === key) return;
     legend.key = key;
     put(words, html`${QUANTITIES[q].words(t)}`);
-    if (q === "unused") return put(legend, html`<p><b>${t.unused.length}</b> unused: </p><p class="list" tabindex="0">${t.unused.join(", ") || "none"}</p>`);
+    const numbers = t.unused.slice(0, LISTED).map((k) => html`<button class="plain" data-m="${t.m}" data-code="${k}">${k}</button>`);
+    if (q === "unused") return put(legend, html`<p><b>${thousands(t.unused.length)}</b> unused: </p><p class="list">${numbers.length ? numbers : "none"}${t.unused.length > LISTED ? " …" : ""}</p>`);
     const [low, high] = range(t, shown), most = this.both ? 5 : 9, order = t.order[shown];
     const note = q === "picture" ? html`crossed: <b>${counted(t.unused.length, "unused code")}</b>. Most used:`
       : amount ? html`tile size: up to <b>${number(high)} ${unit}</b>, log scale. Highest, by code:`
-      : html`${short(low)}${ramp(viridis)}${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`;
+      : html`${short(low)}${ramp(VIRIDIS)}${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`;
     const listed = q === "trust" ? order.slice(-most).reverse() : order.slice(0, most); // many share the highest
     const value = (k) => `${number(t.values[shown][k])} ${unit}`;
-    put(legend, html`<p>${note}</p>${listed.map((k) => swatch(t, k, `${title} ${value(k)}, code`, { text: k, title: `code ${k}: ${value(k)}` }))}`);
+    put(legend, html`<p>${note}</p>${listed.map((k) => swatch(t, k, `${title} ${value(k)}, code`, { text: this.both ? k : html`${k}<em>${number(t.values[shown][k])}</em>`, title: `code ${k}: ${value(k)}` }))}`);
   }
   describe(t, k) {
     const v = (q) => number(t.values[q][k]);
-    if (!t.count[k]) return html`Code <b>${k}</b>: no token, in ${scope(t)}`;
-    return html`Code <b>${k}</b>: <b>${t.count[k].toLocaleString("en")}</b> tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]})
+    if (!t.count[k]) return html`Code <b>${k}</b>: never used, in ${scope(t)}`;
+    return html`Code <b>${k}</b>: <b>${thousands(t.count[k])}</b> tokens (${number((100 * t.count[k]) / t.total)} %, rank ${t.rank[k]}${this.both ? "" : ` of ${thousands(t.order.mass.length)}`})
       · <b>${v("entropy")} bits</b> at τ = 1 · <b>${v("error")} %</b> of the error
       · <span title="${QUANTITIES.isolation.words()}">nearest code in use <b>${v("isolation")}</b> × RMS error away</span>`;
   }
@@ -601,38 +628,50 @@ export class Screen {
       const { name, shown, pixels: [h, w] } = this.meta.photographs[n], side = 4 * factor; // a token more, and a half, to all sides
       const title = `${name}, row ${row}, column ${column}${shown ? "" : " (a photograph that is not shown here)"}`;
       const picture = part(`p${n}`, (column - 1.5) / 4, (row - 1.5) / 4, w / side, h / side);
+      if (!shown) return html`<span class="swatch patch" title="${title}">${picture}</span>`;
       return html`<button class="swatch patch" data-m="${t.m}" data-at="${n},${row},${column}" title="${title}" aria-label="real patch: ${title}">${picture}</button>`;
     };
-    const real = images && decodes ? html`${swatch(t, k, "mean real patch of code", { sheet: "real" })}<p title="mean of the code’s real patches">real mean</p>` : "";
+    const real = images && decodes && t.count[k] ? html`${swatch(t, k, "mean real patch of code", { sheet: "real" })}<p title="mean of the code’s real patches">real mean</p>` : "";
     return html`<div class="rows">${swatch(t, k, "code")}<p>code</p>${real}</div>
-      <div class="grid">${images ? html`${EIGHT.map(patch)}<p>real patches, nearest to farthest</p>` : ""}</div>
+      <div class="grid">${!t.count[k] ? html`<p>no token has it${decodes ? "; the tile is what the decoder draws for it" : ""}</p>` : images ? html`${EIGHT.map(patch)}<p>real patches, nearest first</p>` : ""}</div>
       <div class="grid">${this.near(t, k).map((other) => swatch(t, other, "nearest code", { text: other }))}
-        <p title="of its neighbors on the map, how many are among its 24 nearest codes">nearest codes · map trust <b>${t.trust[k]} of ${t.around[k]}</b></p></div>`;
+        <p>nearest codes${this.focus.token === undefined ? ", white on the map" : ""}</p>
+        <p title="how many of its neighbors on the map are among its 24 nearest codes">near on the map: <b>${t.trust[k]} of ${t.around[k]}</b></p></div>`;
   }
   tellToken(t, { codes, shares, bits }, token, stale) {
     const place = this.place(token), focus = this.focusCode(t.m), k = this.indices(t.m)[token], i = codes.indexOf(k);
     const sure = html`<b>${number(bits)} bits</b> at τ = ${short(this.state.tau)}`;
     if (stale) return html`${focus === null ? "That code" : `Code ${focus}`} is not here; below, in gray, the token looked at before: ${place}`;
     if (k !== this.store.array(`${t.m}/i${this.state.photo}`)[token]) return html`${place} is painted with code <b>${k}</b>; the latent’s own code is <b>${codes[0]}</b>, ${sure}`;
-    return html`${this.both ? `${t.about.name}, ${place}` : `Token in ${place}`}: code <b>${k}</b>, p = <b>${i < 0 ? "below the twelve" : `${percent(shares[i])} %`}</b>, ${sure}`;
+    return html`${this.both ? `${t.about.name}, ${place}` : `Token in ${place}`}: code <b>${k}</b>, ${this.both ? "p =" : "probability"} <b>${i < 0 ? "below the twelve" : `${percent(shares[i])} %`}</b>, ${sure}${this.both || this.focus.token === undefined ? "" : "; codes above 1 % are white on the map"}`;
   }
-  tellPhoto() {
+  tellPhoto(hits) {
     const { state, ui, focus } = this, codes = this.selected(), [h, w] = this.grid(), name = this.meta.photographs[state.photo].name;
     const many = codes.size > 1, what = html`${many ? "" : "code "}<b>${many ? counted(codes.size, "code") : [...codes][0]}</b>`;
     const missing = () => html` ${many ? "are" : "is"} not in this photograph${this.elsewhere(focus.code[0], codes)}`;
     put(ui.caption, state.paint ? html`painting code <b>${state.brush}</b> over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends`
-      : codes.size ? html`${what}${this.hits ? html`: <b>${this.hits.toLocaleString("en")} of ${(h * w).toLocaleString("en")} tokens here</b>` : missing()}`
-      : html`${this.both ? name : `${name}, ${w} × ${h} tokens`}${this.under(focus.token)}`);
-    const [one, other] = this.names, dB = (m) => this.noise(m, "hard")?.toFixed(2), m = this.views[0];
+      : codes.size ? html`${what}${hits ? html`: <b>${thousands(hits)} of ${thousands(h * w)} tokens here</b>` : missing()}`
+      : html`${this.both ? name : `${name}, ${w} × ${h} tokens`}${this.under(focus.token)}${hits > 1 && !this.both ? html` · <b>${thousands(hits)} with its code</b>${hits > RINGS ? "" : ", ringed"}` : ""}`);
+    const dB = (m) => this.noise(m, "hard")?.toFixed(2), m = this.views[0];
     if (this.both) put(ui.noise, html`<b>${this.views.filter(dB).map((m) => `${this.names[m]} ${dB(m)} dB`).join(" | ")}</b>`);
     const scales = {
-      difference: () => html`${one} better by 4${ramp((x) => differenceColor(this.colors)(8 * x - 4))}${other} better by 4 gray levels (5 × 5 tokens)`,
-      error: () => html`hard error 0${ramp(viridis)}64 gray levels (root mean square)`,
-      entropy: () => html`0${ramp(viridis)}${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(m, "entropy")[1])}`,
+      difference: () => html`${this.best(0)}${ramp(between(this.colors))}${this.best(1)} <span title="root mean squares over 5 × 5 tokens; colors end at 4">gray levels</span>`,
+      error: () => html`hard error 0${ramp(VIRIDIS)}64 gray levels (root mean square)`,
+      entropy: () => html`0${ramp(VIRIDIS)}${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(m, "entropy")[1])}`,
       hard: () => (dB(m) ? html`hard codes: <b>${dB(m)} dB</b>` : ""),
       soft: () => `soft codes at τ = ${short(this.prepared(+state.layer.slice(4) || m, "soft")[1])}`,
     };
     put(ui.scale, html`${scales[state.layer.replace(/^soft./, "soft")]?.()}`);
+  }
+  // Where one of two tokenizers is better than the other by most.
+  best(m) {
+    const found = this.once(`best${m},${this.state.photo}`, () => {
+      const d = this.differences(), sign = m ? 1 : -1;
+      return d && d.reduce((at, x, i) => (sign * x > sign * d[at] ? i : at), 0);
+    }), of = this.names[m], w = this.grid()[1];
+    if (found === null) return html`${of} better`;
+    const by = number(Math.abs(this.differences()[found]));
+    return html`<button class="plain" data-at="${this.state.photo},${Math.floor(found / w)},${found % w}" title="go there">${of} better by up to ${by}</button>`;
   }
   // Which of the photographs at hand has one of the codes.
   elsewhere(m, codes) {
@@ -641,14 +680,14 @@ export class Screen {
   }
   // The value of the layer under the pointer.
   under(token) {
-    const { layer, photo: n } = this.state, m = this.views[0], d = layer === "difference" && this.differences()?.[token];
+    const { layer, photo: n } = this.state, m = this.views[0], d = this.both && this.comparable && this.differences()?.[token];
     if (Number.isFinite(d)) return ` · ${this.names[d < 0 ? 0 : 1]} better here by ${number(Math.abs(d))} gray levels`;
     if (layer === "error") return ` · ${number((this.grays(`${m}/error${n}`)?.[token] ?? 0) / 2)} gray levels`;
     return layer === "entropy" ? ` · ${number(this.assigned(m, token).bits)} bits` : "";
   }
   tellTemperature() {
     const { state, ui, root } = this, { m, about } = this.active, [low, high] = [about.temperatures[0], about.temperatures.at(-1)];
-    put(ui.tau, html`Temperature τ = <b>${short(state.tau)}</b> × 2 MSE`);
+    put(ui.tau, html`Temperature τ = <b>${short(state.tau)}</b>${this.both ? "" : ", in units of 2 MSE"}`);
     ui.range.value = Math.round((1000 * Math.log(state.tau / low)) / Math.log(high / low));
     ui.range.setAttribute("aria-valuetext", `${number(state.tau)} times twice the mean squared error`);
     const tau = (kind) => short(this.prepared(m, kind)[1]), dB = (kind) => { const v = this.noise(m, kind); return v === null ? "" : `${v.toFixed(2)} dB`; };
@@ -663,12 +702,12 @@ export class Screen {
     root.querySelector("[data-key=z]")?.toggleAttribute("hidden", !this.edit());
     if (!ui.step) return;
     const of = (t) => {
-      const { step, count, total } = this.then(t), used = count.filter((n) => n).length.toLocaleString("en"), { name } = t.about;
+      const { step, unused, total } = this.then(t), used = thousands(t.K - unused.length), { name } = t.about;
       if (step === undefined) return t.about.moments.length ? "…" : `${name} trained`; // its picture is on the way
       if (this.both) return `${name} ${used} codes used`;
-      return `${used} of ${t.K.toLocaleString("en")} codes used by ${total.toLocaleString("en")} tokens`;
+      return `${used} of ${thousands(t.K)} codes used by ${thousands(total)} tokens`;
     };
-    const text = state.step === null ? "trained" : `step ${state.step.toLocaleString("en")}: ${this.views.map((v) => of(this.tokenizers[v])).join(", ")}`;
+    const text = state.step === null ? "trained" : `step ${thousands(state.step)}: ${this.views.map((v) => of(this.tokenizers[v])).join(", ")}`;
     ui.step.value = this.stepAt();
     ui.step.setAttribute("aria-valuetext", text);
     put(ui.stepped, html`Training: <b>${text}</b>`);
@@ -677,7 +716,7 @@ export class Screen {
   // Keyboard and commands -----------------------------------------------------------------------
   commands = {
     Escape: () => {
-      if (!this.ui.help.hidden) this.toggleHelp(false);
+      if (!this.ui.help.hidden) this.ui.help.hidden = true;
       else if (this.state.paint) this.togglePaint();
       else if (!document.fullscreenElement) this.keep(this.home());
     },
@@ -700,11 +739,10 @@ export class Screen {
     f: () => (document.fullscreenElement ? document.exitFullscreen() : this.root.parentElement.requestFullscreen?.()),
     p: () => this.togglePaint(),
     z: () => this.undo(),
-    "?": () => this.toggleHelp(),
+    "?": () => (this.ui.help.hidden = !this.ui.help.hidden),
     "/": () => this.ui.find.select(),
     " ": () => {
-      this.beginStroke();
-      this.brush(this.token().token);
+      this.beginStroke(this.token().token);
       this.endStroke();
     },
     theme: () => {
@@ -721,30 +759,31 @@ export class Screen {
       if (name === "Escape" || (name === "Enter" && this.find(ui.find.value))) leave();
       return;
     }
-    if (e.ctrlKey || e.metaKey || e.altKey || (name === " " && (!state.paint || e.target.tagName === "BUTTON"))) return;
+    const undo = (e.ctrlKey || e.metaKey) && name === "z" && this.edit();
+    if ((!undo && (e.ctrlKey || e.metaKey)) || e.altKey || (name === " " && (!state.paint || e.target.tagName === "BUTTON"))) return;
     if (layer) this.set({ layer: layer[0] });
-    else if (name.startsWith("Arrow")) this.arrow(name, e.target);
+    else if (name.startsWith("Arrow")) this.arrow(name, e.target, e.shiftKey ? 8 : 1);
     else if (this.commands[name]) this.commands[name](e);
     else return;
     e.preventDefault();
     e.stopPropagation();
   }
-  arrow(key, target) {
+  arrow(key, target, by) {
     const { ui } = this, { pin, paint } = this.state, right = (key === "ArrowRight") - (key === "ArrowLeft"), down = (key === "ArrowDown") - (key === "ArrowUp");
     if (target === ui.range) return this.stepTau(right - down);
     if (target === ui.step) return this.setStep(this.stepAt() + right - down);
     const m = this.views.find((m) => target === ui[`map${m}`]) ?? (target === ui.photo ? undefined : pin.code?.[0]);
     const onMap = m !== undefined && !paint, t = this.tokenizers[m], k = onMap && (this.focusCode(m, pin) ?? t.order.mass[0] ?? 0);
-    const [h, w] = onMap ? [t.side, t.side] : this.grid(), at = onMap ? t.cell[k] : (pin.token ?? this.token().token), r = Math.floor(at / w) + down, c = (at % w) + right;
-    if (r < 0 || c < 0 || r >= h || c >= w || (onMap && t.at[r * w + c] < 0)) return;
+    const [h, w] = onMap ? [t.side, t.side] : this.grid(), at = onMap ? t.cell[k] : (pin.token ?? this.token().token), r = clamp(Math.floor(at / w) + by * down, 0, h - 1), c = clamp((at % w) + by * right, 0, w - 1);
+    if (r * w + c === at || (onMap && t.at[r * w + c] < 0)) return;
     this.keep(onMap ? { code: [m, t.at[r * w + c]] } : { token: r * w + c });
   }
   csv() {
     const { codes, pin } = this.state, t = this.active, chosen = codes.length ? codes : pin.code ? [pin.code[1]] : [...t.count.keys()];
     const columns = Object.entries(t.values), head = ["code", ...columns.map(([q]) => QUANTITIES[q].column)];
-    const rows = chosen.map((k) => [k, ...columns.map(([, v]) => (Number.isFinite(v[k]) ? v[k] : ""))]);
+    const rows = chosen.map((k) => [k, ...columns.map(([q, v]) => (q === "mass" ? t.count[k] : Number.isFinite(v[k]) ? v[k] : ""))]);
     const href = URL.createObjectURL(new Blob([[head, ...rows].map((row) => row.join()).join("\n")], { type: "text/csv" }));
-    Object.assign(document.createElement("a"), { href, download: "codes.csv" }).click();
+    Object.assign(document.createElement("a"), { href, download: `${t.about.name} codes.csv` }).click();
     setTimeout(() => URL.revokeObjectURL(href), 1000);
   }
 }

@@ -9,13 +9,13 @@ export async function render({ model, el }) {
   const root = el.lastElementChild.lastElementChild;
   let screen = null;
   const open = async () => {
-    const store = new Store(model.get("meta"), model.get("blob"));
+    const store = new Store(model.get("meta"), model.get("blob")), former = screen;
     const tokenizers = await Promise.all(store.meta.tokenizers.map((_, m) => openTokenizer(store, m)));
-    const { view, layer, quantity } = screen?.state ?? {}, next = new Screen(model, store, tokenizers, root);
-    if (screen) Object.assign(next.state, { view, layer, quantity });
-    screen = root.screen = next; // on the element for tests, and for whoever is curious in the console
+    screen = root.screen = new Screen(model, store, tokenizers, root); // on the element for tests, and for whoever is curious in the console
+    if (former) for (const kept of ["view", "layer", "quantity"]) screen.state[kept] = former.state[kept];
     screen.build();
     screen.warm();
+    former?.forget();
   };
   const theme = model.get("theme");
   const lab = document.body.dataset.jpThemeLight;
@@ -31,12 +31,7 @@ export async function render({ model, el }) {
   });
   heard("temperature", (tau) => tau > 0 && screen.state.tau !== tau && screen.setTau(tau));
   heard("photograph", (n) => screen.shown.includes(n) && n !== screen.state.photo && screen.setPhoto(n));
-  heard("place", ([n, row, column]) => {
-    if (!screen.shown.includes(n)) return;
-    if (n !== screen.state.photo) screen.setPhoto(n);
-    const [h, w] = screen.grid();
-    if (row >= 0 && row < h && column >= 0 && column < w) screen.keep({ token: row * w + column });
-  });
+  heard("place", (place) => screen.visit(...place));
   heard("blob", open);
   heard("answer", (answer) => receive(screen, answer));
   root.addEventListener("keydown", (e) => screen.key(e));
@@ -46,7 +41,10 @@ export async function render({ model, el }) {
     root.focus({ preventScroll: true });
     document.addEventListener("keydown", (e) => root.contains(e.target) || screen.key(e));
   }
-  return () => seen.disconnect();
+  return () => {
+    seen.disconnect();
+    screen.forget();
+  };
 }
 
 // What the kernel computed: soft pictures and entropies at any temperature, or a painted picture.
