@@ -27,8 +27,6 @@ TINY = (
     "evaluation.prior_steps=2 evaluation.photographs=2"
 )
 """Overrides under which a run takes seconds and still does all that a run does."""
-
-
 GROUPS = ("nbval", "browser", "papermill", "distributed")
 """What takes minutes, the longest first; one after the other the rest fills both workers."""
 

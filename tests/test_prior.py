@@ -153,14 +153,12 @@ def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
     tokenizer, prior = pair
     images = {"a": photograph(64, 64), "b": photograph(50, 70, seed=3)}
     near = file_rates(*pair, images)
-    cheap, closer, both = (
-        file_rates(*pair, images, encode=encode)
-        for encode in (
-            lambda image: cheaper_tokens(*pair, image, weight=1.0),
-            lambda image: closer_tokens(tokenizer, image, candidates=4, sweeps=1),
-            lambda image: closer_tokens(tokenizer, image, prior, weight=0.02, candidates=4),
-        )
+    encoders = (
+        lambda image: cheaper_tokens(*pair, image, weight=1.0),
+        lambda image: closer_tokens(tokenizer, image, candidates=4, sweeps=1),
+        lambda image: closer_tokens(tokenizer, image, prior, weight=0.02, candidates=4),
     )
+    cheap, closer, both = (file_rates(*pair, images, encode=encode) for encode in encoders)
     assert (cheap["bits_per_token"] < near["bits_per_token"]).all()
     assert (cheap["psnr"] < near["psnr"]).all()
     assert (closer["psnr"] > near["psnr"]).all()
@@ -179,14 +177,13 @@ def test_a_little_error_buys_bits_in_files_held_against_codecs(pair):
 
 def test_a_search_of_one_candidate_gives_the_nearest_codes_and_counts_who_sees_a_token(pair):
     tokenizer, prior = pair
-    nearest = tokens_of(tokenizer, photograph())
     for paid in (None, prior):
-        assert torch.equal(closer_tokens(tokenizer, photograph(), paid, candidates=1), nearest)
+        found = closer_tokens(tokenizer, photograph(), paid, candidates=1)
+        assert torch.equal(found, tokens_of(tokenizer, photograph()))
     tokens, place = walk(6, 7), (slice(1, None, 4), slice(2, None, 4))
     bits = F.pad(prior.nll(tokens), (1, 1, 0, 1))
     seen = bits[:-1, 1:-1] + bits[:-1, 2:] + bits[1:, :-2] + bits[1:, 1:-1] + bits[1:, 2:]
-    ours = _nats(prior, tokens, place) / np.log(2)
-    torch.testing.assert_close(ours, seen[place])
+    torch.testing.assert_close(_nats(prior, tokens, place) / np.log(2), seen[place])
 
 
 def test_from_the_command_line_and_back(pair, tmp_path):

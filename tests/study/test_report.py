@@ -13,15 +13,9 @@ from lgqlib.figures.style import panels, show
 from lgqlib.files import write_json
 from lgqlib.presets import preset
 from lgqlib.run import Run
+from lgqlib.study import results
 from lgqlib.study.report import _converted, build_report, notebook_css, to_html
-from lgqlib.study.results import (
-    STUDY_FILE,
-    collect,
-    finished,
-    newest_study,
-    state_of,
-    write_results,
-)
+from lgqlib.study.results import STUDY_FILE, collect, finished
 
 HOSTILE = "<script>alert('x')</script>&\"'"
 
@@ -61,7 +55,7 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
     finished_run(tmp_path, seed=1, evaluated=False)
     finished_run(tmp_path, seed=2, failure={"error": "boom"})
     Run.create(tmp_path, preset("laptop", seed=3))
-    table = write_results(tmp_path).set_index("seed")
+    table = results.write_results(tmp_path).set_index("seed")
     assert table["state"].to_dict() == {0: "done", 1: "partial", 2: "failed", 3: "new"}
     assert table.loc[0, "psnr"] == 20 and pandas.isna(table.loc[2, "psnr"])
     assert table.loc[0, "images_per_second"] == 115 and table.loc[0, "train.num_steps"] == 20
@@ -69,7 +63,7 @@ def test_a_table_has_one_row_a_run_and_says_its_state(tmp_path):
         assert list(read(tmp_path / name)["run"]) == list(table["run"])
     for wrong in ({"step": 10}, {"step": None}, {}):  # only of the last step it is done
         write_json(done.path / "evaluation.json", wrong)
-        assert state_of(done.path) == "partial"
+        assert results.state_of(done.path) == "partial"
 
 
 def test_a_damaged_file_does_not_hide_the_other_runs(tmp_path):
@@ -84,10 +78,10 @@ def test_a_study_is_the_runs_that_its_file_names_in_their_order(tmp_path):
     study = tmp_path / "runs" / "made"
     runs = [finished_run(study, method=m) for m in ("vq", "fsq", "lgq")]
     study_of(study, [(runs[2], "ours"), (runs[0], "")])
-    assert newest_study(tmp_path / "runs") == newest_study(tmp_path / "runs", "made") == study
+    assert {results.newest_study(study.parent, name) for name in ("", "made")} == {study}
     assert list(finished(study)["name"]) == ["lgq ours", "vq"]
     with pytest.raises(ValueError, match="nowhere is not a folder"):
-        newest_study(tmp_path / "nowhere")
+        results.newest_study(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no finished run.*lgqlib.study"):
         finished(tmp_path)
 
