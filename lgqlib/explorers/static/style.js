@@ -47,6 +47,7 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .swatch span,.lgx .bars span{display:block;font-size:11px;line-height:14px;color:var(--muted);text-align:center}
 .lgx .swatch[aria-pressed=true] .tile{outline:2px solid var(--pick)}
 .lgx .dead::after{content:"×";position:absolute;inset:0;display:grid;place-items:center;font-size:20px;line-height:1}
+.lgx .legend .swatch .tile{width:27px;margin:auto}
 .lgx .swatch em{display:block;font-style:normal;line-height:12px;color:var(--fg)}
 .lgx span.patch{cursor:default}
 .lgx .choice .tile{width:36px;border-radius:4px;image-rendering:auto}
@@ -60,7 +61,7 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .ramp{display:inline-block;width:120px;height:10px;border-radius:2px;vertical-align:-1px;margin:0 6px}
 .lgx .timeline{display:flex;align-items:center;gap:8px;margin-top:4px}
 .lgx .timeline input{flex:0 0 30%;margin:0}
-.lgx .bar input[type=range]{flex:1 0 150px;margin:0 8px}
+.lgx .bar input[type=range]{flex:1 0 90px;margin:0 8px}
 .lgx .words{min-height:32px;margin:2px 0 4px}
 .lgx .head{min-height:32px;margin-bottom:4px;user-select:text}
 .lgx .evidence{display:grid;grid-template-columns:60px minmax(0,1fr) 34%;gap:10px}
