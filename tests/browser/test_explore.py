@@ -247,7 +247,7 @@ def neighbors_on_the_map(hand):
     assert "Average" in hand.says(".words") and "of 8" in hand.says(".words")
     token, table = state(hand.page)["pin"]["token"], hand.widget.tables[0]
     code = hand.widget.tokenizers[0].indices[0].flatten()[token]
-    assert f"map: {table['trust'][code]} of {table['around'][code]}" in hand.says(".evidence")
+    assert f"nearest: {table['trust'][code]} of {table['around'][code]}" in hand.says(".evidence")
 
 
 TASKS = {

@@ -200,7 +200,8 @@ export class Screen {
   }
   tauAt(x) {
     const all = this.active.about.temperatures, whole = Math.log(all.at(-1) / all[0]), tau = all[0] * Math.exp(clamp(x, 0, 1) * whole);
-    return all.find((a) => Math.abs(Math.log(a / tau)) < 0.03 * whole) ?? tau;
+    const apart = (a) => Math.abs(Math.log(a / tau)), nearest = all.reduce((a, b) => (apart(b) < apart(a) ? b : a));
+    return apart(nearest) < 0.03 * whole ? nearest : tau;
   }
   // Of the steps with a snapshot, and after them the trained codebook.
   setStep(i) {
@@ -318,7 +319,7 @@ export class Screen {
       : html`<section class="temperature" aria-label="temperature"><div class="head-of-it"><div class="bar">${heading}</div>
         <div class="caption"><p class="first">mean entropy, bits</p><p class="second">${about.decodes && about.images ? "soft picture, dB" : ""}</p></div>
         <canvas class="curve" data-ref="curve" role="img" aria-label="mean entropy and dB of the soft picture against temperature"></canvas>${sliding}<div class="bar">${jumps}</div></div>
-        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${thousands(tokens)} tokens).</p><p>${unit}${about.tau_c ? " From τc on all codes merge into one." : ""}</p></div>
+        <div class="words-of-it"><p>Softness: <b>${onset}</b> (mean entropy of ${thousands(tokens)} tokens).</p><p>${unit}${about.tau_c ? " Above τc free codes would merge into one." : ""}</p></div>
         <div class="thumbs">${of("hard", "soft", "entropy", "error").map(thumb)}</div>
         <div><h2>Loupe, 7 × 7 tokens</h2>${loupes}</div></section>`;
     put(root, html`${header}<div class="columns">${codebook(views[0])}${both ? [photograph(temperature), codebook(1)] : [photograph(""), temperature]}</div><div class="said" aria-live="polite" data-ref="said"></div>`);
@@ -600,7 +601,7 @@ export class Screen {
     put(ui[`bars${m}`], html`${found.codes.map(cell)}<div class="cell">${rest}</div>`);
   }
   tellLegend(t, legend, words) {
-    const q = this.state.quantity, key = `${t.m},${q},${t.step}`, shown = q === "picture" ? "mass" : q, { amount, unit, title } = QUANTITIES[shown];
+    const q = this.state.quantity, marked = this.focus.token === undefined ? "its nearest codes" : "its codes above 1 %", key = `${t.m},${q},${t.step},${marked}`, shown = q === "picture" ? "mass" : q, { amount, unit, title } = QUANTITIES[shown];
     if (legend.key === key) return;
     legend.key = key;
     put(words, html`${QUANTITIES[q].words(t)}`);
@@ -612,7 +613,7 @@ export class Screen {
       : html`${short(low)}${ramp(VIRIDIS)}${short(high)} ${unit}. ${q === "trust" ? "Lowest" : "Highest"}:`;
     const listed = q === "trust" ? order.slice(-most).reverse() : order.slice(0, most); // many share the highest
     const value = (k) => `${number(t.values[shown][k])} ${unit}`;
-    put(legend, html`<p>${note}</p>${listed.map((k) => swatch(t, k, `${title} ${value(k)}, code`, { text: this.both ? k : html`${k}<em>${number(t.values[shown][k])}</em>`, title: `code ${k}: ${value(k)}` }))}`);
+    put(legend, html`<p>white: ${marked}; ${note}</p>${listed.map((k) => swatch(t, k, `${title} ${value(k)}, code`, { text: this.both ? k : html`${k}<em>${number(t.values[shown][k])}</em>`, title: `code ${k}: ${value(k)}` }))}`);
   }
   describe(t, k) {
     const v = (q) => number(t.values[q][k]);
@@ -635,15 +636,15 @@ export class Screen {
     return html`<div class="rows">${swatch(t, k, "code")}<p>code</p>${real}</div>
       <div class="grid">${!t.count[k] ? html`<p>no token has it${decodes ? "; the tile is what the decoder draws for it" : ""}</p>` : images ? html`${EIGHT.map(patch)}<p>real patches, nearest first</p>` : ""}</div>
       <div class="grid">${this.near(t, k).map((other) => swatch(t, other, "nearest code", { text: other }))}
-        <p>nearest codes${this.focus.token === undefined ? ", white on the map" : ""}</p>
-        <p title="how many of its neighbors on the map are among its 24 nearest codes">near on the map: <b>${t.trust[k]} of ${t.around[k]}</b></p></div>`;
+        <p>nearest codes</p>
+        <p title="neighbors on the map that are among its 24 nearest codes">${this.both ? "near on the map:" : "of its neighbors on the map, among its 24 nearest:"} <b>${t.trust[k]} of ${t.around[k]}</b></p></div>`;
   }
   tellToken(t, { codes, shares, bits }, token, stale) {
     const place = this.place(token), focus = this.focusCode(t.m), k = this.indices(t.m)[token], i = codes.indexOf(k);
     const sure = html`<b>${number(bits)} bits</b> at τ = ${short(this.state.tau)}`;
     if (stale) return html`${focus === null ? "That code" : `Code ${focus}`} is not here; below, in gray, the token looked at before: ${place}`;
     if (k !== this.store.array(`${t.m}/i${this.state.photo}`)[token]) return html`${place} is painted with code <b>${k}</b>; the latent’s own code is <b>${codes[0]}</b>, ${sure}`;
-    return html`${this.both ? `${t.about.name}, ${place}` : `Token in ${place}`}: code <b>${k}</b>, ${this.both ? "p =" : "probability"} <b>${i < 0 ? "below the twelve" : `${percent(shares[i])} %`}</b>, ${sure}${this.both || this.focus.token === undefined ? "" : "; codes above 1 % are white on the map"}`;
+    return html`${this.both ? `${t.about.name}, ${place}` : `Token in ${place}`}: code <b>${k}</b>, ${this.both ? "p =" : "probability"} <b>${i < 0 ? "below the twelve" : `${percent(shares[i])} %`}</b>, ${sure}`;
   }
   tellPhoto(hits) {
     const { state, ui, focus } = this, codes = this.selected(), [h, w] = this.grid(), name = this.meta.photographs[state.photo].name;
@@ -651,12 +652,12 @@ export class Screen {
     const missing = () => html` ${many ? "are" : "is"} not in this photograph${this.elsewhere(focus.code[0], codes)}`;
     put(ui.caption, state.paint ? html`painting code <b>${state.brush}</b> over 3 × 3 tokens: drag, or Space; Z undoes, Esc ends`
       : codes.size ? html`${what}${hits ? html`: <b>${thousands(hits)} of ${thousands(h * w)} tokens here</b>` : missing()}`
-      : html`${this.both ? name : `${name}, ${w} × ${h} tokens`}${this.under(focus.token)}${hits > 1 && !this.both ? html` · <b>${thousands(hits)} with its code</b>${hits > RINGS ? "" : ", ringed"}` : ""}`);
+      : html`${this.both ? name : `${name}, ${w} × ${h} tokens`}${this.under(focus.token)}${this.both || state.hover ? "" : hits > 1 ? html` · <b>${thousands(hits)} with its code</b>${hits > RINGS ? "; click its bar to see them" : ", ringed"}` : " · the only one with its code"}`);
     const dB = (m) => this.noise(m, "hard")?.toFixed(2), m = this.views[0];
     if (this.both) put(ui.noise, html`<b>${this.views.filter(dB).map((m) => `${this.names[m]} ${dB(m)} dB`).join(" | ")}</b>`);
     const scales = {
       difference: () => html`${this.best(0)}${ramp(between(this.colors))}${this.best(1)} <span title="root mean squares over 5 × 5 tokens; colors end at 4">gray levels</span>`,
-      error: () => html`hard error 0${ramp(VIRIDIS)}64 gray levels (root mean square)`,
+      error: () => html`hard error${this.edit() ? " before painting" : ""} 0${ramp(VIRIDIS)}64 gray levels (root mean square)`,
       entropy: () => html`0${ramp(VIRIDIS)}${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(m, "entropy")[1])}`,
       hard: () => (dB(m) ? html`hard codes: <b>${dB(m)} dB</b>` : ""),
       soft: () => `soft codes at τ = ${short(this.prepared(+state.layer.slice(4) || m, "soft")[1])}`,
@@ -676,7 +677,8 @@ export class Screen {
   // Which of the photographs at hand has one of the codes.
   elsewhere(m, codes) {
     const found = this.shown.filter((n) => this.store.array(`${m}/i${n}`).some((k) => codes.has(k)));
-    return found.length ? `, but in ${found.map((n) => this.meta.photographs[n].name).join(", ")}` : ", nor in the others that are shown";
+    const links = found.map((n) => html` ${choice("photo", n, this.meta.photographs[n].name)}`);
+    return found.length ? html`, but in${links}` : ", nor in the others that are shown";
   }
   // The value of the layer under the pointer.
   under(token) {
@@ -693,7 +695,7 @@ export class Screen {
     const tau = (kind) => short(this.prepared(m, kind)[1]), dB = (kind) => { const v = this.noise(m, kind); return v === null ? "" : `${v.toFixed(2)} dB`; };
     const texts = {
       hard: () => html`${about.decodes ? "hard " : "tiles of the tokens"}<b>${dB("hard")}</b>`,
-      soft: () => html`soft, τ = ${tau("soft")}: <b>${dB("soft")}</b>`,
+      soft: () => html`soft <b>${dB("soft")}</b>`,
       entropy: () => html`entropy, τ = ${tau("entropy")}`,
       error: () => html`hard error`,
     };

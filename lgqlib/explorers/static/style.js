@@ -88,6 +88,7 @@ padding:0 16px 6px;max-width:1400px;margin:auto;text-align:left;position:relativ
 .lgx .thumbs{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));align-content:start;gap:8px;margin-top:6px}
 .lgx .thumb{display:block;align-self:start;padding:0;text-align:left;background:none!important;color:var(--muted)!important;min-width:0;line-height:15px;font-size:12px;white-space:normal}
 .lgx .thumb canvas,.lgx .loupes canvas{width:100%;aspect-ratio:1;background:var(--soft)}
+.lgx .caption button[data-set]{padding:0 2px;line-height:16px;text-decoration:underline}
 .lgx .thumb canvas{border:1px solid var(--line);border-radius:3px}
 .lgx .thumb[aria-pressed=true] canvas{outline:2px solid var(--pick)}
 .lgx .loupes{display:grid;grid-template-columns:repeat(3,minmax(0,1fr));gap:6px;margin-top:6px}
