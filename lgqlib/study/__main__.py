@@ -165,7 +165,7 @@ class Work:
                 with cluster(workers, scheduler) as client:
                     failed += _execute(client, tasks, folder, received, how)
                     if any(state_of(folder / planned.name) == "done" for planned in todo):
-                        last = self.looks() | self.summary()
+                        last = self.summary() | self.looks()
                         failed += _execute(client, last, folder, received, how)
             build_report(folder, story=not stop.exists(), cache=self.cache)
             return failed, stop.exists()
