@@ -106,7 +106,7 @@ def test_the_widget_asks_the_kernel_and_tells_it(page, address):
     page.evaluate("document.querySelector('.lgx').screen.setTau(1.37)")
     pictures = "document.querySelector('.lgx').screen.store.pictures"
     page.wait_for_function(f"{pictures}.has('0/soft0@1.37')")
-    expect(root.locator(".thumb span").nth(1)).to_contain_text("1.37")
+    expect(root.locator(".thumb span").nth(2)).to_contain_text("1.37")
 
     root.locator(".photograph canvas.square").focus()
     page.keyboard.press("m")
