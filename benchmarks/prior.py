@@ -48,13 +48,13 @@ def main() -> None:
     maps = [room.tokens_of(tokenizer, image) for images in shown for image in images.values()]
     start = time.process_time()
     if asked.steps:
-        options = {"num_steps": asked.steps, "seed": asked.seed, "progress": False}
-        prior = room.fit(tokenizer.codebook, maps, **options)
+        how = {"num_steps": asked.steps, "seed": asked.seed, "progress": False}
+        prior = room.fit(tokenizer.codebook, maps, **how)
     else:
         tokenizer, prior = room.pretrained(SHIPPED / asked.run)
-    options = {"prior": prior if asked.weight > 0 else None, "weight": asked.weight}
-    encode = partial(room.closer_tokens, tokenizer, **options) if asked.weight >= 0 else None
     took = time.process_time() - start
+    paid = {"prior": prior if asked.weight > 0 else None, "weight": asked.weight}
+    encode = partial(room.closer_tokens, tokenizer, **paid) if asked.weight >= 0 else None
     print(f"{asked.run}: K = {tokenizer.num_codes}, {len(maps)} images, {took:.0f} s of one core")
     print("| | n | PSNR | counts | left neighbor | prior | bits a pixel | JPEG | WebP | excess |")
     if asked.save:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float, UInt8
 
 from lgqlib.figures.pictures import colored, data_uri, picture_grid
-from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, panels, titled
+from lgqlib.figures.style import BLUE, GREEN, ORANGE, PURPLE, SKY, color_of, panels, titled
 
 Picture = UInt8[np.ndarray, "H W 3"]
 CODEC_COLORS = {"JPEG": ORANGE, "WebP": SKY}
@@ -87,22 +87,25 @@ def heads(table: pandas.DataFrame) -> go.Figure:
 def rate_distortion(
     lines: Mapping[str, Mapping[float, pandas.DataFrame]],
     curves: Mapping[str, Float[np.ndarray, "n Q 2"]],
+    *,
+    method: str = "lgq",
 ) -> go.Figure:
     """Draw files of tokens against JPEG and WebP: mean curves, and each photograph's difference.
 
-    `lines`: by encoder and weight of bits, `file_rates`; the first table is of the nearest codes,
-    the second panel is of the last line's first. `curves`: by codec, bits a pixel and PSNR.
+    `lines`: of two encoders, by weight of bits, `file_rates`; the very first table is of nearest
+    codes, the second panel of the other encoder's first. `curves`: by codec, bits a pixel and PSNR.
     """
     fig, (left, right) = panels(cols=2, height=440, horizontal_spacing=0.18)
     for codec, points in curves.items():
         left.line(*points.mean(0).T, codec, CODEC_COLORS[codec], mode="lines+markers")
     shown = [p.mean(0) for p in curves.values()]
-    for (label, files), color in zip(lines.items(), (BLUE, PURPLE, GREEN), strict=False):
+    for (label, files), symbol in zip(lines.items(), ("circle-open", "circle"), strict=True):
         means = np.array([t[["bits_per_pixel", "psnr"]].mean() for t in files.values()])
         left.dots(
-            *(*means.T, label, color),
+            *(*means.T, label, color_of(method)),
             mode="lines+markers",
-            size=9,
+            size=10,
+            symbol=symbol,
             text=[f"weight of bits {weight:g}" for weight in files],
             hovertemplate="%{text}<br>%{x:.3f} bits a pixel, %{y:.2f} dB<extra></extra>",
         )
