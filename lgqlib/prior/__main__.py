@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a photograph, or a file .lgq")
     parser.add_argument("target", type=Path, help="a file .lgq, or a picture .png")
     parser.add_argument("--folder", default="", help="of a tokenizer and its prior.safetensors")
-    about = "of bits against error; with it a better file, written in seconds"
+    about = "of bits against error: a search, half a minute for 450 x 300 pixels, for a better file"
     parser.add_argument("--weight", type=float, help=about)
     asked = parser.parse_args()
     try:

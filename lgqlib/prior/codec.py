@@ -38,7 +38,7 @@ def compress(
     weight: float | None = None,
 ) -> bytes:
     """Write an image as the bytes of a file: by its nearest codes or, where `weight` is given, by
-    those of `closer_tokens`, which takes seconds. ValueError as in `write`.
+    those of `closer_tokens`, a search of half a minute. ValueError as in `write`.
     """
     if weight is None:
         tokens = tokens_of(tokenizer, image)

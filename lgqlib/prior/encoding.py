@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from lgqlib.data import to_model
-from lgqlib.prior.model import Prior, laid
+from lgqlib.prior.model import Prior, laid, one_thread
 from lgqlib.quantizers.assignment import nearest
 from lgqlib.tokenizer import Tokenizer
 
@@ -39,6 +39,7 @@ def cheaper_tokens(
     return prior.along(*points.shape[:2], choose)
 
 
+@one_thread()
 @torch.no_grad()
 def closer_tokens(
     tokenizer: Tokenizer,

@@ -15,7 +15,8 @@ models do: a softmax over K on the same vectors, and one on embeddings.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -111,15 +112,12 @@ class Prior(nn.Module):
     def along(self, height: int, width: int, choose: Callable) -> Int[Tensor, "h w"]:
         """Fill a map along the wavefront with what `choose(probs, rows, columns)` gives.
 
-        Who writes, who reads and who samples go this one way, on one thread, whose number else
-        changes the last digits: so their floats are equal.
+        Who writes, who reads and who samples go this one way: so their floats are equal.
         """
         grid, stride = torch.full(((height + 2) * (width + 4),), self.num_codes), width + 4
         grid = grid.to(self.stem.weight.device)
         offsets = torch.tensor([i * stride + j for i, j in NEIGHBORS], device=grid.device)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             for line in range(width + SLOPE * (height - 1)):
                 first, last = max(0, -((width - 1 - line) // SLOPE)), min(height - 1, line // SLOPE)
                 rows = torch.arange(first, last + 1, device=grid.device)
@@ -128,8 +126,6 @@ class Prior(nn.Module):
                 if len(rows):
                     probs = self.probs(grid[places[:, None] + offsets])
                     grid[places] = choose(probs, rows, columns)
-        finally:
-            torch.set_num_threads(threads)
         return grid.view(-1, stride)[2:, 2:-2].clone()
 
     def sample(self, height: int, width: int, *, seed: int = 0) -> Int[Tensor, "h w"]:
@@ -156,6 +152,17 @@ class Prior(nn.Module):
         except RuntimeError as error:
             raise ValueError(f"{path} is not of this codebook ({error}).") from None
         return prior.requires_grad_(False).eval()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: their number changes last digits, and small steps only wait for it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def principal(vectors: Float[Tensor, "K c"]) -> Float[Tensor, "K d"]:
