@@ -19,7 +19,7 @@ from lgqlib.presets import preset
 from lgqlib.quantizers import METHODS, build
 from lgqlib.quantizers.base import NonFinite
 from lgqlib.run import Run
-from lgqlib.tokenizer import Tokenizer
+from lgqlib.tokenizer import SHIPPED, Tokenizer
 from lgqlib.train import train
 
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         Tokenizer.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["lgq-f4-1024", "vq-f4-1024"])
+@pytest.mark.parametrize("name", sorted(file.parent.name for file in SHIPPED.glob("*/config.json")))
 def test_a_tokenizer_that_ships_opens_by_its_name(name, cache):
     tokenizer = Tokenizer.from_pretrained(name).eval()
     held_out = load(DataConfig(), "val", cache=cache)

@@ -10,9 +10,11 @@ from lgqlib.presets import preset
 from lgqlib.run import Run
 from lgqlib.study.__main__ import Work
 from lgqlib.study.grid import parse_study, read_study
+from lgqlib.tokenizer import SHIPPED, Tokenizer
 
 ROOT = Path(lgqlib.__file__).parent.parent
 STUDIES = sorted((ROOT / "notebooks" / "studies").glob("*.yaml"))
+SHIPPED_BY = ROOT / "notebooks" / "studies" / "pretrained.yaml"
 GRID = {"name": "s", "grid": {"method": ["lgq", "fsq"], "seed": [0, 1]}}
 COSINE = {"name": "cosine", "method": "lgq", "temperature.kind": "cosine"}
 
@@ -94,3 +96,11 @@ def test_the_studies_of_this_project_can_be_run(path, tmp_path):
     study = read_study(path)
     assert study.name == path.stem
     Work(study, ROOT / "notebooks", tmp_path / study.name, tmp_path).check()
+
+
+def test_the_tokenizers_that_ship_are_those_that_their_study_plans():
+    folders = [file.parent for file in SHIPPED.glob("*/config.json")]
+    shipped = {folder.name: Tokenizer.from_pretrained(folder).config for folder in folders}
+    planned = [run.config for run in read_study(SHIPPED_BY).runs]
+    names = [f"{c.quantizer.method}-f4-{c.quantizer.num_codes}" for c in planned]
+    assert shipped == dict(zip(names, planned, strict=True))
