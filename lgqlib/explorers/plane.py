@@ -1,11 +1,9 @@
-"""A slider over temperature for points in the plane."""
+"""A slider over temperature for points in the plane, which needs no kernel."""
 
-import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from lgqlib.explorers.live import SentWhole
 from lgqlib.figures.plane import code_tints, draw_plane, soft_partition, stairs
 from lgqlib.figures.style import RED, panels, titled
 from lgqlib.measure.annealing import Annealing
@@ -14,52 +12,48 @@ LOOK_FOR = (
     "Each place is tinted by the codes that it is assigned to, mixed by their probabilities: one "
     "blend when hot, then soft borders, then the sharp cells of a Voronoi partition."
 )
+ANIMATE = {"method": "animate"}
 
 
-def plane_view(points: Float[np.ndarray, "N 2"], annealing: Annealing, index: int) -> go.Figure:
-    """Draw one temperature of an annealing: points, codes and soft partition, and the staircase.
+def plane_slider(
+    points: Float[np.ndarray, "N 2"], annealing: Annealing, *, index: int = 0
+) -> go.Figure:
+    """Draw points, codes, soft partition and the staircase, with a frame for each temperature.
 
-    Traces that change: `plane`, `codes`, `here`.
+    `index`: of the temperature that is shown first.
     """
-    titles = ("Points, codes and soft partition", "Distinct codes")
-    fig, (left, right) = panels(
-        cols=2, titles=titles, column_widths=[0.56, 0.44], height=480, horizontal_spacing=0.1
-    )
-    codes, tau, distinct = (
-        of[index] for of in (annealing.codebooks, annealing.taus, annealing.num_distinct)
-    )
-    tints = code_tints(annealing.codebooks[-1])
+    titles, widths = ("Points, codes and soft partition", "Distinct codes"), [0.56, 0.44]
+    fig, (left, right) = panels(cols=2, titles=titles, column_widths=widths, height=550)
+    tints, frames = code_tints(annealing.codebooks[-1]), []
+    at_each = zip(annealing.taus, annealing.codebooks, annealing.num_distinct, strict=True)
+    for tau, codes, distinct in at_each:
+        picture = soft_partition(points, codes, tints, tau)
+        x, y = codes.T.astype("float32")
+        moved = [{"type": "image"} | picture, {"x": x, "y": y}, {"x": [tau], "y": [distinct]}]
+        title = f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature"
+        title += f": {len(codes)} codes at {distinct} place{'' if distinct == 1 else 's'}"
+        frames.append({"data": moved, "layout": {"title_text": title}, "name": title})
     left.legend(x=0.01, y=0.01)
-    draw_plane(left, points, codes, soft_partition(points, codes, tints, tau))
+    draw_plane(left, points, annealing.codebooks[index], picture)
     left.axes("z<sub>1</sub>", "z<sub>2</sub>", x_showticklabels=True, y_showticklabels=True)
     stairs(right, annealing)
-    right.dots([tau], [distinct], "here", RED, size=13, showlegend=False)
-    finding = f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature: "
-    finding += f"{len(codes)} codes at {distinct} place{'' if distinct == 1 else 's'}"
-    return titled(fig, finding, LOOK_FOR)
-
-
-class PlaneExplorer(ipywidgets.VBox):
-    """Move through an annealing: soft partition, codes and the staircase follow one slider.
-
-    Args:
-        points: the points that were annealed.
-        annealing: their codebooks at falling temperatures.
-        index: temperature to start at.
-    """
-
-    def __init__(self, points: Float[np.ndarray, "N 2"], annealing: Annealing, *, index: int = 0):
-        options = [(f"{t / annealing.predicted:.3g}", i) for i, t in enumerate(annealing.taus)]
-        how = {"index": index, "description": "τ / τc", "layout": {"width": "420px"}}
-        tau = ipywidgets.SelectionSlider(options=options, **how)
-        play = ipywidgets.Play(value=index, max=len(options) - 1, interval=300, show_repeat=False)
-        ipywidgets.link((play, "value"), (tau, "index"))
-        figure = SentWhole(plane_view(points, annealing, index))
-
-        def update(change: dict) -> None:
-            new, moved = plane_view(points, annealing, change["new"]), ("plane", "codes", "here")
-            figure.move({t.name: t.to_plotly_json() for t in new.data if t.name in moved})
-            figure.layout.title.text = new.layout.title.text
-
-        tau.observe(update, "value")
-        super().__init__([ipywidgets.HBox([play, tau]), figure])
+    right.dots([0], [0], "here", RED, size=13, showlegend=False)
+    moving = [n for n, t in enumerate(fig.data) if t.name in ("plane", "codes", "here")]
+    fig.frames = [go.Frame(**frame, traces=moving) for frame in frames]
+    still, playing = (
+        {"mode": "immediate", "fromcurrent": True, "frame": {"duration": ms}} for ms in (0, 150)
+    )
+    steps = [ANIMATE | {"label": "", "args": [[frame["name"]], still]} for frame in frames]
+    buttons = [
+        ANIMATE | {"label": label, "args": args}
+        for label, args in (("play", [None, playing]), ("stop", [[None], still]))
+    ]
+    along = {"x": 0.14, "len": 0.86, "y": -0.14, "ticklen": 0, "minorticklen": 0}
+    below = {"x": 0, "y": -0.16, "xanchor": "left", "type": "buttons", "direction": "left"}
+    fig.update_layout(
+        sliders=[along | {"steps": steps, "active": index, "currentvalue_visible": False}],
+        updatemenus=[below | {"buttons": buttons, "yanchor": "top"}],
+    )
+    for n, first in zip(moving, frames[index]["data"], strict=True):
+        fig.data[n].update(first)
+    return titled(fig, frames[index]["name"], LOOK_FOR).update_layout(margin_b=110)

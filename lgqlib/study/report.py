@@ -177,8 +177,10 @@ class _Figures(Preprocessor):
         for output in outputs:
             if self.figure in output.get("data", {}):
                 fig = output.data[self.figure]
-                how = {"include_plotlyjs": False, "full_html": False, "validate": False}
-                output.data = nbformat.from_dict({"text/html": plotly.io.to_html(fig, **how)})
+                none = ("include_plotlyjs", "full_html", "validate", "auto_play")
+                output.data = nbformat.from_dict(
+                    {"text/html": plotly.io.to_html(fig, **dict.fromkeys(none, False))}
+                )
         if "outputs" in cell:
             cell.outputs = outputs
         return cell, resources

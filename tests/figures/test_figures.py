@@ -7,6 +7,7 @@ import pandas
 import pytest
 from builders import assert_readable, pixels
 
+from lgqlib.explorers.plane import plane_slider
 from lgqlib.figures import comparison, entropy, evaluation, plane, prior, style
 from lgqlib.figures.comparison import RATES
 from lgqlib.figures.pictures import as_pixels, colored, data_uri
@@ -89,13 +90,24 @@ def test_pictures_show_their_tokens_and_the_nearest_codes():
     z = pixels(evaluation.code_map(IMAGE, TOKENS, SITES).data[1].source)
     assert (z[0, 0] == z[1, 0]).all() and (z[0, 0] != z[0, 1]).any()
     points = plane.clusters(200)
-    codes = anneal(points, 4, np.geomspace(12, 0.5, 12)).codebooks[-1]
+    annealing = anneal(points, 4, np.geomspace(12, 0.5, 12))
+    codes = annealing.codebooks[-1]
     picture = plane.soft_partition(points, codes, plane.code_tints(codes), 1e-6, size=16)
     x, y = (picture[f"{axis}0"] + picture[f"d{axis}"] * np.arange(16) for axis in "xy")
     places = np.stack(np.meshgrid(x, y), -1)  # row by row, as the pixels are
     nearest = np.linalg.norm(places[:, :, None] - codes, axis=3).argmin(2)
     assert len(np.unique(nearest)) == 4
     assert (pixels(picture["source"])[..., :3] == plane.code_tints(codes)[nearest]).all()
+    fig = plane_slider(points, annealing, index=3)  # its frames change what it shows at `index`
+    assert_readable(fig)
+    assert fig.layout.title.text == fig.frames[3].layout.title.text
+    assert [step.args[0][0] for step in fig.layout.sliders[0].steps] == [f.name for f in fig.frames]
+    assert [fig.data[n].name for n in fig.frames[0].traces] == ["plane", "codes", "here"]
+    for i, frame in enumerate(fig.frames):
+        shown, there, here = frame.data
+        assert np.allclose(np.stack([there.x, there.y], 1), annealing.codebooks[i])
+        assert (*here.x, *here.y) == (annealing.taus[i], annealing.num_distinct[i])
+        assert (shown.source == fig.data[0].source) == (i == 3)
 
 
 def test_every_method_has_a_name_and_a_color_seen_on_white_and_on_dark():
