@@ -16,7 +16,8 @@ from playwright.sync_api import expect
 
 from lgqlib import explore
 from lgqlib.data import load, whole_images
-from lgqlib.explorers.preparing import decoded
+from lgqlib.explorers.preparing import decoded, upright
+from lgqlib.measure.images import psnr_bytes
 
 pytestmark = lab.marks(300)
 TABLE = "EXPLORER_TABLE"
@@ -321,26 +322,31 @@ def test_painting_decodes_and_is_taken_back_by_strokes(page, widget):
     page.fill("input.text", str(code))
     page.press("input.text", "Enter")
     press(page, "Paint")
-    quality = page.locator(".thumb span").first
-    before = quality.inner_text()
+    quality, field = page.locator(".thumb span").first, "screen.picture('error').getContext('2d')"
+    drawn = f"document.querySelector('.lgx').{field}.getImageData(12, 12, 1, 1).data.join()"
+    before = quality.inner_text(), page.evaluate(drawn)
     hover_token(page, widget, 12, 12)
     page.mouse.down()
     page.mouse.up()
     state(page)
-    assert quality.inner_text() != before, "dB follows"
-    box = page.evaluate(
-        "[...document.querySelector('.lgx').screen.edits.values()][0].canvas"
-        ".getContext('2d').getImageData(40, 40, 24, 24).data.join()"
-    )
+    assert page.evaluate(drawn) != before[1], "the error layer follows"
+    edit = "[...document.querySelector('.lgx').screen.edits.values()][0]"
+    box = page.evaluate(f"{edit}.canvas.getContext('2d').getImageData(40, 40, 24, 24).data.join()")
     painted = np.array(box.split(","), dtype=float).reshape(24, 24, 4)[..., :3]
     indices = o.indices[0].clone()
     indices[11:14, 11:14] = code
     with torch.no_grad():
-        exact = decoded(o, o.codebook[indices])[:, 40:64, 40:64].movedim(0, -1).numpy()
-    assert np.abs(painted - exact).mean() < 1.5, "the page decodes as the product does"
+        exact = decoded(o, o.codebook[indices])
+    there = exact[:, 40:64, 40:64].movedim(0, -1).numpy()
+    assert np.abs(painted - there).mean() < 1.5, "the page decodes as the product does"
+    dB = psnr_bytes(upright(o.images[0]), upright(exact))
+    assert float(quality.inner_text().split()[1]) == pytest.approx(dB, abs=0.05)
+    error = (exact.float() - o.images[0])[:, 48:52, 48:52].square().mean().sqrt().item()
+    token = indices.shape[1] * 12 + 12
+    assert page.evaluate(f"{edit}.error[{token}] / 2") == pytest.approx(error, abs=2)
     press(page, "Undo")
     state(page)
-    assert quality.inner_text() == before
+    assert (quality.inner_text(), page.evaluate(drawn)) == before
 
 
 def test_a_selection_is_taken_away_as_csv_and_as_a_link(page, browser, file, widget):

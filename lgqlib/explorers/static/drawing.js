@@ -150,6 +150,16 @@ export function field(values, [rows, columns], colors, low, high) {
   return canvas;
 }
 
+// The mean squared difference of two pictures of one size over the pixels of each token, in gray levels.
+export function squares(one, other, [rows, columns]) {
+  const [a, b] = [one, other].map(pixels), { width, height } = one, out = new Float32Array(rows * columns), w = width / columns, h = height / rows;
+  for (let i = 0; i < a.length; i++) {
+    const x = (i >> 2) % width, y = Math.floor((i >> 2) / width);
+    if (i % 4 < 3) out[Math.floor(y / h) * columns + Math.floor(x / w)] += (a[i] - b[i]) ** 2 / (3 * w * h);
+  }
+  return out;
+}
+
 // A field over a photograph without its colors.
 export function overlaid(field, photograph) {
   const { width, height } = photograph, canvas = new OffscreenCanvas(width, height), g = canvas.getContext("2d");

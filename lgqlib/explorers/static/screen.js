@@ -1,7 +1,7 @@
 // The screen: one state, the HTML that is built of it, and what each frame shows.
 
 import { assignment, decoderOf, excess, repaint } from "./assigning.js";
-import { CURVE, PICK, WHOLE, cellAt, difference, drawCurve, drawMap, drawPhotograph, drawSmall, field, fit, mosaic, overlaid, range, tile } from "./drawing.js";
+import { CURVE, PICK, WHOLE, cellAt, difference, drawCurve, drawMap, drawPhotograph, drawSmall, field, fit, mosaic, overlaid, range, squares, tile } from "./drawing.js";
 import { NONE, QUANTITIES, VIRIDIS, atMoment, between, counted, html, number, parseCodes, percent, pixels, put, scope, short, thousands } from "./values.js";
 
 const STEPPING = ", [ and ] the step of training";
@@ -60,7 +60,7 @@ export class Screen {
     return own[0] && own[1] && own[0] !== own[1] ? own : ["#0072b2", "#d55e00"];
   }
   get comparable() { return this.tokenizers.length > 1 && this.tokenizers.every((t) => t.about.pixels) && String(this.grid(0)) === String(this.grid(1)); }
-  grid(m = this.views[0]) { return this.meta.tokenizers[m].grids[this.state.photo]; }
+  grid(m = this.views[0], n = this.state.photo) { return this.meta.tokenizers[m].grids[n]; }
   edit(m = this.views[0]) { return this.edits.get(`${m},${this.state.photo}`); }
   indices(m) { return this.edit(m)?.indices ?? this.store.array(`${m}/i${this.state.photo}`); }
   // What `make` gives, once it is there: it gives null until a picture came.
@@ -132,16 +132,17 @@ export class Screen {
       return picture && pixels(picture).filter((_, i) => i % 4 === 0);
     });
   }
+  errors(m) { return this.edit(m)?.error ?? this.grays(`${m}/error${this.state.photo}`); }
   picture(layer) {
     const n = this.state.photo, [, kind, which] = /^([a-z]+)(\d*)$/.exec(layer), m = +(which || this.views[0]);
     const name = { original: `p${n}`, difference: `difference${n}`, hard: `${m}/hard${n}`, error: `${m}/error${n}` }[kind] ?? this.prepared(m, kind)[0];
-    const drawn = (values, colors, low, high) => values && this.once(`field ${name}`, () => field(values, this.grid(m), colors, low, high));
+    const drawn = (values, colors, low, high) => values && this.once(`field ${name} ${this.edit(m)?.version}`, () => field(values, this.grid(m), colors, low, high));
     if (kind === "difference") return this.once(`over ${name}`, (again) => {
       const photo = this.store.picture(`p${n}`, again), values = this.differences();
       return photo && values && overlaid(field(values, this.grid(m), between(this.colors, "#000000"), -4, 4), photo);
     });
     if (kind === "entropy") return drawn(this.grays(name), VIRIDIS, 0, 252); // sixty-fourths of log2 K bits
-    if (kind === "error") return drawn(this.grays(name), VIRIDIS, 0, 128); // half levels
+    if (kind === "error") return drawn(this.errors(m), VIRIDIS, 0, 128); // half levels
     if (kind === "hard" && this.edit(m)) return this.edit(m).canvas;
     if (kind === "hard" && !this.store.has(name)) return this.once(`tiles${m},${n}`, () => mosaic(this.tokenizers[m], this.indices(m), this.grid(m)));
     return this.store.picture(name, () => this.draw());
@@ -469,11 +470,11 @@ export class Screen {
     if (!this.edits.has(key)) {
       const canvas = Object.assign(document.createElement("canvas"), { width: base.width, height: base.height });
       canvas.getContext("2d", { willReadFrequently: true }).drawImage(base, 0, 0);
-      this.edits.set(key, { indices: this.indices(m).slice(), canvas, strokes: [], psnr: null, version: 0 });
+      this.edits.set(key, { m, n: this.state.photo, base, indices: this.indices(m).slice(), canvas, strokes: [], psnr: null, version: 0 });
     }
     this.stroke = this.edits.get(key);
-    const { canvas, indices, psnr, strokes } = this.stroke;
-    strokes.push({ indices: indices.slice(), image: canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), psnr });
+    const { canvas, indices, psnr, error, strokes } = this.stroke;
+    strokes.push({ indices: indices.slice(), image: canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), psnr, error });
     this.brush(token);
   }
   brush(token) {
@@ -499,19 +500,21 @@ export class Screen {
     if (!about.network.length) this.ask("paint", [m], { indices: new DataView(Uint16Array.from(edit.indices).buffer) });
     this.draw();
   }
-  // dB of the painted picture against the original, as the page holds both.
-  measure({ canvas }) {
-    const n = this.state.photo, original = this.store.pictures.get(`p${n}`);
-    if (original?.width !== canvas.width) return;
-    const a = this.once(`pixels${n}`, () => pixels(original)), b = pixels(canvas);
-    const sum = a.reduce((all, v, i) => all + (i % 4 === 3 ? 0 : (v - b[i]) ** 2), 0);
-    this.edit().psnr = 10 * Math.log10(255 ** 2 / (sum / ((a.length / 4) * 3) || 1e-9));
+  // By how much painting changed each token's squared error, as the page holds the pictures, is added
+  // to what the tokenizer's own pictures gave.
+  measure(edit) {
+    const { m, n, canvas, base } = edit, original = this.store.pictures.get(`p${n}`), grid = this.grid(m, n), about = this.meta.tokenizers[m];
+    if (original?.width !== canvas.width || about.psnr[n] === null) return;
+    const [now, before] = [canvas, base].map((picture) => squares(original, picture, grid)), more = now.map((x, i) => x - before[i]);
+    const mse = 255 ** 2 / 10 ** (about.psnr[n] / 10) + more.reduce((a, b) => a + b) / more.length;
+    const error = this.grays(`${m}/error${n}`)?.map((x, i) => 2 * Math.sqrt(Math.max(0, (x / 2) ** 2 + more[i])));
+    Object.assign(edit, { psnr: 10 * Math.log10(255 ** 2 / Math.max(mse, 1e-9)), error, version: edit.version + 1 });
   }
   undo() {
-    const edit = this.edit(), last = edit?.strokes.pop();
-    if (!last) return;
-    edit.canvas.getContext("2d").putImageData(last.image, 0, 0);
-    Object.assign(edit, { indices: last.indices, psnr: last.psnr, version: edit.version + 1 });
+    const edit = this.edit(), { image, ...last } = edit?.strokes.pop() ?? {};
+    if (!image) return;
+    edit.canvas.getContext("2d").putImageData(image, 0, 0);
+    Object.assign(edit, last, { version: edit.version + 1 });
     if (!edit.strokes.length) this.edits.delete(`${this.views[0]},${this.state.photo}`);
     this.draw();
   }
@@ -657,7 +660,7 @@ export class Screen {
     if (this.both) put(ui.noise, html`<b>${this.views.filter(dB).map((m) => `${this.names[m]} ${dB(m)} dB`).join(" | ")}</b>`);
     const scales = {
       difference: () => html`${this.best(0)}${ramp(between(this.colors))}${this.best(1)} <span title="root mean squares over 5 × 5 tokens; colors end at 4">gray levels</span>`,
-      error: () => html`hard error${this.edit() ? " before painting" : ""} 0${ramp(VIRIDIS)}64 gray levels (root mean square)`,
+      error: () => html`hard error 0${ramp(VIRIDIS)}64 gray levels (root mean square)`,
       entropy: () => html`0${ramp(VIRIDIS)}${number(Math.log2(this.active.K))} bits at τ = ${short(this.prepared(m, "entropy")[1])}`,
       hard: () => (dB(m) ? html`hard codes: <b>${dB(m)} dB</b>` : ""),
       soft: () => `soft codes at τ = ${short(this.prepared(+state.layer.slice(4) || m, "soft")[1])}`,
@@ -682,9 +685,9 @@ export class Screen {
   }
   // The value of the layer under the pointer.
   under(token) {
-    const { layer, photo: n } = this.state, m = this.views[0], d = this.both && this.comparable && this.differences()?.[token];
+    const { layer } = this.state, m = this.views[0], d = this.both && this.comparable && this.differences()?.[token];
     if (Number.isFinite(d)) return ` · ${this.names[d < 0 ? 0 : 1]} better here by ${number(Math.abs(d))} gray levels`;
-    if (layer === "error") return ` · ${number((this.grays(`${m}/error${n}`)?.[token] ?? 0) / 2)} gray levels`;
+    if (layer === "error") return ` · ${number((this.errors(m)?.[token] ?? 0) / 2)} gray levels`;
     return layer === "entropy" ? ` · ${number(this.assigned(m, token).bits)} bits` : "";
   }
   tellTemperature() {

@@ -55,6 +55,7 @@ async function receive(screen, { pictures = {}, psnr = {}, painted, noise, probl
   const edit = edits.get(painted);
   if (edit) {
     edit.canvas.getContext("2d").drawImage(store.pictures.get("painted"), 0, 0);
+    screen.measure(edit);
     Object.assign(edit, { psnr: noise, version: edit.version + 1 });
   }
   if (problem) ui.caption.textContent = ui.caption.said = problem;
