@@ -46,7 +46,9 @@ LINEAR: dict[str, Any] = {
 AUTHORS: dict[str, Any] = PAPER | {"backbone.start": "random", "backbone.norm": "group+layer"}
 
 AUTHORS_LGQ: dict[str, Any] = {
+    "quantizer.prefit": False,
     "quantizer.lgq.num_nearest": 0,
+    "quantizer.lgq.move": False,
     "quantizer.lgq.codebook_loss": "commit",
     "quantizer.lgq.identity": 0.0,
     "quantizer.lgq.usage": "square",
@@ -57,8 +59,10 @@ AUTHORS_LGQ: dict[str, Any] = {
     "temperature.unit": "absolute",
     "temperature.start": 1.0,
     "temperature.end": 0.1,
+    "temperature.span": 1.0,
+    "train.codebook_lr": 1.0,
 }
-"""The paper's loss and schedule for LGQ (Altun et al. 2026): the recipe that never changes."""
+"""The paper's recipe for LGQ (Altun et al. 2026), which never changes: all that ours sets."""
 
 LGQ: dict[str, Any] = {
     "quantizer.prefit": True,
