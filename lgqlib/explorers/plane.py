@@ -26,13 +26,13 @@ def plane_slider(
     fig, (left, right) = panels(cols=2, titles=titles, column_widths=widths, height=550)
     tints, frames = code_tints(annealing.codebooks[-1]), []
     at_each = zip(annealing.taus, annealing.codebooks, annealing.num_distinct, strict=True)
-    for tau, codes, distinct in at_each:
+    for i, (tau, codes, distinct) in enumerate(at_each):
         picture = soft_partition(points, codes, tints, tau)
         x, y = codes.T.astype("float32")
         moved = [{"type": "image"} | picture, {"x": x, "y": y}, {"x": [tau], "y": [distinct]}]
         title = f"τ = {tau:.3g} = {tau / annealing.predicted:.3g} of the first critical temperature"
         title += f": {len(codes)} codes at {distinct} place{'' if distinct == 1 else 's'}"
-        frames.append({"data": moved, "layout": {"title_text": title}, "name": title})
+        frames.append({"data": moved, "layout": {"title_text": title}, "name": str(i)})
     left.legend(x=0.01, y=0.01)
     draw_plane(left, points, annealing.codebooks[index], picture)
     left.axes("z<sub>1</sub>", "z<sub>2</sub>", x_showticklabels=True, y_showticklabels=True)
@@ -56,4 +56,4 @@ def plane_slider(
     )
     for n, first in zip(moving, frames[index]["data"], strict=True):
         fig.data[n].update(first)
-    return titled(fig, frames[index]["name"], LOOK_FOR).update_layout(margin_b=110)
+    return titled(fig, fig.frames[index].layout.title.text, LOOK_FOR).update_layout(margin_b=110)

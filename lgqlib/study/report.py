@@ -176,11 +176,9 @@ class _Figures(Preprocessor):
         outputs = [o for o in cell.get("outputs", []) if self.widget not in o.get("data", {})]
         for output in outputs:
             if self.figure in output.get("data", {}):
-                fig = output.data[self.figure]
                 none = ("include_plotlyjs", "full_html", "validate", "auto_play")
-                output.data = nbformat.from_dict(
-                    {"text/html": plotly.io.to_html(fig, **dict.fromkeys(none, False))}
-                )
+                html = plotly.io.to_html(output.data[self.figure], **dict.fromkeys(none, False))
+                output.data = nbformat.from_dict({"text/html": html})
         if "outputs" in cell:
             cell.outputs = outputs
         return cell, resources

@@ -101,7 +101,8 @@ def test_pictures_show_their_tokens_and_the_nearest_codes():
     fig = plane_slider(points, annealing, index=3)  # its frames change what it shows at `index`
     assert_readable(fig)
     assert fig.layout.title.text == fig.frames[3].layout.title.text
-    assert [step.args[0][0] for step in fig.layout.sliders[0].steps] == [f.name for f in fig.frames]
+    assert [step.args[0][0] for step in fig.layout.sliders[0].steps] == [str(i) for i in range(12)]
+    assert [frame.name for frame in fig.frames] == [str(i) for i in range(12)]
     assert [fig.data[n].name for n in fig.frames[0].traces] == ["plane", "codes", "here"]
     for i, frame in enumerate(fig.frames):
         shown, there, here = frame.data
